@@ -1,0 +1,288 @@
+//! Errors: opaque, with accessors, and a sentence that a tired operator can act on.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Why a lock file could not be opened, locked or unlocked.
+///
+/// The message says what was tried on which path, what came of it, and what can be done about
+/// it. The kind is for programs, [`source`](std::error::Error::source) is the error of the
+/// operating system where there is one.
+///
+/// # Examples
+///
+/// ```
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// # runtime.block_on(async {
+/// use tokio_filelock::{ErrorKind, FileLock};
+///
+/// let error = FileLock::open("/no/such/directory/app.lock").await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Io);
+/// assert_eq!(error.path(), std::path::Path::new("/no/such/directory/app.lock"));
+/// assert!(error.to_string().starts_with("could not open lock file `/no/such/directory/app.lock`"));
+/// # });
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    operation: Operation,
+    path: PathBuf,
+    /// What came of it, where the source does not say it already.
+    detail: Option<String>,
+    source: Option<io::Error>,
+}
+
+/// What kind of failure an [`Error`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The time given with [`Acquire::timeout`](crate::Acquire::timeout) or
+    /// [`Acquire::deadline`](crate::Acquire::deadline) ran out.
+    TimedOut,
+    /// The file system does not implement this kind of lock (`ENOSYS`, `EOPNOTSUPP`, `ENOTSUPP`,
+    /// `EINVAL`; see the ERRORS of flock(2) and fcntl(2)).
+    Unsupported,
+    /// The lock service of a network file system does not answer, or the kernel is out of lock
+    /// records (`ENOLCK`).
+    LockServiceUnavailable,
+    /// The lock needs another access to the file than the descriptor has (`EBADF`): an exclusive
+    /// lock of most kinds needs write permission.
+    WrongAccess,
+    /// The kernel sees a circle of processes that wait for each other (`EDEADLK`).
+    Deadlock,
+    /// The lock file was removed or replaced again and again, or once and may not be created.
+    Replaced,
+    /// This process has the file open for locks of another [`Protocol`](crate::Protocol).
+    ProtocolMismatch,
+    /// The tokio runtime shut down before the operation ran.
+    RuntimeShutdown,
+    /// Something that is not a regular file stands in place of the lock file.
+    NotAFile,
+    /// Any other error of the operating system; it is the source of this one.
+    Io,
+}
+
+/// What was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Open,
+    LockExclusive,
+    LockShared,
+    Unlock,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Operation::Open => "open lock file",
+            Operation::LockExclusive => "lock",
+            Operation::LockShared => "lock (shared)",
+            Operation::Unlock => "unlock",
+        })
+    }
+}
+
+impl Error {
+    /// An error of the operating system; `kind` is what `os` makes of it.
+    pub(crate) fn os(
+        kind: ErrorKind,
+        operation: Operation,
+        path: impl Into<PathBuf>,
+        source: io::Error,
+    ) -> Self {
+        Self::new(kind, operation, path, None, Some(source))
+    }
+
+    /// An error that this crate finds itself.
+    pub(crate) fn found(
+        kind: ErrorKind,
+        operation: Operation,
+        path: impl Into<PathBuf>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self::new(kind, operation, path, Some(detail.into()), None)
+    }
+
+    pub(crate) fn timed_out(operation: Operation, path: &Path, waited: Duration) -> Self {
+        let detail = format!("waited {} for another holder", Waited(waited));
+        Self::found(ErrorKind::TimedOut, operation, path, detail)
+    }
+
+    pub(crate) fn runtime_shutdown(operation: Operation, path: &Path) -> Self {
+        let detail = "the tokio runtime shut down before the operation ran";
+        Self::found(ErrorKind::RuntimeShutdown, operation, path, detail)
+    }
+
+    fn new(
+        kind: ErrorKind,
+        operation: Operation,
+        path: impl Into<PathBuf>,
+        detail: Option<String>,
+        source: Option<io::Error>,
+    ) -> Self {
+        Self(Box::new(Inner { kind, operation, path: path.into(), detail, source }))
+    }
+
+    /// The same error, said to have stopped another operation.
+    pub(crate) fn replaced(mut self, operation: Operation) -> Self {
+        self.0.kind = ErrorKind::Replaced;
+        self.0.operation = operation;
+        self.0.detail = Some("the lock file was removed and could not be opened again".into());
+        self
+    }
+
+    /// The kind of failure.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The lock file, as an absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// What the reader can do, where that does not follow from the rest.
+    fn advice(&self) -> Option<&'static str> {
+        Some(match self.0.kind {
+            ErrorKind::Unsupported => {
+                "its file system does not support this kind of lock: \
+                 use the other protocol, or a lock file on a local file system"
+            }
+            ErrorKind::LockServiceUnavailable => {
+                "check the lock service of the network file system (lockd, statd), \
+                 or use a lock file on a local file system"
+            }
+            ErrorKind::WrongAccess => {
+                "this lock needs a descriptor open for writing: check the permissions of the \
+                 lock file, or take a shared lock"
+            }
+            ErrorKind::Replaced => {
+                "something removes or replaces the lock file: keep it outside of directories \
+                 that are cleaned while the lock is in use"
+            }
+            ErrorKind::ProtocolMismatch => {
+                "use one protocol per lock file: locks of different protocols do not see each other"
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// A duration with one unit and no noise: `5.2 s`, `130 ms`.
+struct Waited(Duration);
+
+impl fmt::Display for Waited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 >= Duration::from_secs(1) {
+            write!(f, "{:.1} s", self.0.as_secs_f64())
+        } else {
+            write!(f, "{} ms", self.0.as_millis())
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "could not {} `{}`", self.0.operation, self.0.path.display())?;
+        if let Some(detail) = &self.0.detail {
+            write!(f, ": {detail}")?;
+        }
+        if let Some(source) = &self.0.source {
+            write!(f, ": {source}")?;
+        }
+        if let Some(advice) = self.advice() {
+            write!(f, "; {advice}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("operation", &self.0.operation)
+            .field("path", &self.0.path)
+            .field("detail", &self.0.detail)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|source| source as _)
+    }
+}
+
+impl From<Error> for io::Error {
+    /// Keeps the whole error as the payload, under the closest [`io::ErrorKind`].
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::TimedOut => io::ErrorKind::TimedOut,
+            ErrorKind::Unsupported => io::ErrorKind::Unsupported,
+            ErrorKind::WrongAccess => io::ErrorKind::PermissionDenied,
+            ErrorKind::Deadlock => io::ErrorKind::Deadlock,
+            ErrorKind::ProtocolMismatch | ErrorKind::NotAFile => io::ErrorKind::InvalidInput,
+            ErrorKind::Replaced
+            | ErrorKind::LockServiceUnavailable
+            | ErrorKind::RuntimeShutdown
+            | ErrorKind::Io => match &error.0.source {
+                Some(source) => source.kind(),
+                None => io::ErrorKind::Other,
+            },
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// Why a lock was not taken by a call that does not wait.
+///
+/// Has the variants of [`std::fs::TryLockError`].
+#[derive(Debug)]
+pub enum TryLockError {
+    /// Somebody else holds the lock, or waits for it.
+    WouldBlock,
+    /// The lock could not be asked for.
+    Error(Error),
+}
+
+impl fmt::Display for TryLockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TryLockError::WouldBlock => {
+                f.write_str("the lock is held or waited for by somebody else")
+            }
+            TryLockError::Error(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for TryLockError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            TryLockError::WouldBlock => None,
+            TryLockError::Error(error) => error.source(),
+        }
+    }
+}
+
+impl From<Error> for TryLockError {
+    fn from(error: Error) -> Self {
+        TryLockError::Error(error)
+    }
+}
+
+impl From<TryLockError> for io::Error {
+    fn from(error: TryLockError) -> Self {
+        match error {
+            TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
+            TryLockError::Error(error) => error.into(),
+        }
+    }
+}

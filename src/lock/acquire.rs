@@ -1,0 +1,264 @@
+//! `Acquire`: the one future of the crate.
+//!
+//! It takes its place in the queue at the first poll, waits there, and before it gives out a
+//! guard it makes sure that the lock is on the file its path leads to. Whatever state it is
+//! dropped in, the state's own `Drop` gives back what it holds: the place (`Request`), the lock
+//! (`Hold`), or the right to both while it looks at the path (`Checking`).
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::future::FusedFuture;
+use pin_project_lite::pin_project;
+use tokio::task::coop;
+use tokio::time::{Instant, Sleep};
+
+use super::guard::Guard;
+use super::{FileLock, MAX_MOVES, operation};
+use crate::error::Error;
+use crate::queue::Mode;
+use crate::registry::{Denied, Hold, Membership, Request};
+use crate::shim::Arc;
+use crate::wait;
+
+pin_project! {
+    /// A lock on its way: the future of [`FileLock::lock`] and [`FileLock::lock_shared`].
+    ///
+    /// Takes its place in the queue when it is first polled. Runs on any executor; inside a tokio
+    /// runtime it takes part in the task's budget (tokio's `coop`), so that a loop of locking and
+    /// unlocking lets other tasks run.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time, polled or not, granted or not. You lose your place in the
+    /// queue; nothing stays locked, and nobody else loses anything.
+    ///
+    /// # Panics
+    ///
+    /// When polled after it was ready, as futures do;
+    /// [`is_terminated`](FusedFuture::is_terminated) tells.
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub struct Acquire<G> {
+        lock: FileLock,
+        state: State,
+        moves: u32,
+        limit: Limit,
+        #[pin]
+        sleep: Option<Sleep>,
+        guard: PhantomData<fn() -> G>,
+    }
+}
+
+enum State {
+    Start,
+    Queued(Request),
+    /// Looking where the path leads, with the lock held, or opening the file anew, without.
+    Checking(Pin<Box<dyn Future<Output = Result<Option<Hold>, Error>> + Send + Sync>>),
+    /// Held, and waiting for the task's budget.
+    Held(Hold),
+    Done,
+}
+
+/// When to give up.
+#[derive(Debug, Clone, Copy)]
+enum Limit {
+    Never,
+    After(Duration),
+    At(Instant),
+    /// Set at the first poll.
+    Running {
+        since: Instant,
+    },
+}
+
+impl<G: Guard> Acquire<G> {
+    pub(super) fn new(lock: FileLock) -> Self {
+        Self {
+            lock,
+            state: State::Start,
+            moves: 0,
+            limit: Limit::Never,
+            sleep: None,
+            guard: PhantomData,
+        }
+    }
+
+    /// Gives up after this time, counted from the first poll. Replaces an earlier limit.
+    ///
+    /// A lock that is free is taken even with a time of zero. The error has
+    /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut), and says on which file and how long
+    /// was waited. Unlike [`tokio::time::timeout`] around the future, which works as well, it
+    /// gives an error that names the file.
+    ///
+    /// # Panics
+    ///
+    /// The future panics at its first poll if it is not polled in a tokio runtime with its timer
+    /// enabled ([`enable_time`](tokio::runtime::Builder::enable_time)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let lock = tokio_filelock::FileLock::open(directory.path().join("app.lock")).await?;
+    /// use std::time::Duration;
+    /// use tokio_filelock::ErrorKind;
+    ///
+    /// let guard = lock.lock().await?;
+    /// let error = lock.lock().timeout(Duration::from_millis(10)).await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::TimedOut);
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn timeout(mut self, after: Duration) -> Self {
+        self.limit = Limit::After(after);
+        self
+    }
+
+    /// Gives up at this instant; otherwise as [`timeout`](Acquire::timeout).
+    ///
+    /// # Panics
+    ///
+    /// As [`timeout`](Acquire::timeout).
+    pub fn deadline(mut self, at: Instant) -> Self {
+        self.limit = Limit::At(at);
+        self
+    }
+}
+
+impl<G: Guard> Future for Acquire<G> {
+    type Output = Result<G, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        start_timer(this.limit, this.sleep.as_mut());
+        let answer = match acquire(this.lock, G::MODE, this.state, this.moves, cx) {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                let Limit::Running { since } = *this.limit else { return Poll::Pending };
+                let sleep = this.sleep.as_mut().as_pin_mut().expect("set with the limit");
+                // A lock that is held and only short of budget is not late.
+                if matches!(this.state, State::Held(_)) {
+                    return Poll::Pending;
+                }
+                ready!(sleep.poll(cx));
+                Err(Error::timed_out(operation(G::MODE), this.lock.path(), since.elapsed()))
+            }
+        };
+        // Gives back the place in the queue after a timeout.
+        *this.state = State::Done;
+        this.sleep.set(None);
+        Poll::Ready(answer.map(|hold| G::new(this.lock.clone(), hold)))
+    }
+}
+
+impl<G: Guard> FusedFuture for Acquire<G> {
+    fn is_terminated(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+}
+
+/// Looked for at the first poll, contended or not, so that a missing timer is found in the first
+/// test and not in the first contention.
+fn start_timer(limit: &mut Limit, mut sleep: Pin<&mut Option<Sleep>>) {
+    let timer = match *limit {
+        Limit::Never | Limit::Running { .. } => return,
+        Limit::After(after) => tokio::time::sleep(after),
+        Limit::At(at) => tokio::time::sleep_until(at),
+    };
+    sleep.set(Some(timer));
+    *limit = Limit::Running { since: Instant::now() };
+}
+
+fn acquire(
+    lock: &FileLock,
+    mode: Mode,
+    state: &mut State,
+    moves: &mut u32,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Hold, Error>> {
+    loop {
+        match state {
+            State::Start => *state = State::Queued(Request::new(lock.member(), mode)),
+            State::Queued(request) => match ready!(Pin::new(&mut *request).poll(cx)) {
+                Ok(hold) if !lock.must_verify(&hold) => *state = State::Held(hold),
+                Ok(hold) if hold.is_local() => {
+                    let from = hold.member().clone();
+                    *state = if lock.leads_to(&hold)? {
+                        State::Held(hold)
+                    } else {
+                        drop(hold);
+                        State::Checking(Box::pin(move_on(lock.clone(), mode, from)))
+                    };
+                }
+                Ok(hold) => *state = State::Checking(Box::pin(verify(lock.clone(), mode, hold))),
+                Err(Denied::Moved) => {
+                    let from = request.member().clone();
+                    *state = State::Checking(Box::pin(move_on(lock.clone(), mode, from)));
+                }
+                Err(Denied::Failed(error)) => {
+                    return Poll::Ready(Err(lock.lock_error(mode, error)));
+                }
+                Err(Denied::Refused) => unreachable!("a request that waits is not refused"),
+            },
+            State::Checking(checked) => match ready!(checked.as_mut().poll(cx))? {
+                Some(hold) => *state = State::Held(hold),
+                None if *moves == MAX_MOVES => return Poll::Ready(Err(lock.replaced(mode))),
+                None => {
+                    *moves += 1;
+                    *state = State::Start;
+                }
+            },
+            State::Held(_) => {
+                // Last, so that a task without budget has its place in the queue all the same.
+                ready!(coop::poll_proceed(cx)).made_progress();
+                match std::mem::replace(state, State::Done) {
+                    State::Held(hold) => return Poll::Ready(Ok(hold)),
+                    _ => unreachable!("matched above"),
+                }
+            }
+            State::Done => panic!("`Acquire` polled after completion"),
+        }
+    }
+}
+
+/// Looks where the path leads, on a file system where that may take a while.
+async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, Error> {
+    let from = hold.member().clone();
+    let looking = lock.clone();
+    let looked = wait::call(from.pool(), move || {
+        let leads_here = looking.leads_to(&hold)?;
+        Ok(leads_here.then_some(hold))
+    });
+    match looked.await {
+        Some(Ok(None)) => move_on(lock, mode, from).await,
+        Some(answer) => answer,
+        None => Err(Error::runtime_shutdown(operation(mode), lock.path())),
+    }
+}
+
+/// Opens the file at the path anew.
+async fn move_on(lock: FileLock, mode: Mode, from: Arc<Membership>) -> Result<Option<Hold>, Error> {
+    let moving = lock.clone();
+    let pool = from.pool().clone();
+    let moved = wait::call(&pool, move || moving.move_on(&from, mode));
+    match moved.await {
+        Some(answer) => answer.map(|()| None),
+        None => Err(Error::runtime_shutdown(operation(mode), lock.path())),
+    }
+}
+
+impl<G> fmt::Debug for Acquire<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acquire")
+            .field("lock", &self.lock)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,158 @@
+//! The guards: owned, `Send + Sync + 'static`, released by dropping.
+
+use std::fmt;
+
+use super::FileLock;
+use crate::error::{Error, Operation};
+use crate::os;
+use crate::queue::Mode;
+use crate::registry::Hold;
+
+/// A guard of this crate: [`ExclusiveGuard`] or [`SharedGuard`]. Sealed.
+pub trait Guard: sealed::Guard {}
+
+pub(super) mod sealed {
+    use super::{FileLock, Hold, Mode};
+
+    pub trait Guard: Sized {
+        #[doc(hidden)]
+        #[allow(private_interfaces)]
+        const MODE: Mode;
+
+        #[doc(hidden)]
+        #[allow(private_interfaces)]
+        fn new(lock: FileLock, hold: Hold) -> Self;
+    }
+}
+
+/// The exclusive lock, held. Dropping the guard releases it.
+///
+/// Dropping works anywhere: in another task or thread, without a runtime, during a panic. It never
+/// panics and never waits for another holder. On a local file system it makes the unlock call
+/// itself, a microsecond; elsewhere it hands the call to a blocking pool.
+#[must_use = "the lock is released when the guard is dropped"]
+pub struct ExclusiveGuard {
+    hold: Hold,
+    lock: FileLock,
+}
+
+/// The shared lock, held. Dropping the guard releases it, as with [`ExclusiveGuard`].
+#[must_use = "the lock is released when the guard is dropped"]
+pub struct SharedGuard {
+    hold: Hold,
+    lock: FileLock,
+}
+
+impl ExclusiveGuard {
+    /// The handle that the guard came from.
+    #[must_use]
+    pub fn file_lock(&self) -> &FileLock {
+        &self.lock
+    }
+
+    /// Releases the lock and says whether the operating system agreed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future releases all the same; only the answer is lost.
+    ///
+    /// # Errors
+    ///
+    /// The error of the unlock call, which local file systems do not give. Whoever waits in this
+    /// process gets the lock in any case.
+    pub async fn unlock(self) -> Result<(), Error> {
+        unlock(self.lock, self.hold).await
+    }
+
+    /// Turns the exclusive lock into a shared one, without a moment in between in which somebody
+    /// else could take it. Shared requests at the head of the queue enter at once.
+    ///
+    /// Other processes can share the lock at once with [`Protocol::Fcntl`](crate::Protocol), which
+    /// converts atomically, on local file systems; with `Flock`, which does not (flock(2)), when
+    /// the last guard that was given out under the exclusive lock is gone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let lock = tokio_filelock::FileLock::open(directory.path().join("app.lock")).await?;
+    /// let writer = lock.lock().await?;
+    /// let reader = writer.downgrade();
+    /// let another = lock.lock_shared().await?;
+    /// # drop((reader, another));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn downgrade(self) -> SharedGuard {
+        self.hold.downgrade();
+        SharedGuard { hold: self.hold, lock: self.lock }
+    }
+}
+
+impl SharedGuard {
+    /// The handle that the guard came from.
+    #[must_use]
+    pub fn file_lock(&self) -> &FileLock {
+        &self.lock
+    }
+
+    /// Releases the lock and says whether the operating system agreed; see
+    /// [`ExclusiveGuard::unlock`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`ExclusiveGuard::unlock`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ExclusiveGuard::unlock`].
+    pub async fn unlock(self) -> Result<(), Error> {
+        unlock(self.lock, self.hold).await
+    }
+}
+
+async fn unlock(lock: FileLock, hold: Hold) -> Result<(), Error> {
+    match hold.unlock().await {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => {
+            let kind = os::lock_error_kind(&error);
+            Err(Error::os(kind, Operation::Unlock, lock.path(), error))
+        }
+        None => Err(Error::runtime_shutdown(Operation::Unlock, lock.path())),
+    }
+}
+
+impl Guard for ExclusiveGuard {}
+impl Guard for SharedGuard {}
+
+#[allow(private_interfaces)]
+impl sealed::Guard for ExclusiveGuard {
+    const MODE: Mode = Mode::Exclusive;
+
+    fn new(lock: FileLock, hold: Hold) -> Self {
+        Self { hold, lock }
+    }
+}
+
+#[allow(private_interfaces)]
+impl sealed::Guard for SharedGuard {
+    const MODE: Mode = Mode::Shared;
+
+    fn new(lock: FileLock, hold: Hold) -> Self {
+        Self { hold, lock }
+    }
+}
+
+impl fmt::Debug for ExclusiveGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExclusiveGuard").field("lock", &self.lock).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SharedGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedGuard").field("lock", &self.lock).finish_non_exhaustive()
+    }
+}

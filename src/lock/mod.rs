@@ -1,0 +1,388 @@
+//! What users hold: the handle, its options, the future, the guards.
+
+mod acquire;
+mod guard;
+mod open_options;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+pub use acquire::Acquire;
+pub use guard::{ExclusiveGuard, Guard, SharedGuard};
+pub use open_options::OpenOptions;
+
+use crate::error::{Error, ErrorKind, Operation, TryLockError};
+use crate::os::{self, Protocol};
+use crate::queue::Mode;
+use crate::registry::{Denied, Hold, Membership, Registry, try_hold};
+use crate::shim::{Arc, Mutex};
+use crate::wait;
+
+static REGISTRY: LazyLock<Arc<Registry>> = LazyLock::new(Arc::default);
+
+/// How often one request follows a lock file that is removed or replaced before it gives up.
+const MAX_MOVES: u32 = 32;
+
+/// A lock on a file, which tasks, threads and processes await.
+///
+/// The file is a *lock file*: it carries the lock and nothing else. Use one beside the data
+/// ([`FileLock::beside`]), not the data itself. It is never truncated, written or deleted by
+/// locking it, and an empty one that stays behind is harmless: the lock is the kernel's, and ends
+/// with the process that holds it.
+///
+/// All handles of one process that lead to one file, by whatever path, share one fair queue: tasks
+/// wait for each other there, first come, first served, and at most one thread waits in the kernel
+/// on behalf of all of them. Cloning is cheap.
+///
+/// # Which lock to use
+///
+/// - For tasks of one process only, [`tokio::sync::Mutex`] is faster.
+/// - To share with programs that call flock(2) (cargo, `std::fs::File::lock`, flock(1), Python's
+///   `filelock`), use [`Protocol::Flock`], the default.
+/// - To share with programs that call `lockf` or `fcntl(F_SETLK)`, use [`Protocol::Fcntl`].
+/// - [`lock_shared`](FileLock::lock_shared) lets any number of readers in together; a writer that
+///   waits in this process is not overtaken by new readers of this process.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio_filelock::FileLock;
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let index = directory.path().join("index.json");
+/// let lock = FileLock::beside(&index).await?;
+/// let guard = lock.lock().await?;
+/// tokio::fs::write(&index, "{}").await?; // nobody else is in here
+/// guard.unlock().await?; // dropping the guard would do, too
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct FileLock {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    /// Absolute, so that the file can be found again after the current directory has changed.
+    path: PathBuf,
+    options: OpenOptions,
+    registry: Arc<Registry>,
+    /// Changes when the file at the path has been replaced.
+    current: Mutex<Arc<Membership>>,
+}
+
+/// How often a lock file has been locked by this process; see [`FileLock::counters`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Guards given out, exclusive and shared.
+    pub acquisitions: u64,
+    /// Times the process acquired the lock of the operating system.
+    pub tenures: u64,
+    /// Times the lock went from one task to the next without a call on the operating system.
+    pub handovers: u64,
+}
+
+impl FileLock {
+    /// Opens the lock file at this path, and creates it if there is none, with the default
+    /// [`options`](FileLock::options).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future opens nothing, although a lock file may be created all the same.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenOptions::open`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("app.lock");
+    /// let lock = tokio_filelock::FileLock::open(&path).await?;
+    /// let reader = lock.lock_shared().await?;
+    /// let another = lock.lock_shared().await?;
+    /// # drop((reader, another));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::options().open(path).await
+    }
+
+    /// Opens the lock file that belongs to a data file: `<data_path>.lock`.
+    ///
+    /// The data file need not exist.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenOptions::open`].
+    pub async fn beside(data_path: impl AsRef<Path>) -> Result<Self, Error> {
+        let mut path = data_path.as_ref().as_os_str().to_owned();
+        path.push(".lock");
+        Self::open(PathBuf::from(path)).await
+    }
+
+    /// The options that [`open`](FileLock::open) uses, to change them.
+    #[must_use]
+    pub fn options() -> OpenOptions {
+        OpenOptions::new()
+    }
+
+    /// The path of the lock file, made absolute when it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.handle.path
+    }
+
+    /// Which lock of the operating system is taken.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.handle.options.wanted().protocol
+    }
+
+    /// What has happened on this lock file in this process since the first of its handles that
+    /// are open now was opened. Starts anew when the file is replaced.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let counts = self.member().entry().counts();
+        Counters {
+            acquisitions: counts.granted,
+            tenures: counts.tenures,
+            handovers: counts.handovers,
+        }
+    }
+
+    /// Locks exclusively: no other guard of this lock, exclusive or shared, in any task, thread
+    /// or process, exists together with the one this returns.
+    ///
+    /// The place in the queue is taken at the first poll. The lock is not reentrant: a task that
+    /// asks again while it holds a guard waits for itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future can be dropped at any time. You lose your place in the queue, and nothing else:
+    /// a lock that was granted already goes to the next in line.
+    ///
+    /// A future that was polled once and is neither polled further nor dropped keeps its place;
+    /// granted the lock, it keeps everybody else out. Do not hold one across other awaits; see
+    /// `tokio::select!` on a `&mut` future.
+    ///
+    /// # Errors
+    ///
+    /// The future gives [`ErrorKind::Unsupported`], [`ErrorKind::LockServiceUnavailable`],
+    /// [`ErrorKind::WrongAccess`], [`ErrorKind::Deadlock`] or [`ErrorKind::Io`] if the operating
+    /// system refuses for another reason than contention; [`ErrorKind::Replaced`] if the lock file
+    /// was removed and could not be opened again; [`ErrorKind::RuntimeShutdown`] if the runtime
+    /// shut down while the file was being opened again.
+    pub fn lock(&self) -> Acquire<ExclusiveGuard> {
+        Acquire::new(self.clone())
+    }
+
+    /// Locks shared: together with other shared guards, and with no exclusive one.
+    ///
+    /// A request does not overtake an exclusive one of this process that waits.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`lock`](FileLock::lock).
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](FileLock::lock).
+    pub fn lock_shared(&self) -> Acquire<SharedGuard> {
+        Acquire::new(self.clone())
+    }
+
+    /// Locks exclusively if that is possible at once.
+    ///
+    /// On a file system that is not known to be local this blocks the thread for the answer of a
+    /// server; in a task, use `lock().timeout(Duration::ZERO)` there.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError::WouldBlock`] if somebody holds the lock or waits for it, in this process or
+    /// another one; [`TryLockError::Error`] as [`lock`](FileLock::lock).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let lock = tokio_filelock::FileLock::open(directory.path().join("app.lock")).await?;
+    /// use tokio_filelock::TryLockError;
+    ///
+    /// let guard = lock.try_lock()?;
+    /// assert!(matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
+    /// drop(guard);
+    /// assert!(lock.try_lock().is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_lock(&self) -> Result<ExclusiveGuard, TryLockError> {
+        self.try_guard()
+    }
+
+    /// Locks shared if that is possible at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_lock`](FileLock::try_lock).
+    pub fn try_lock_shared(&self) -> Result<SharedGuard, TryLockError> {
+        self.try_guard()
+    }
+
+    /// [`lock`](FileLock::lock) for code outside of async: blocks the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](FileLock::lock).
+    ///
+    /// # Panics
+    ///
+    /// In a task or another async context, where it would block everybody else.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("app.lock");
+    /// let lock = tokio_filelock::FileLock::options().blocking_open(&path)?;
+    /// let guard = lock.blocking_lock()?;
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn blocking_lock(&self) -> Result<ExclusiveGuard, Error> {
+        wait::block_on(self.lock())
+    }
+
+    /// [`lock_shared`](FileLock::lock_shared) for code outside of async: blocks the calling
+    /// thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](FileLock::lock).
+    ///
+    /// # Panics
+    ///
+    /// In a task or another async context, where it would block everybody else.
+    #[track_caller]
+    pub fn blocking_lock_shared(&self) -> Result<SharedGuard, Error> {
+        wait::block_on(self.lock_shared())
+    }
+
+    fn try_guard<G: Guard>(&self) -> Result<G, TryLockError> {
+        let hold = if self.member().entry().file().is_local() {
+            self.try_hold(G::MODE)?
+        } else {
+            let lock = self.clone();
+            let answer =
+                wait::blocking_call(self.handle.registry.pool(), move || lock.try_hold(G::MODE));
+            answer.ok_or_else(|| Error::runtime_shutdown(operation(G::MODE), self.path()))??
+        };
+        Ok(G::new(self.clone(), hold))
+    }
+
+    /// Blocks for the time of some lock and file-system calls.
+    fn try_hold(&self, mode: Mode) -> Result<Hold, TryLockError> {
+        for _ in 0..MAX_MOVES {
+            let member = self.member();
+            match try_hold(&member, mode) {
+                Ok(hold) => {
+                    if self.leads_to(&hold)? {
+                        return Ok(hold);
+                    }
+                    drop(hold);
+                }
+                Err(Denied::Refused) => return Err(TryLockError::WouldBlock),
+                Err(Denied::Failed(error)) => return Err(self.lock_error(mode, error).into()),
+                Err(Denied::Moved) => {}
+            }
+            self.move_on(&member, mode)?;
+        }
+        Err(self.replaced(mode).into())
+    }
+
+    fn member(&self) -> Arc<Membership> {
+        self.handle.current.lock().clone()
+    }
+
+    /// The path is to be looked at before a guard of this tenure is given out.
+    fn must_verify(&self, hold: &Hold) -> bool {
+        self.handle.options.verifies_path() && !hold.member().is_verified(hold.epoch())
+    }
+
+    /// Whether the lock is on the file that the path leads to, as far as that is asked for.
+    fn leads_to(&self, hold: &Hold) -> Result<bool, Error> {
+        if !self.must_verify(hold) {
+            return Ok(true);
+        }
+        hold.member().verify(&self.handle.path, hold.epoch())
+    }
+
+    /// Opens the file at the path anew, unless another request of this handle has done so. Blocks
+    /// for the time of some file-system calls.
+    fn move_on(&self, from: &Arc<Membership>, mode: Mode) -> Result<(), Error> {
+        let handle = &*self.handle;
+        if !Arc::ptr_eq(&handle.current.lock(), from) {
+            return Ok(());
+        }
+        let opened = Registry::join(&handle.registry, &handle.path, handle.options.wanted())
+            .map_err(|error| error.replaced(operation(mode)))?;
+        // What is not kept, and what was there before, is dropped outside of the mutex.
+        let _outside = {
+            let mut current = handle.current.lock();
+            if Arc::ptr_eq(&current, from) {
+                std::mem::replace(&mut *current, opened)
+            } else {
+                opened
+            }
+        };
+        Ok(())
+    }
+
+    fn lock_error(&self, mode: Mode, error: std::io::Error) -> Error {
+        Error::os(os::lock_error_kind(&error), operation(mode), self.path(), error)
+    }
+
+    fn replaced(&self, mode: Mode) -> Error {
+        let detail = format!("the lock file was removed or replaced {MAX_MOVES} times in a row");
+        Error::found(ErrorKind::Replaced, operation(mode), self.path(), detail)
+    }
+}
+
+fn operation(mode: Mode) -> Operation {
+    match mode {
+        Mode::Exclusive => Operation::LockExclusive,
+        Mode::Shared => Operation::LockShared,
+    }
+}
+
+/// Opens a lock file for a handle. Blocks for the time of some file-system calls.
+fn open(path: &Path, options: OpenOptions) -> Result<FileLock, Error> {
+    let absolute = std::path::absolute(path)
+        .map_err(|error| Error::os(ErrorKind::Io, Operation::Open, path, error))?;
+    let registry = REGISTRY.clone();
+    let member = Registry::join(&registry, &absolute, options.wanted())?;
+    let current = Mutex::new(member);
+    Ok(FileLock { handle: Arc::new(Handle { path: absolute, options, registry, current }) })
+}
+
+impl fmt::Debug for FileLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileLock")
+            .field("path", &self.path())
+            .field("protocol", &self.protocol())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,204 @@
+//! The open lock file, and the calls on its lock.
+//!
+//! Opening changes nothing but what `create` allows: read-write, close-on-exec, never truncating,
+//! never through a symbolic link in the last component, never blocking on a FIFO. The first try
+//! is without `O_CREAT`, because in a sticky directory `open(O_CREAT)` on another user's file
+//! fails even for root (proc(5), `protected_regular`).
+
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::{
+    Access, Attempt, Identity, Mode, Protocol, Region, errno, fcntl, file_system, flock,
+    is_contention,
+};
+use crate::error::{Error, ErrorKind, Operation};
+
+/// Two processes that create and remove one file may make each other's open fail; after so many
+/// rounds the last error is reported.
+const OPEN_ROUNDS: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct LockFile {
+    file: File,
+    identity: Identity,
+    writable: bool,
+    local: bool,
+}
+
+impl LockFile {
+    /// The identity of the lock file at this path; `None` if there is none.
+    pub(crate) fn identity_of(path: &Path) -> Result<Option<Identity>, Error> {
+        match path.symlink_metadata() {
+            Ok(metadata) => regular(&metadata, path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(open_error(path, error)),
+        }
+    }
+
+    pub(crate) fn open(path: &Path, access: Access) -> Result<Self, Error> {
+        let (file, writable) = open(path, access).map_err(|error| open_error(path, error))?;
+        let metadata = file.metadata().map_err(|error| open_error(path, error))?;
+        let identity = regular(&metadata, path)?;
+        let local = file_system::is_local(&file).map_err(|error| open_error(path, error))?;
+        Ok(Self { file, identity, writable, local })
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Lock calls that do not wait for another holder return at once.
+    pub(crate) fn is_local(&self) -> bool {
+        self.local
+    }
+
+    /// Some path still leads to the file.
+    pub(crate) fn is_linked(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() > 0)
+    }
+
+    pub(crate) fn try_lock(
+        &self,
+        protocol: Protocol,
+        region: Region,
+        mode: Mode,
+    ) -> io::Result<Attempt> {
+        let answer = retrying(|| match protocol {
+            Protocol::Flock => flock::try_lock(&self.file, mode),
+            Protocol::Fcntl => fcntl::try_lock(&self.file, region, mode),
+        });
+        match answer {
+            Ok(()) => Ok(Attempt::Acquired),
+            Err(error) if is_contention(&error) => Ok(Attempt::Busy),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Blocks until the lock is there.
+    pub(crate) fn lock(&self, protocol: Protocol, region: Region, mode: Mode) -> io::Result<()> {
+        retrying(|| match protocol {
+            Protocol::Flock => flock::lock(&self.file, mode),
+            Protocol::Fcntl => fcntl::lock(&self.file, region, mode),
+        })
+    }
+
+    pub(crate) fn unlock(&self, protocol: Protocol, region: Region) -> io::Result<()> {
+        retrying(|| match protocol {
+            Protocol::Flock => flock::unlock(&self.file),
+            Protocol::Fcntl => fcntl::unlock(&self.file, region),
+        })
+    }
+
+    /// Turns an exclusive lock into a shared one without letting go in between; `false` where the
+    /// protocol cannot, and then the lock is as it was.
+    pub(crate) fn downgrade(&self, protocol: Protocol, region: Region) -> bool {
+        match protocol {
+            // "Converting a lock is not guaranteed to be atomic" (flock(2)).
+            Protocol::Flock => false,
+            Protocol::Fcntl => {
+                retrying(|| fcntl::try_lock(&self.file, region, Mode::Shared)).is_ok()
+            }
+        }
+    }
+}
+
+/// EINTR that nobody asked for is not an answer.
+fn retrying(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            answer => return answer,
+        }
+    }
+}
+
+/// The file, and whether it is open for writing.
+fn open(path: &Path, access: Access) -> io::Result<(File, bool)> {
+    let mut last = None;
+    for _ in 0..OPEN_ROUNDS {
+        let opened = match open_existing(path, access.read_only) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && access.create => {
+                create(path, access.mode).map(|file| (file, true))
+            }
+            opened => opened,
+        };
+        match opened {
+            // Made by somebody else in between.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = Some(error),
+            opened => return opened,
+        }
+    }
+    Err(last.expect("the rounds end by an answer or an error"))
+}
+
+fn open_existing(path: &Path, read_only: bool) -> io::Result<(File, bool)> {
+    let open = |write| base_options().write(write).open(path).map(|file| (file, write));
+    if read_only {
+        return open(false);
+    }
+    open(true).or_else(|error| match errno(&error) {
+        // A read-only file, directory or file system still allows shared locks.
+        Some(Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::ETXTBSY) => {
+            open(false).map_err(|_| error)
+        }
+        _ => Err(error),
+    })
+}
+
+fn create(path: &Path, mode: Option<u32>) -> io::Result<File> {
+    let file =
+        base_options().write(true).create_new(true).mode(mode.unwrap_or(0o666)).open(path)?;
+    if let Some(mode) = mode {
+        // The umask of the first creator would decide for everybody.
+        file.set_permissions(Permissions::from_mode(mode))?;
+    }
+    Ok(file)
+}
+
+fn base_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    // std adds O_CLOEXEC.
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
+    options
+}
+
+fn regular(metadata: &Metadata, path: &Path) -> Result<Identity, Error> {
+    let kind = metadata.file_type();
+    if kind.is_file() {
+        return Ok(Identity { device: metadata.dev(), inode: metadata.ino() });
+    }
+    let (what, remedy) = if kind.is_dir() {
+        ("a directory", "name a file in it, or one beside it")
+    } else if kind.is_symlink() {
+        ("a symbolic link, which is not followed", "name the file that it leads to")
+    } else if kind.is_fifo() {
+        ("a FIFO", "name a regular file")
+    } else if kind.is_socket() {
+        ("a socket", "name a regular file")
+    } else {
+        ("a device", "name a regular file")
+    };
+    let detail = format!("it is {what}; {remedy}");
+    Err(Error::found(ErrorKind::NotAFile, Operation::Open, path, detail))
+}
+
+fn open_error(path: &Path, error: io::Error) -> Error {
+    if errno(&error) == Some(Errno::ELOOP) {
+        if let Ok(metadata) = path.symlink_metadata() {
+            if let Err(error) = regular(&metadata, path) {
+                return error;
+            }
+        }
+    }
+    Error::os(ErrorKind::Io, Operation::Open, path, error)
+}

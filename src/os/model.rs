@@ -1,0 +1,196 @@
+//! A model of the kernel's file locks, for loom and for tests.
+//!
+//! Faithful where it matters, and `scenarios` runs one table against this and the real kernel:
+//! - a second lock call on the same open file succeeds (it converts the lock);
+//! - an unlock drops whatever the open file holds, also when it comes late;
+//! - waiters are served in order of arrival, but a release is not a hand-off: between the wake-up
+//!   and the retry of a waiter anybody may take the lock;
+//! - a waiter that is interrupted leaves without the lock, unless it has got it already.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Access, Attempt, Identity, Mode, Protocol, Region};
+use crate::error::{Error, ErrorKind, Operation};
+use crate::shim::{Arc, Condvar, Mutex};
+
+#[cfg(tokio_filelock_loom)]
+loom::lazy_static! {
+    static ref DISK: Mutex<Disk> = Mutex::new(Disk::default());
+}
+#[cfg(not(tokio_filelock_loom))]
+static DISK: std::sync::LazyLock<Mutex<Disk>> = std::sync::LazyLock::new(Mutex::default);
+
+#[derive(Debug, Default)]
+struct Disk {
+    paths: HashMap<PathBuf, Arc<Inode>>,
+    inodes: u64,
+}
+
+#[derive(Debug)]
+struct Inode {
+    number: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    opened: u64,
+    linked: bool,
+    /// Which open file holds which mode.
+    held: Vec<(u64, Mode)>,
+    /// Open files that wait, in order of arrival.
+    waiting: VecDeque<u64>,
+    /// The error of the next lock call.
+    fault: Option<i32>,
+}
+
+impl State {
+    fn is_free(&self, opened: u64, mode: Mode) -> bool {
+        self.held.iter().all(|(other, held)| {
+            *other == opened || (mode == Mode::Shared && *held == Mode::Shared)
+        })
+    }
+
+    fn take(&mut self, opened: u64, mode: Mode) {
+        self.held.retain(|(other, _)| *other != opened);
+        self.held.push((opened, mode));
+    }
+}
+
+/// An open file of the model, with the interface of the real one.
+#[derive(Debug)]
+pub(crate) struct LockFile {
+    inode: Arc<Inode>,
+    opened: u64,
+}
+
+impl LockFile {
+    pub(crate) fn identity_of(path: &Path) -> Result<Option<Identity>, Error> {
+        Ok(DISK.lock().paths.get(path).map(|inode| identity(inode)))
+    }
+
+    pub(crate) fn open(path: &Path, access: Access) -> Result<Self, Error> {
+        let inode = {
+            let mut disk = DISK.lock();
+            match disk.paths.get(path) {
+                Some(inode) => inode.clone(),
+                None if access.create => {
+                    disk.inodes += 1;
+                    let inode = Arc::new(Inode {
+                        number: disk.inodes,
+                        state: Mutex::new(State { linked: true, ..State::default() }),
+                        changed: Condvar::default(),
+                    });
+                    disk.paths.insert(path.into(), inode.clone());
+                    inode
+                }
+                None => {
+                    let error = io::ErrorKind::NotFound.into();
+                    return Err(Error::os(ErrorKind::Io, Operation::Open, path, error));
+                }
+            }
+        };
+        let opened = {
+            let mut state = inode.state.lock();
+            state.opened += 1;
+            state.opened
+        };
+        Ok(Self { inode, opened })
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        identity(&self.inode)
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn is_local(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn is_linked(&self) -> io::Result<bool> {
+        Ok(self.inode.state.lock().linked)
+    }
+
+    pub(crate) fn try_lock(
+        &self,
+        _protocol: Protocol,
+        _region: Region,
+        mode: Mode,
+    ) -> io::Result<Attempt> {
+        let mut state = self.inode.state.lock();
+        if let Some(errno) = state.fault.take() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        if !state.is_free(self.opened, mode) {
+            return Ok(Attempt::Busy);
+        }
+        state.take(self.opened, mode);
+        drop(state);
+        self.inode.changed.notify_all();
+        Ok(Attempt::Acquired)
+    }
+
+    pub(crate) fn lock(&self, _protocol: Protocol, _region: Region, mode: Mode) -> io::Result<()> {
+        let mut state = self.inode.state.lock();
+        state.waiting.push_back(self.opened);
+        loop {
+            let first = state.waiting.front() == Some(&self.opened);
+            if first && state.is_free(self.opened, mode) {
+                break;
+            }
+            state = self.inode.changed.wait(state);
+        }
+        state.waiting.pop_front();
+        state.take(self.opened, mode);
+        drop(state);
+        // Whoever is next may share it.
+        self.inode.changed.notify_all();
+        Ok(())
+    }
+
+    pub(crate) fn unlock(&self, _protocol: Protocol, _region: Region) -> io::Result<()> {
+        self.release();
+        Ok(())
+    }
+
+    pub(crate) fn downgrade(&self, _protocol: Protocol, _region: Region) -> bool {
+        false
+    }
+
+    fn release(&self) {
+        self.inode.state.lock().held.retain(|(other, _)| *other != self.opened);
+        self.inode.changed.notify_all();
+    }
+}
+
+impl Drop for LockFile {
+    /// Closing gives back what the open file holds.
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+fn identity(inode: &Inode) -> Identity {
+    Identity { device: 0, inode: inode.number }
+}
+
+/// Removes the path; open files keep the inode.
+pub(crate) fn unlink(path: &Path) {
+    let inode = DISK.lock().paths.remove(path);
+    if let Some(inode) = inode {
+        inode.state.lock().linked = false;
+    }
+}
+
+/// Makes the next lock call on the file at this path fail with this errno.
+#[cfg(tokio_filelock_loom)]
+pub(crate) fn fail_next(path: &Path, errno: i32) {
+    let inode = DISK.lock().paths.get(path).cloned();
+    inode.expect("the file exists").state.lock().fault = Some(errno);
+}

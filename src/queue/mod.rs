@@ -1,0 +1,430 @@
+//! The fair queue of one entry, and the phase of its OS lock. Pure: events in, effects out.
+//!
+//! Nothing here does I/O, reads a clock or calls a waker; the wakers are opaque values that go in
+//! with [`Queue::register`] and come out in [`Effects`]. The registry calls an event under its
+//! mutex, lets go of the mutex, and carries out the effects, each exactly once.
+//!
+//! Invariants:
+//! 1. A holder exists => the phase is `Held` in a mode at least as strong as the holder's.
+//! 2. At most one OS call is under way: a call is asked for only in `Free` (try), while a try
+//!    comes back busy or a wait comes back interrupted (wait), or when the last holder leaves
+//!    (unlock); `Trying`, `Waiting` and `Releasing` last until its answer arrives. So an unlock
+//!    is over before the next lock call: on one open file a second lock call would "succeed"
+//!    against our own old lock, and the late unlock would drop it.
+//! 3. In `Held` somebody holds. The event that removes the last holder either grants to the next
+//!    in line or moves to `Releasing`.
+//! 4. Waiters are granted from the head only. A newcomer is granted at once only if nobody waits.
+//! 5. A waiter leaves the line by an outcome or by its own cancel, never otherwise; a settled
+//!    grant that is cancelled counts as released.
+//!
+//! Liveness follows from 2 and 3: while somebody waits there is a call under way or a holder, and
+//! each of their ends looks at the line again (`advance`).
+
+mod waiters;
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod properties;
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests;
+
+pub(crate) use waiters::{Settled, Ticket};
+
+use waiters::Waiters;
+
+/// How a lock is held. `Exclusive` is the stronger one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mode {
+    Shared,
+    Exclusive,
+}
+
+/// Whether a request stays when it cannot be granted at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    Wait,
+    Try,
+}
+
+/// A call on the OS lock. The epoch names the attempt that it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OsCall {
+    /// Ask without blocking; answered by `os_acquired`, `os_busy`, `os_stale` or `os_failed`.
+    Try { mode: Mode, epoch: u64 },
+    /// Ask and block; answered by `os_acquired`, `os_interrupted`, `os_stale` or `os_failed`.
+    Wait { mode: Mode, epoch: u64 },
+    /// Make the wait of this epoch return early, if that is possible. Has no answer of its own.
+    Interrupt { epoch: u64 },
+    /// Give the lock back; answered by `os_released`.
+    Unlock,
+}
+
+/// What an event asks for, to be carried out after the mutex is let go.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "effects are carried out exactly once"]
+pub(crate) struct Effects<W> {
+    pub(crate) os: Option<OsCall>,
+    /// Wake these. The first one is apart because one is the common number, and free of heap.
+    pub(crate) wake: Option<W>,
+    pub(crate) wake_more: Vec<W>,
+    /// Drop these: a waker's drop is foreign code as well.
+    pub(crate) discard: Option<W>,
+}
+
+impl<W> Default for Effects<W> {
+    fn default() -> Self {
+        Self { os: None, wake: None, wake_more: Vec::new(), discard: None }
+    }
+}
+
+impl<W> Effects<W> {
+    fn wake(&mut self, waker: Option<W>) {
+        match self.wake {
+            None => self.wake = waker,
+            Some(_) => self.wake_more.extend(waker),
+        }
+    }
+}
+
+/// The answer to a request.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a granted lock must be released, a ticket polled or cancelled"]
+pub(crate) enum Requested {
+    /// Held at once, in the tenure of this epoch.
+    Granted(u64),
+    Queued(Ticket),
+    /// It would have to wait, and did not want to.
+    Refused,
+    /// The lock file is gone from its path: ask on a new one.
+    Moved,
+}
+
+/// What the queue has counted since the entry exists.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Locks granted.
+    pub(crate) granted: u64,
+    /// Times the OS lock was acquired.
+    pub(crate) tenures: u64,
+    /// Times the lock went on inside a tenure without an OS call.
+    pub(crate) handovers: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Free,
+    Trying(Mode),
+    Waiting {
+        mode: Mode,
+        interrupted: bool,
+    },
+    /// The handovers so far, and whether the tenure was ended before their bound.
+    Held {
+        mode: Mode,
+        handovers: Option<u32>,
+        over: bool,
+    },
+    Releasing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holders {
+    None,
+    Shared(usize),
+    Exclusive,
+}
+
+impl Holders {
+    fn admit(self, mode: Mode) -> bool {
+        match self {
+            Holders::None => true,
+            Holders::Shared(_) => mode == Mode::Shared,
+            Holders::Exclusive => false,
+        }
+    }
+}
+
+/// The queue and OS phase of one entry. `W` is a waker, `E` an OS error.
+#[derive(Debug)]
+pub(crate) struct Queue<W, E> {
+    waiters: Waiters<W, E>,
+    holders: Holders,
+    phase: Phase,
+    epoch: u64,
+    max_handovers: u32,
+    stale: bool,
+    counts: Counts,
+}
+
+impl<W, E> Queue<W, E> {
+    /// A tenure ends at the first release after `max_handovers` handovers.
+    pub(crate) fn new(max_handovers: u32) -> Self {
+        Self {
+            waiters: Waiters::new(),
+            holders: Holders::None,
+            phase: Phase::Free,
+            epoch: 0,
+            max_handovers,
+            stale: false,
+            counts: Counts::default(),
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Somebody waits in line.
+    pub(crate) fn is_contended(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
+    // ---- events from tasks ----
+
+    pub(crate) fn request(&mut self, mode: Mode, patience: Patience) -> (Requested, Effects<W>) {
+        let mut effects = Effects::default();
+        if self.stale {
+            return (Requested::Moved, effects);
+        }
+        if self.waiters.is_empty() {
+            if let Phase::Held { mode: os, .. } = self.phase {
+                if self.holders.admit(mode) && os >= mode && self.hand_over() {
+                    return (Requested::Granted(self.grant(mode)), effects);
+                }
+            }
+        }
+        if patience == Patience::Try && !(self.waiters.is_empty() && self.phase == Phase::Free) {
+            return (Requested::Refused, effects);
+        }
+        let ticket = self.waiters.push(mode, patience);
+        self.advance(&mut effects);
+        (Requested::Queued(ticket), effects)
+    }
+
+    /// `Some` once the request is settled; `None` leaves it in line. Consumes the slot when it
+    /// answers `Some`: the ticket is then void.
+    pub(crate) fn poll(&mut self, ticket: &mut Option<Ticket>) -> Option<Settled<E>> {
+        let held = ticket.as_ref().expect("polled with its ticket");
+        self.waiters.outcome(held).ok()?;
+        let ticket = ticket.take().expect("looked at above");
+        self.waiters.remove(ticket).ok()
+    }
+
+    /// The waker to call when a waiting request is settled.
+    pub(crate) fn waker(&self, ticket: &Ticket) -> Option<&W> {
+        self.waiters.outcome(ticket).err().flatten()
+    }
+
+    /// Registers the waker of a waiting request; returns the one to drop.
+    pub(crate) fn register(&mut self, ticket: &Ticket, waker: W) -> Option<W> {
+        self.waiters.register(ticket, waker)
+    }
+
+    /// Gives up a request: in line, settled, or granted and never polled.
+    pub(crate) fn cancel(&mut self, ticket: Ticket) -> Effects<W> {
+        let mut effects = Effects::default();
+        match self.waiters.remove(ticket) {
+            Ok(Settled::Granted(_)) => return self.release(),
+            Ok(_) => {}
+            Err(waker) => {
+                effects.discard = waker;
+                self.advance(&mut effects);
+            }
+        }
+        effects
+    }
+
+    /// A holder lets go.
+    pub(crate) fn release(&mut self) -> Effects<W> {
+        let mut effects = Effects::default();
+        self.holders = match self.holders {
+            Holders::Exclusive | Holders::Shared(1) => Holders::None,
+            Holders::Shared(count) => Holders::Shared(count - 1),
+            Holders::None => unreachable!("only a holder releases"),
+        };
+        self.advance(&mut effects);
+        effects
+    }
+
+    /// The exclusive holder goes on as a shared one; `os` is the mode the OS lock has now.
+    pub(crate) fn downgrade(&mut self, os: Mode) -> Effects<W> {
+        let mut effects = Effects::default();
+        debug_assert_eq!(self.holders, Holders::Exclusive);
+        self.holders = Holders::Shared(1);
+        if let Phase::Held { mode, .. } = &mut self.phase {
+            *mode = os;
+        }
+        self.advance(&mut effects);
+        effects
+    }
+
+    /// The time of this tenure is up: no more handovers, the OS lock goes back when the present
+    /// holders leave. Nothing happens outside a tenure.
+    pub(crate) fn end_tenure(&mut self) {
+        if let Phase::Held { over, .. } = &mut self.phase {
+            *over = true;
+        }
+    }
+
+    // ---- events from the OS ----
+
+    pub(crate) fn os_acquired(&mut self, epoch: u64) -> Effects<W> {
+        let mut effects = Effects::default();
+        let mode = self.attempted(epoch);
+        self.counts.tenures += 1;
+        self.phase = Phase::Held { mode, handovers: None, over: false };
+        self.advance(&mut effects);
+        effects
+    }
+
+    pub(crate) fn os_busy(&mut self, epoch: u64) -> Effects<W> {
+        let mut effects = Effects::default();
+        let tried = self.attempted(epoch);
+        while self.waiters.first().is_some_and(|first| first.patience == Patience::Try) {
+            effects.wake(self.waiters.settle_first(Settled::Refused));
+        }
+        match self.waiters.first() {
+            Some(first) if first.mode == tried => {
+                self.phase = Phase::Waiting { mode: tried, interrupted: false };
+                effects.os = Some(OsCall::Wait { mode: tried, epoch });
+            }
+            // Another mode may well be free: ask for that one.
+            _ => {
+                self.phase = Phase::Free;
+                self.advance(&mut effects);
+            }
+        }
+        effects
+    }
+
+    /// The wait came back without the lock because it was asked to.
+    pub(crate) fn os_interrupted(&mut self, epoch: u64) -> Effects<W> {
+        let mut effects = Effects::default();
+        self.attempted(epoch);
+        match self.waiters.first() {
+            // Somebody came in between: the wait is theirs now.
+            Some(first) => {
+                let mode = first.mode;
+                self.epoch += 1;
+                self.phase = Phase::Waiting { mode, interrupted: false };
+                effects.os = Some(OsCall::Wait { mode, epoch: self.epoch });
+            }
+            None => self.phase = Phase::Free,
+        }
+        effects
+    }
+
+    /// The OS refuses. The head of the line learns it; the next one makes an attempt of its own.
+    pub(crate) fn os_failed(&mut self, epoch: u64, error: E) -> Effects<W> {
+        let mut effects = Effects::default();
+        self.attempted(epoch);
+        self.phase = Phase::Free;
+        if !self.waiters.is_empty() {
+            effects.wake(self.waiters.settle_first(Settled::Failed(error)));
+        }
+        self.advance(&mut effects);
+        effects
+    }
+
+    /// The lock was on a file that no path leads to any more, and has been given back.
+    pub(crate) fn os_stale(&mut self, epoch: u64) -> Effects<W> {
+        let mut effects = Effects::default();
+        self.attempted(epoch);
+        self.phase = Phase::Free;
+        self.stale = true;
+        while !self.waiters.is_empty() {
+            effects.wake(self.waiters.settle_first(Settled::Moved));
+        }
+        effects
+    }
+
+    pub(crate) fn os_released(&mut self) -> Effects<W> {
+        let mut effects = Effects::default();
+        debug_assert_eq!(self.phase, Phase::Releasing);
+        self.phase = Phase::Free;
+        self.advance(&mut effects);
+        effects
+    }
+
+    // ---- the machine ----
+
+    /// The mode of the attempt that is being answered.
+    fn attempted(&self, epoch: u64) -> Mode {
+        debug_assert_eq!(epoch, self.epoch, "an answer to another attempt");
+        match self.phase {
+            Phase::Trying(mode) | Phase::Waiting { mode, .. } => mode,
+            Phase::Free | Phase::Held { .. } | Phase::Releasing => {
+                unreachable!("no attempt is under way")
+            }
+        }
+    }
+
+    /// Looks at the line and does what can be done now. Every event ends here.
+    fn advance(&mut self, effects: &mut Effects<W>) {
+        let wanted = self.waiters.first().map(|first| first.mode);
+        match &mut self.phase {
+            Phase::Free => {
+                if let Some(mode) = wanted {
+                    self.epoch += 1;
+                    self.phase = Phase::Trying(mode);
+                    effects.os = Some(OsCall::Try { mode, epoch: self.epoch });
+                }
+            }
+            Phase::Waiting { mode, interrupted } => {
+                if wanted != Some(*mode) && !*interrupted {
+                    *interrupted = true;
+                    effects.os = Some(OsCall::Interrupt { epoch: self.epoch });
+                }
+            }
+            Phase::Held { .. } => {
+                self.admit_head(effects);
+                if self.holders == Holders::None {
+                    self.phase = Phase::Releasing;
+                    effects.os = Some(OsCall::Unlock);
+                }
+            }
+            Phase::Trying(_) | Phase::Releasing => {}
+        }
+    }
+
+    /// Grants to the head and, if it is shared, to all shared requests right behind it: they
+    /// enter together, as one handover.
+    fn admit_head(&mut self, effects: &mut Effects<W>) {
+        let Phase::Held { mode: os, .. } = self.phase else { return };
+        let mut entered = false;
+        while let Some(mode) = self.waiters.first().map(|first| first.mode) {
+            if !self.holders.admit(mode) || os < mode || !(entered || self.hand_over()) {
+                return;
+            }
+            entered = true;
+            let epoch = self.grant(mode);
+            effects.wake(self.waiters.settle_first(Settled::Granted(epoch)));
+        }
+    }
+
+    /// Counts one more group of holders in this tenure; `false` if the tenure is over. The first
+    /// group of a tenure is what the OS lock was acquired for, and no handover.
+    fn hand_over(&mut self) -> bool {
+        let Phase::Held { handovers, over, .. } = &mut self.phase else { return false };
+        match handovers {
+            None => *handovers = Some(0),
+            Some(_) if *over => return false,
+            Some(count) if *count >= self.max_handovers => return false,
+            Some(count) => {
+                *count += 1;
+                self.counts.handovers += 1;
+            }
+        }
+        true
+    }
+
+    fn grant(&mut self, mode: Mode) -> u64 {
+        self.holders = match (mode, self.holders) {
+            (Mode::Exclusive, Holders::None) => Holders::Exclusive,
+            (Mode::Shared, Holders::None) => Holders::Shared(1),
+            (Mode::Shared, Holders::Shared(count)) => Holders::Shared(count + 1),
+            _ => unreachable!("admitted before granted"),
+        };
+        self.counts.granted += 1;
+        self.epoch
+    }
+}

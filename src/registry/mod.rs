@@ -1,0 +1,220 @@
+//! The process-wide registry: file identity -> open file -> entry.
+//!
+//! One open file per identity in the process, one [`Entry`] per region of it, shared by all who
+//! opened the file under whatever name. Who has opened it holds a [`Membership`]; the last one to
+//! go takes the entry out and closes the file.
+//!
+//! Invariants:
+//! 1. Memberships are counted explicitly, under the registry's mutex. An entry is in the map
+//!    exactly while its count is above zero, so a lookup that finds it also keeps it.
+//! 2. Requests, guards and parked waits each own a reference to a membership. So when the last
+//!    one goes, nobody holds, nobody waits and no OS call is under way: the phase is `Free`, and
+//!    closing the file cannot drop a lock.
+//! 3. Lock order: the registry's mutex before an entry's. No path takes them together today;
+//!    neither is held across a system call, a waker, or the drop of a file.
+
+mod entry;
+mod request;
+
+#[cfg(test)]
+mod models;
+
+use std::collections::HashMap;
+use std::collections::hash_map;
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Operation};
+use crate::os::{Access, Identity, LockFile, Protocol, Region};
+use crate::shim::{Arc, AtomicU64, Mutex, Ordering};
+use crate::wait::{self, Pool};
+
+pub(crate) use entry::{Entry, OpenFile};
+pub(crate) use request::{Denied, Hold, Request, try_hold};
+
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    files: Mutex<HashMap<Identity, Registered>>,
+    pool: Pool,
+}
+
+#[derive(Debug)]
+struct Registered {
+    protocol: Protocol,
+    file: Arc<OpenFile>,
+    entries: HashMap<Region, Counted>,
+}
+
+#[derive(Debug)]
+struct Counted {
+    entry: Arc<Entry>,
+    members: usize,
+}
+
+/// What is wanted of a lock file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) protocol: Protocol,
+    pub(crate) region: Region,
+    pub(crate) access: Access,
+}
+
+impl Registry {
+    /// Opens the lock file at this path, or joins those who have it open. Blocks for the time of
+    /// some file-system calls.
+    pub(crate) fn join(
+        this: &Arc<Self>,
+        path: &Path,
+        wanted: Wanted,
+    ) -> Result<Arc<Membership>, Error> {
+        // Looked up before opening: where the kernel drops a process's locks when any descriptor
+        // of the file is closed (POSIX record locks), a needless open would be the mistake.
+        if let Some(identity) = LockFile::identity_of(path)? {
+            if let Some(entry) = this.find(identity, path, wanted)? {
+                let membership = Membership::new(this, entry);
+                if membership.entry().file().is_writable() || wanted.access.read_only {
+                    return Ok(membership);
+                }
+                // Known only by a read-only descriptor so far; `membership` keeps the count until
+                // the better one is in.
+                return this
+                    .admit(LockFile::open(path, wanted.access)?, path, wanted)
+                    .map(|entry| Membership::new(this, entry));
+            }
+        }
+        let file = LockFile::open(path, wanted.access)?;
+        Ok(Membership::new(this, this.admit(file, path, wanted)?))
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Counts one more member of a registered file.
+    fn find(
+        &self,
+        identity: Identity,
+        path: &Path,
+        wanted: Wanted,
+    ) -> Result<Option<Arc<Entry>>, Error> {
+        match self.files.lock().get_mut(&identity) {
+            Some(registered) => registered.count_in(path, wanted).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Registers a file that was just opened, unless somebody was faster, and counts one member.
+    fn admit(&self, file: LockFile, path: &Path, wanted: Wanted) -> Result<Arc<Entry>, Error> {
+        let mut files = self.files.lock();
+        let (entry, surplus) = match files.entry(file.identity()) {
+            hash_map::Entry::Occupied(mut occupied) => {
+                let registered = occupied.get_mut();
+                let surplus = registered.file.offer(file);
+                (registered.count_in(path, wanted), surplus)
+            }
+            hash_map::Entry::Vacant(vacant) => {
+                let registered = vacant.insert(Registered {
+                    protocol: wanted.protocol,
+                    file: Arc::new(OpenFile::new(file)),
+                    entries: HashMap::new(),
+                });
+                (registered.count_in(path, wanted), None)
+            }
+        };
+        drop(files);
+        drop(surplus);
+        entry
+    }
+
+    /// Counts one member less; returns the last one's entry, to be dropped outside.
+    fn leave(&self, entry: &Entry) -> Option<(Counted, Option<Registered>)> {
+        let mut files = self.files.lock();
+        let identity = entry.file().identity();
+        let registered = files.get_mut(&identity).expect("registered while it has members");
+        let counted = registered.entries.get_mut(&entry.region()).expect("counted in");
+        counted.members -= 1;
+        if counted.members > 0 {
+            return None;
+        }
+        let counted = registered.entries.remove(&entry.region()).expect("looked at above");
+        let registered = if registered.entries.is_empty() { files.remove(&identity) } else { None };
+        Some((counted, registered))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files.lock().is_empty()
+    }
+}
+
+impl Registered {
+    fn count_in(&mut self, path: &Path, wanted: Wanted) -> Result<Arc<Entry>, Error> {
+        if self.protocol != wanted.protocol {
+            let detail = format!(
+                "it is to be locked by {:?}, and this process has it open for {:?}",
+                wanted.protocol, self.protocol
+            );
+            return Err(Error::found(ErrorKind::ProtocolMismatch, Operation::Open, path, detail));
+        }
+        let counted = self.entries.entry(wanted.region).or_insert_with(|| Counted {
+            entry: Arc::new(Entry::new(self.file.clone(), self.protocol, wanted.region)),
+            members: 0,
+        });
+        counted.members += 1;
+        Ok(counted.entry.clone())
+    }
+}
+
+/// The right to use an entry: what one successful open of the lock file gives.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    registry: Arc<Registry>,
+    /// `None` only while it is dropped.
+    entry: Option<Arc<Entry>>,
+    /// The last tenure for which the path of this membership was seen to lead to the file.
+    verified: AtomicU64,
+}
+
+impl Membership {
+    fn new(registry: &Arc<Registry>, entry: Arc<Entry>) -> Arc<Self> {
+        Arc::new(Self {
+            registry: registry.clone(),
+            entry: Some(entry),
+            verified: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        self.entry.as_ref().expect("present until dropped")
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        self.registry.pool()
+    }
+
+    /// Whether the path was already seen to lead to the file in the tenure of this epoch.
+    pub(crate) fn is_verified(&self, epoch: u64) -> bool {
+        self.verified.load(Ordering::Relaxed) == epoch
+    }
+
+    /// Whether the path still leads to the file. Makes a system call.
+    pub(crate) fn verify(&self, path: &Path, epoch: u64) -> Result<bool, Error> {
+        let leads_here = LockFile::identity_of(path)? == Some(self.entry().file().identity());
+        if leads_here {
+            self.verified.store(epoch, Ordering::Relaxed);
+        }
+        Ok(leads_here)
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let entry = self.entry.take().expect("dropped once");
+        let Some(last) = self.registry.leave(&entry) else { return };
+        if entry.file().is_local() {
+            // Closes the file here, outside the mutex.
+            drop((entry, last));
+        } else {
+            wait::errand(self.registry.pool(), move || drop((entry, last)));
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The primitives that loom replaces.
+//!
+//! `registry`, `wait` and the model kernel take their mutexes, condition variables, reference
+//! counts and threads from here and from nowhere else, so that loom sees every one of them. The
+//! cfg is private (`--cfg tokio_filelock_loom`): `--cfg loom` would change tokio itself.
+//!
+//! Poisoning is not part of the interface. The crate's critical sections call nothing that
+//! panics on purpose, and a lock that refused to be released after a panic elsewhere would turn
+//! one failure into a deadlock of other processes.
+
+#[cfg(not(tokio_filelock_loom))]
+mod real {
+    use std::sync::{self, PoisonError};
+    use std::time::Duration;
+
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    pub(crate) use std::sync::{Arc, MutexGuard};
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar(sync::Condvar);
+
+    impl Condvar {
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
+        }
+
+        /// Returns the guard, and whether the time ran out.
+        pub(crate) fn wait_timeout<'a, T>(
+            &self,
+            guard: MutexGuard<'a, T>,
+            limit: Duration,
+            _mutex: &'a Mutex<T>,
+        ) -> (MutexGuard<'a, T>, bool) {
+            let (guard, result) =
+                self.0.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner);
+            (guard, result.timed_out())
+        }
+    }
+
+    #[cfg(test)]
+    impl Condvar {
+        pub(crate) fn notify_all(&self) {
+            self.0.notify_all();
+        }
+
+        pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    /// Starts a detached thread with this name and stack size in bytes.
+    pub(crate) fn spawn_thread(
+        name: &str,
+        stack: usize,
+        body: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
+        std::thread::Builder::new().name(name.into()).stack_size(stack).spawn(body).map(drop)
+    }
+}
+
+#[cfg(tokio_filelock_loom)]
+mod real {
+    use std::sync::PoisonError;
+    use std::time::Duration;
+
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    pub(crate) use loom::sync::{Arc, MutexGuard};
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar(loom::sync::Condvar);
+
+    impl Condvar {
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
+        }
+
+        pub(crate) fn notify_all(&self) {
+            self.0.notify_all();
+        }
+
+        pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+        }
+
+        /// loom has no time. Every wait with a limit runs out at once, after others had their
+        /// chance: that is the interleaving in which limits hurt.
+        pub(crate) fn wait_timeout<'a, T>(
+            &self,
+            guard: MutexGuard<'a, T>,
+            _limit: Duration,
+            mutex: &'a Mutex<T>,
+        ) -> (MutexGuard<'a, T>, bool) {
+            drop(guard);
+            loom::thread::yield_now();
+            (mutex.lock(), true)
+        }
+    }
+
+    pub(crate) fn spawn_thread(
+        _name: &str,
+        _stack: usize,
+        body: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
+        loom::thread::spawn(body);
+        Ok(())
+    }
+}
+
+pub(crate) use real::*;
+
+/// The time. Under loom it stands still: real time would make a model's executions differ.
+pub(crate) fn now() -> std::time::Instant {
+    #[cfg(tokio_filelock_loom)]
+    {
+        static START: std::sync::LazyLock<std::time::Instant> =
+            std::sync::LazyLock::new(std::time::Instant::now);
+        *START
+    }
+    #[cfg(not(tokio_filelock_loom))]
+    std::time::Instant::now()
+}
