@@ -45,6 +45,8 @@ struct State {
     waiting: VecDeque<u64>,
     /// The error of the next lock call.
     fault: Option<i32>,
+    /// The error with which the next wait ends, or the one that is under way.
+    wait_fault: Option<i32>,
 }
 
 impl State {
@@ -140,6 +142,10 @@ impl LockFile {
         let mut state = self.inode.state.lock();
         state.waiting.push_back(self.opened);
         loop {
+            if let Some(errno) = state.wait_fault.take() {
+                state.waiting.retain(|waiting| *waiting != self.opened);
+                return Err(io::Error::from_raw_os_error(errno));
+            }
             let first = state.waiting.front() == Some(&self.opened);
             if first && state.is_free(self.opened, mode) {
                 break;
@@ -193,4 +199,12 @@ pub(crate) fn unlink(path: &Path) {
 pub(crate) fn fail_next(path: &Path, errno: i32) {
     let inode = DISK.lock().paths.get(path).cloned();
     inode.expect("the file exists").state.lock().fault = Some(errno);
+}
+
+/// Makes a wait on the file at this path end with this errno.
+#[cfg(tokio_filelock_loom)]
+pub(crate) fn fail_waiter(path: &Path, errno: i32) {
+    let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
+    inode.state.lock().wait_fault = Some(errno);
+    inode.changed.notify_all();
 }

@@ -17,7 +17,8 @@ use crate::shim::{self, Arc, AtomicBool, Mutex, Ordering};
 use crate::wait;
 
 /// Handovers inside a tenure, after which the OS lock goes back so that other processes get in.
-const MAX_HANDOVERS: u32 = 64;
+/// (Models are small: they reach a bound of one.)
+const MAX_HANDOVERS: u32 = if cfg!(tokio_filelock_loom) { 1 } else { 64 };
 
 /// Time since the first handover of a tenure, after which it ends at the next release.
 const MAX_HANDING_OVER: Duration = Duration::from_millis(5);

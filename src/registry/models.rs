@@ -1,1 +1,482 @@
+//! Models of the registry, the queue and the wait pool together.
+//!
+//! One body each, two uses: a plain `cargo test` runs it a number of times on real threads and
+//! the real kernel; `cargo loom` runs it under loom, on `os::model`, in every interleaving (two
+//! threads) or every one up to three preemptions (more). docs/VERIFICATION.md names the mutant
+//! that each model kills.
+//!
+//! A "foreign" holder stands for another process: an open file of its own that talks to the
+//! kernel directly. loom counts five threads in all, the ended ones and those of the pool among
+//! them.
 
+use std::future::{Future, poll_fn};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use super::{Denied, Hold, Membership, Registry, Request, Wanted, try_hold};
+use crate::os::{self, Access, Attempt, LockFile, Protocol, Region};
+use crate::queue::Mode;
+use crate::shim::{Arc, AtomicBool, Ordering};
+use crate::wait::block_on;
+
+/// Explores the body, and says how much there was to explore.
+fn model(name: &str, preemptions: Option<usize>, body: fn(&Fixture)) {
+    let started = std::time::Instant::now();
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = count.clone();
+    let once = move || {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let fixture = Fixture::new();
+        body(&fixture);
+        fixture.check_that_nothing_is_left();
+    };
+    #[cfg(tokio_filelock_loom)]
+    {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = preemptions;
+        builder.max_branches = 10_000;
+        builder.check(once);
+    }
+    #[cfg(not(tokio_filelock_loom))]
+    for _ in 0..50 {
+        once();
+    }
+    let bound = match preemptions {
+        None => "exhaustive".to_owned(),
+        Some(bound) => format!("at most {bound} preemptions"),
+    };
+    println!(
+        "model {name}: {} executions, {bound}, {:.2} s",
+        count.load(std::sync::atomic::Ordering::Relaxed),
+        started.elapsed().as_secs_f64()
+    );
+}
+
+struct Fixture {
+    registry: Arc<Registry>,
+    path: PathBuf,
+    inside: Arc<Inside>,
+    #[cfg(not(tokio_filelock_loom))]
+    _directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    #[cfg(tokio_filelock_loom)]
+    fn new() -> Self {
+        Self { registry: Arc::default(), path: "lock".into(), inside: Arc::default() }
+    }
+
+    #[cfg(not(tokio_filelock_loom))]
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        Self { registry: Arc::default(), path, inside: Arc::default(), _directory: directory }
+    }
+
+    fn join(&self) -> Arc<Membership> {
+        Registry::join(&self.registry, &self.path, WANTED).unwrap()
+    }
+
+    fn foreign(&self) -> Foreign {
+        let file = LockFile::open(&self.path, WANTED.access).unwrap();
+        Foreign { file, inside: self.inside.clone() }
+    }
+
+    /// Whatever went on before: the lock is free for others, and the registry is empty.
+    fn check_that_nothing_is_left(&self) {
+        // Waits for a parked wait that nobody wants any more, if there is one.
+        self.foreign().lock();
+        // Idle threads of the pool do not keep anything; parked waits are over.
+        self.wait_until_empty();
+    }
+
+    fn wait_until_empty(&self) {
+        while !self.registry.is_empty() {
+            yield_now();
+        }
+    }
+}
+
+const WANTED: Wanted = Wanted {
+    protocol: Protocol::Flock,
+    region: Region::ONLY,
+    access: Access { create: true, mode: None, read_only: false },
+};
+
+/// Another process.
+struct Foreign {
+    file: LockFile,
+    inside: Arc<Inside>,
+}
+
+impl Foreign {
+    fn try_lock(&self) -> bool {
+        let exclusive = os::Mode::Exclusive;
+        self.file.try_lock(WANTED.protocol, WANTED.region, exclusive).unwrap() == Attempt::Acquired
+    }
+
+    fn lock(&self) {
+        self.file.lock(WANTED.protocol, WANTED.region, os::Mode::Exclusive).unwrap();
+    }
+
+    fn unlock(&self) {
+        self.file.unlock(WANTED.protocol, WANTED.region).unwrap();
+    }
+
+    /// Enters and leaves as a reader, if nobody writes.
+    fn visit_shared(&self) {
+        let attempt = self.file.try_lock(WANTED.protocol, WANTED.region, os::Mode::Shared);
+        if attempt.unwrap() == Attempt::Acquired {
+            self.inside.together();
+            self.unlock();
+        }
+    }
+
+    /// Enters and leaves, if the lock is free.
+    fn visit(&self) {
+        if self.try_lock() {
+            self.inside.alone();
+            self.unlock();
+        }
+    }
+}
+
+/// Sees two holders that should exclude each other.
+#[derive(Default)]
+struct Inside {
+    writer: AtomicBool,
+    reader: AtomicBool,
+}
+
+impl Inside {
+    /// Under an exclusive lock.
+    fn alone(&self) {
+        assert!(!self.writer.swap(true, Ordering::SeqCst), "two exclusive holders");
+        assert!(!self.reader.load(Ordering::SeqCst), "an exclusive and a shared holder");
+        assert!(self.writer.swap(false, Ordering::SeqCst), "two exclusive holders");
+    }
+
+    /// Under a shared lock, by one reader at a time.
+    fn together(&self) {
+        self.reader.store(true, Ordering::SeqCst);
+        assert!(!self.writer.load(Ordering::SeqCst), "a shared and an exclusive holder");
+        self.reader.store(false, Ordering::SeqCst);
+    }
+}
+
+fn exclusive(member: &Arc<Membership>) -> Request {
+    Request::new(member.clone(), Mode::Exclusive)
+}
+
+fn shared(member: &Arc<Membership>) -> Request {
+    Request::new(member.clone(), Mode::Shared)
+}
+
+fn lock_and_visit(member: &Arc<Membership>, inside: &Inside) {
+    let hold = block_on(exclusive(member)).unwrap();
+    inside.alone();
+    drop(hold);
+}
+
+/// Polls once, with a waker that does nothing.
+fn poll_once(request: &mut Request) -> Poll<Result<Hold, Denied>> {
+    pin!(request).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[cfg(tokio_filelock_loom)]
+use loom::thread::{spawn, yield_now};
+#[cfg(not(tokio_filelock_loom))]
+use std::thread::{spawn, yield_now};
+
+#[test]
+fn two_exclusive_waiters() {
+    model("two_exclusive_waiters", None, |fixture| {
+        let member = fixture.join();
+        let (other, inside) = (member.clone(), fixture.inside.clone());
+        let thread = spawn(move || lock_and_visit(&other, &inside));
+        lock_and_visit(&member, &fixture.inside);
+        thread.join().unwrap();
+        drop(member);
+    });
+}
+
+#[test]
+fn three_exclusive_waiters() {
+    model("three_exclusive_waiters", Some(3), |fixture| {
+        let member = fixture.join();
+        let threads = [(); 2].map(|()| {
+            let (other, inside) = (member.clone(), fixture.inside.clone());
+            spawn(move || lock_and_visit(&other, &inside))
+        });
+        lock_and_visit(&member, &fixture.inside);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(member.entry().counts().granted, 3);
+        drop(member);
+    });
+}
+
+#[test]
+fn shared_and_exclusive() {
+    model("shared_and_exclusive", Some(3), |fixture| {
+        let member = fixture.join();
+        let (other, inside) = (member.clone(), fixture.inside.clone());
+        let writer = spawn(move || lock_and_visit(&other, &inside));
+        let other = member.clone();
+        let second_reader = spawn(move || drop(block_on(shared(&other)).unwrap()));
+        let reader = block_on(shared(&member)).unwrap();
+        fixture.inside.together();
+        drop(reader);
+        writer.join().unwrap();
+        second_reader.join().unwrap();
+        drop(member);
+    });
+}
+
+/// Before, during and after the grant, as the interleaving has it.
+#[test]
+fn cancel_around_the_grant() {
+    model("cancel_around_the_grant", None, |fixture| {
+        let member = fixture.join();
+        let hold = block_on(exclusive(&member)).unwrap();
+        let other = member.clone();
+        let thread = spawn(move || {
+            let mut request = exclusive(&other);
+            drop(poll_once(&mut request));
+            drop(request);
+        });
+        drop(hold);
+        thread.join().unwrap();
+        drop(try_hold(&member, Mode::Exclusive).expect("nothing stays locked"));
+        drop(member);
+    });
+}
+
+#[test]
+fn cancel_before_the_first_poll() {
+    model("cancel_before_the_first_poll", None, |fixture| {
+        let member = fixture.join();
+        let (other, inside) = (member.clone(), fixture.inside.clone());
+        let thread = spawn(move || lock_and_visit(&other, &inside));
+        drop(exclusive(&member));
+        thread.join().unwrap();
+        drop(member);
+    });
+}
+
+/// A reader behind a writer that gives up enters at once, beside the reader that holds.
+#[test]
+fn cancelled_writer_lets_readers_in() {
+    model("cancelled_writer_lets_readers_in", None, |fixture| {
+        let member = fixture.join();
+        let first = block_on(shared(&member)).unwrap();
+        let writer = exclusive(&member);
+        let thread = spawn(move || drop(writer));
+        let second = block_on(shared(&member)).unwrap();
+        drop((first, second));
+        thread.join().unwrap();
+        drop(member);
+    });
+}
+
+#[test]
+fn drop_after_wake_and_before_poll() {
+    model("drop_after_wake_and_before_poll", Some(3), |fixture| {
+        let member = fixture.join();
+        let hold = block_on(exclusive(&member)).unwrap();
+        let mut woken = exclusive(&member);
+        let (other, inside) = (member.clone(), fixture.inside.clone());
+        let behind = spawn(move || lock_and_visit(&other, &inside));
+        let releaser = spawn(move || drop(hold));
+        // Returns at the wake-up; the grant that came with it is never polled.
+        let mut polled = false;
+        block_on(poll_fn(|cx| {
+            if !polled {
+                polled = true;
+                return pin!(&mut woken).poll(cx).map(drop);
+            }
+            Poll::Ready(())
+        }));
+        drop(woken);
+        behind.join().unwrap();
+        releaser.join().unwrap();
+        drop(member);
+    });
+}
+
+/// The unlock of one holder against the next request: on one open file the second lock call would
+/// succeed before the unlock, and the unlock would then drop it.
+#[test]
+fn unlock_against_the_next_request() {
+    model("unlock_against_the_next_request", Some(3), |fixture| {
+        let member = fixture.join();
+        let hold = block_on(exclusive(&member)).unwrap();
+        let (other, inside) = (member.clone(), fixture.inside.clone());
+        let next = spawn(move || lock_and_visit(&other, &inside));
+        let foreign = fixture.foreign();
+        let visitor = spawn(move || foreign.visit());
+        drop(hold);
+        next.join().unwrap();
+        visitor.join().unwrap();
+        drop(member);
+    });
+}
+
+/// The only waiter goes while the OS lock is on its way.
+#[test]
+fn cancel_against_arrival() {
+    model("cancel_against_arrival", Some(3), |fixture| {
+        let member = fixture.join();
+        let foreign = fixture.foreign();
+        foreign.lock();
+        let request = exclusive(&member);
+        let releaser = spawn(move || foreign.unlock());
+        drop(request);
+        drop(member);
+        releaser.join().unwrap();
+        // The fixture's own lock call returns only if the arriving lock was given back.
+    });
+}
+
+/// The waiter that caused a parked wait goes; the next one gets what the wait brings.
+#[test]
+fn adoption_of_a_parked_wait() {
+    model("adoption_of_a_parked_wait", Some(3), |fixture| {
+        let member = fixture.join();
+        let foreign = fixture.foreign();
+        foreign.lock();
+        let first = exclusive(&member);
+        let (other, inside) = (member.clone(), fixture.inside.clone());
+        let second = spawn(move || lock_and_visit(&other, &inside));
+        let releaser = spawn(move || foreign.unlock());
+        drop(first);
+        second.join().unwrap();
+        releaser.join().unwrap();
+        drop(member);
+    });
+}
+
+/// A shared lock arrives for a reader that has gone; the writer behind needs a stronger one.
+#[test]
+fn weaker_lock_than_wanted() {
+    model("weaker_lock_than_wanted", Some(3), |fixture| {
+        let member = fixture.join();
+        let foreign = fixture.foreign();
+        foreign.lock();
+        let reader = shared(&member);
+        let (other, inside) = (member.clone(), fixture.inside.clone());
+        let writer = spawn(move || lock_and_visit(&other, &inside));
+        let visitor = spawn(move || {
+            foreign.unlock();
+            foreign.visit_shared();
+        });
+        drop(reader);
+        writer.join().unwrap();
+        visitor.join().unwrap();
+        drop(member);
+    });
+}
+
+/// Three in a row where one handover is the bound: the OS lock must have been let go in between.
+#[test]
+fn handover_at_the_bound() {
+    model("handover_at_the_bound", Some(3), |fixture| {
+        let member = fixture.join();
+        let hold = block_on(exclusive(&member)).unwrap();
+        let [second, third] = [(); 2].map(|()| exclusive(&member));
+        let foreign = fixture.foreign();
+        let visitor = spawn(move || foreign.visit());
+        let inside = fixture.inside.clone();
+        let thread = spawn(move || {
+            let hold = block_on(second).unwrap();
+            inside.alone();
+            drop(hold);
+        });
+        drop(hold);
+        let hold = block_on(third).unwrap();
+        fixture.inside.alone();
+        drop(hold);
+        thread.join().unwrap();
+        visitor.join().unwrap();
+        let counts = member.entry().counts();
+        if cfg!(tokio_filelock_loom) {
+            assert!(counts.tenures >= 2, "{counts:?}");
+            assert!(counts.handovers <= counts.tenures, "{counts:?}");
+        }
+        drop(member);
+    });
+}
+
+#[test]
+fn eviction_against_open() {
+    model("eviction_against_open", None, |fixture| {
+        let leaving = fixture.join();
+        let (registry, path) = (fixture.registry.clone(), fixture.path.clone());
+        let thread = spawn(move || {
+            let member = Registry::join(&registry, &path, WANTED).unwrap();
+            let again = Registry::join(&registry, &path, WANTED).unwrap();
+            assert!(Arc::ptr_eq(member.entry(), again.entry()), "one file, two entries");
+        });
+        drop(leaving);
+        thread.join().unwrap();
+    });
+}
+
+/// Everybody who waits on a file that was removed moves, nobody is forgotten.
+#[cfg(tokio_filelock_loom)]
+#[test]
+fn unlinked_while_waiting() {
+    model("unlinked_while_waiting", Some(3), |fixture| {
+        let member = fixture.join();
+        let foreign = fixture.foreign();
+        foreign.lock();
+        let other = member.clone();
+        let thread = spawn(move || {
+            let denied = block_on(exclusive(&other)).unwrap_err();
+            assert!(matches!(denied, Denied::Moved));
+        });
+        os::model::unlink(&fixture.path);
+        let releaser = spawn(move || foreign.unlock());
+        let denied = block_on(exclusive(&member)).unwrap_err();
+        assert!(matches!(denied, Denied::Moved));
+        thread.join().unwrap();
+        releaser.join().unwrap();
+        drop(member);
+    });
+}
+
+/// One lock call fails: one request learns it, the other one gets the lock.
+#[cfg(tokio_filelock_loom)]
+#[test]
+fn error_goes_to_the_head() {
+    model("error_goes_to_the_head", None, |fixture| {
+        let member = fixture.join();
+        os::model::fail_next(&fixture.path, 5);
+        let other = member.clone();
+        let thread = spawn(move || block_on(exclusive(&other)).is_err());
+        let failed = block_on(exclusive(&member)).is_err();
+        assert!(failed != thread.join().unwrap(), "one error for one request");
+        drop(member);
+    });
+}
+
+/// The same with the call parked: the error arrives while others wait behind.
+#[cfg(tokio_filelock_loom)]
+#[test]
+fn error_of_a_parked_wait() {
+    model("error_of_a_parked_wait", Some(3), |fixture| {
+        let member = fixture.join();
+        let foreign = fixture.foreign();
+        foreign.lock();
+        let first = exclusive(&member);
+        let behind = exclusive(&member);
+        os::model::fail_waiter(&fixture.path, 5);
+        assert!(matches!(block_on(first), Err(Denied::Failed(_))));
+        let releaser = spawn(move || foreign.unlock());
+        drop(block_on(behind).unwrap());
+        releaser.join().unwrap();
+        drop(member);
+    });
+}
