@@ -59,6 +59,8 @@ pub enum ErrorKind {
     ProtocolMismatch,
     /// The tokio runtime shut down before the operation ran.
     RuntimeShutdown,
+    /// The handle or guard belongs to a process that this one was forked from.
+    Forked,
     /// Something that is not a regular file stands in place of the lock file.
     NotAFile,
     /// Any other error of the operating system; it is the source of this one.
@@ -168,6 +170,7 @@ impl Error {
             ErrorKind::ProtocolMismatch => {
                 "use one protocol per lock file: locks of different protocols do not see each other"
             }
+            ErrorKind::Forked => "open the lock file again in the child",
             _ => return None,
         })
     }
@@ -232,6 +235,7 @@ impl From<Error> for io::Error {
             ErrorKind::Replaced
             | ErrorKind::LockServiceUnavailable
             | ErrorKind::RuntimeShutdown
+            | ErrorKind::Forked
             | ErrorKind::Io => match &error.0.source {
                 Some(source) => source.kind(),
                 None => io::ErrorKind::Other,

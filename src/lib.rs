@@ -11,3 +11,24 @@ mod wait;
 pub use error::{Error, ErrorKind, TryLockError};
 pub use lock::{Acquire, Counters, ExclusiveGuard, FileLock, Guard, OpenOptions, SharedGuard};
 pub use os::Protocol;
+pub use wait::WaitOn;
+
+/// How a parked wait is ended when nobody wants it any more.
+///
+/// A thread that waits in the kernel for another process is woken by a signal: a POSIX timer
+/// (timer_create(2), `SIGEV_THREAD_ID`) sends it to that thread alone, every 2 ms until the thread
+/// has left the call. The signal is a real-time one, the highest whose disposition is the default
+/// when the first wait begins; its handler does nothing and is installed without `SA_RESTART`.
+/// It is unblocked in the waiting thread only, and only while it waits.
+///
+/// Safety never depends on it. Where the signal cannot be had, or the program replaces its handler
+/// later, with or without `SA_RESTART`, or a seccomp filter forbids timers, a wait that nobody wants stays
+/// parked until the lock arrives, and gives it back at once; a task that asks in between takes it
+/// over. The disposition is looked at before each wait and each interrupt. A program that handles
+/// all real-time signals itself can choose another one, or none, with
+/// [`set_signal`](interrupt::set_signal).
+///
+/// A program started by exec(2) finds the default disposition.
+pub mod interrupt {
+    pub use crate::os::interrupt::{SetSignalError, set_signal};
+}

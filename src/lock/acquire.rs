@@ -137,6 +137,7 @@ impl<G: Guard> Future for Acquire<G> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        this.lock.check_owner(operation(G::MODE))?;
         start_timer(this.limit, this.sleep.as_mut());
         let answer = match acquire(this.lock, G::MODE, this.state, this.moves, cx) {
             Poll::Ready(answer) => answer,

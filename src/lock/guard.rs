@@ -114,6 +114,7 @@ impl SharedGuard {
 }
 
 async fn unlock(lock: FileLock, hold: Hold) -> Result<(), Error> {
+    lock.check_owner(Operation::Unlock)?;
     match hold.unlock().await {
         Some(Ok(())) => Ok(()),
         Some(Err(error)) => {

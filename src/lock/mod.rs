@@ -6,20 +6,18 @@ mod open_options;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 pub use acquire::Acquire;
 pub use guard::{ExclusiveGuard, Guard, SharedGuard};
 pub use open_options::OpenOptions;
 
 use crate::error::{Error, ErrorKind, Operation, TryLockError};
+use crate::os::fork::Generation;
 use crate::os::{self, Protocol};
 use crate::queue::Mode;
-use crate::registry::{Denied, Hold, Membership, Registry, try_hold};
+use crate::registry::{Denied, Hold, Membership, Registry, registry, try_hold};
 use crate::shim::{Arc, Mutex};
 use crate::wait;
-
-static REGISTRY: LazyLock<Arc<Registry>> = LazyLock::new(Arc::default);
 
 /// How often one request follows a lock file that is removed or replaced before it gives up.
 const MAX_MOVES: u32 = 32;
@@ -69,6 +67,8 @@ struct Handle {
     /// Absolute, so that the file can be found again after the current directory has changed.
     path: PathBuf,
     options: OpenOptions,
+    /// The process that opened it, among the forked ones.
+    generation: Generation,
     registry: Arc<Registry>,
     /// Changes when the file at the path has been replaced.
     current: Mutex<Arc<Membership>>,
@@ -151,6 +151,9 @@ impl FileLock {
     /// are open now was opened. Starts anew when the file is replaced.
     #[must_use]
     pub fn counters(&self) -> Counters {
+        if self.check_owner(Operation::Open).is_err() {
+            return Counters::default();
+        }
         let counts = self.member().entry().counts();
         Counters {
             acquisitions: counts.granted,
@@ -180,7 +183,7 @@ impl FileLock {
     /// [`ErrorKind::WrongAccess`], [`ErrorKind::Deadlock`] or [`ErrorKind::Io`] if the operating
     /// system refuses for another reason than contention; [`ErrorKind::Replaced`] if the lock file
     /// was removed and could not be opened again; [`ErrorKind::RuntimeShutdown`] if the runtime
-    /// shut down while the file was being opened again.
+    /// shut down while the file was being opened again; [`ErrorKind::Forked`] in a forked child.
     pub fn lock(&self) -> Acquire<ExclusiveGuard> {
         Acquire::new(self.clone())
     }
@@ -282,6 +285,7 @@ impl FileLock {
     }
 
     fn try_guard<G: Guard>(&self) -> Result<G, TryLockError> {
+        self.check_owner(operation(G::MODE))?;
         let hold = if self.member().entry().file().is_local() {
             self.try_hold(G::MODE)?
         } else {
@@ -311,6 +315,15 @@ impl FileLock {
             self.move_on(&member, mode)?;
         }
         Err(self.replaced(mode).into())
+    }
+
+    /// In a forked child everything of the parent is out of bounds, its mutexes first of all.
+    fn check_owner(&self, operation: Operation) -> Result<(), Error> {
+        if !self.handle.generation.is_past() {
+            return Ok(());
+        }
+        let detail = "it was opened before this process was forked, and belongs to the parent";
+        Err(Error::found(ErrorKind::Forked, operation, self.path(), detail))
     }
 
     fn member(&self) -> Arc<Membership> {
@@ -372,10 +385,16 @@ fn operation(mode: Mode) -> Operation {
 fn open(path: &Path, options: OpenOptions) -> Result<FileLock, Error> {
     let absolute = std::path::absolute(path)
         .map_err(|error| Error::os(ErrorKind::Io, Operation::Open, path, error))?;
-    let registry = REGISTRY.clone();
-    let member = Registry::join(&registry, &absolute, options.wanted())?;
-    let current = Mutex::new(member);
-    Ok(FileLock { handle: Arc::new(Handle { path: absolute, options, registry, current }) })
+    let registry = registry();
+    let member = Registry::join(registry, &absolute, options.wanted())?;
+    let handle = Handle {
+        path: absolute,
+        options,
+        generation: Generation::current(),
+        registry: registry.clone(),
+        current: Mutex::new(member),
+    };
+    Ok(FileLock { handle: Arc::new(handle) })
 }
 
 impl fmt::Debug for FileLock {

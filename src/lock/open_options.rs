@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::{FileLock, REGISTRY, open};
+use super::{FileLock, open};
 use crate::error::{Error, Operation};
 use crate::os::{Access, Protocol, Region};
-use crate::registry::Wanted;
-use crate::wait;
+use crate::registry::{Wanted, registry};
+use crate::wait::{self, WaitOn};
 
 /// Options for opening a lock file, in the manner of [`std::fs::OpenOptions`].
 ///
@@ -31,12 +31,18 @@ pub struct OpenOptions {
     protocol: Protocol,
     access: Access,
     verify_path: bool,
+    wait_on: WaitOn,
 }
 
 impl OpenOptions {
     pub(super) fn new() -> Self {
         let access = Access { create: true, mode: None, read_only: false };
-        Self { protocol: Protocol::default(), access, verify_path: false }
+        Self {
+            protocol: Protocol::default(),
+            access,
+            verify_path: false,
+            wait_on: WaitOn::default(),
+        }
     }
 
     /// Which lock of the operating system is taken; [`Protocol::Flock`] by default.
@@ -91,6 +97,25 @@ impl OpenOptions {
         self
     }
 
+    /// Where a task of this handle that has to wait for another process parks the wait;
+    /// [`WaitOn::WaitPool`] by default.
+    ///
+    /// With [`WaitOn::RuntimePool`] the wait is a `spawn_blocking` call of the runtime whose task
+    /// begins to wait: one for each contended file, however many tasks wait. It counts towards
+    /// [`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads), and it costs:
+    /// - as many contended files as there are threads stop `tokio::fs`, DNS look-ups and everybody's
+    ///   `spawn_blocking` until some holder lets go. If that holder needs one of them, for ever;
+    /// - dropping the runtime waits for the parked waits to end. They are interrupted as soon as
+    ///   nobody wants them; one whose future was leaked ([`std::mem::forget`]), or that a task of
+    ///   another runtime waits for, holds up the drop until the lock arrives. So does every one
+    ///   where waits cannot be interrupted ([`interrupt`](crate::interrupt)).
+    ///
+    /// The runtime's pool is also used where the process may not have another thread.
+    pub fn wait_on(mut self, wait_on: WaitOn) -> Self {
+        self.wait_on = wait_on;
+        self
+    }
+
     /// Opens the lock file.
     ///
     /// Changes nothing of a file that exists, follows no symbolic link in the last component of
@@ -114,7 +139,7 @@ impl OpenOptions {
             let path = path.clone();
             move || open(&path, self)
         };
-        match wait::call(REGISTRY.pool(), job).await {
+        match wait::call(registry().pool(), job).await {
             Some(opened) => opened,
             None => Err(Error::runtime_shutdown(Operation::Open, &path)),
         }
@@ -132,7 +157,7 @@ impl OpenOptions {
 
     pub(super) fn wanted(&self) -> Wanted {
         let access = Access { create: self.access.create && !self.access.read_only, ..self.access };
-        Wanted { protocol: self.protocol, region: Region::ONLY, access }
+        Wanted { protocol: self.protocol, region: Region::ONLY, access, wait_on: self.wait_on }
     }
 
     pub(super) fn verifies_path(&self) -> bool {

@@ -1,4 +1,5 @@
-//! Local or not: whether lock calls on a file may be made on a thread that must not block.
+//! What kind of file system a lock file is on: whether lock calls may be made on a thread that must
+//! not block, and whether the kernel can be trusted to wake a wait.
 //!
 //! An allow-list. On a file system that is not known to be local even a non-blocking lock call
 //! may wait for a server (NFS, CIFS, 9p, FUSE), so unknown means remote.
@@ -31,9 +32,29 @@ const LOCAL: &[(i64, &str)] = &[
     (0x9660, "iso9660"),
 ];
 
-pub(super) fn is_local(file: &File) -> io::Result<bool> {
-    let kind = i64::from(fstatfs(file)?.filesystem_type().0);
-    Ok(LOCAL.iter().any(|(magic, _)| *magic == kind))
+const NFS: i64 = 0x6969;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileSystem {
+    /// A lock call that does not wait for a holder returns at once.
+    Local,
+    /// Waits can be interrupted, and wake up, mostly: wake-ups that were lost for 30 to 60 s have
+    /// been reported.
+    Nfs,
+    /// Waits may not be interruptible or may never wake up (CIFS), or fail instead of waiting
+    /// (9p): nothing is known.
+    Other,
+}
+
+pub(super) fn of(file: &File) -> io::Result<FileSystem> {
+    let magic = i64::from(fstatfs(file)?.filesystem_type().0);
+    Ok(if LOCAL.iter().any(|(local, _)| *local == magic) {
+        FileSystem::Local
+    } else if magic == NFS {
+        FileSystem::Nfs
+    } else {
+        FileSystem::Other
+    })
 }
 
 #[cfg(all(test, not(tokio_filelock_loom)))]
@@ -49,12 +70,12 @@ mod tests {
 
     #[test]
     fn proc_is_not_a_file_system_for_locks() {
-        assert!(!is_local(&File::open("/proc/self/status").unwrap()).unwrap());
+        assert_eq!(of(&File::open("/proc/self/status").unwrap()).unwrap(), FileSystem::Other);
     }
 
     #[test]
     fn shared_memory_is_local() {
         let file = tempfile::tempfile_in("/dev/shm").unwrap();
-        assert!(is_local(&file).unwrap());
+        assert_eq!(of(&file).unwrap(), FileSystem::Local);
     }
 }

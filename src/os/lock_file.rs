@@ -9,12 +9,15 @@ use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
 
+use super::file_system::{self, FileSystem};
+use super::interrupt::Interrupt;
 use super::{
-    Access, Attempt, Identity, Mode, Protocol, Region, errno, fcntl, file_system, flock,
+    Access, Attempt, Identity, Mode, Protocol, Region, Waited, errno, fcntl, flock, fork,
     is_contention,
 };
 use crate::error::{Error, ErrorKind, Operation};
@@ -23,12 +26,21 @@ use crate::error::{Error, ErrorKind, Operation};
 /// rounds the last error is reported.
 const OPEN_ROUNDS: usize = 16;
 
+/// A wait on NFS is made anew after this time, because its wake-up may have been lost.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The pauses between the tries where a wait cannot be left to the kernel.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
 #[derive(Debug)]
 pub(crate) struct LockFile {
+    /// Before the file: taken off the list before the descriptor is closed.
+    _disowned_by_children: fork::Disowned,
     file: File,
     identity: Identity,
     writable: bool,
-    local: bool,
+    file_system: FileSystem,
 }
 
 impl LockFile {
@@ -45,8 +57,9 @@ impl LockFile {
         let (file, writable) = open(path, access).map_err(|error| open_error(path, error))?;
         let metadata = file.metadata().map_err(|error| open_error(path, error))?;
         let identity = regular(&metadata, path)?;
-        let local = file_system::is_local(&file).map_err(|error| open_error(path, error))?;
-        Ok(Self { file, identity, writable, local })
+        let file_system = file_system::of(&file).map_err(|error| open_error(path, error))?;
+        let _disowned_by_children = fork::disown_in_children(&file);
+        Ok(Self { _disowned_by_children, file, identity, writable, file_system })
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -59,7 +72,7 @@ impl LockFile {
 
     /// Lock calls that do not wait for another holder return at once.
     pub(crate) fn is_local(&self) -> bool {
-        self.local
+        self.file_system == FileSystem::Local
     }
 
     /// Some path still leads to the file.
@@ -84,12 +97,48 @@ impl LockFile {
         }
     }
 
-    /// Blocks until the lock is there.
-    pub(crate) fn lock(&self, protocol: Protocol, region: Region, mode: Mode) -> io::Result<()> {
-        retrying(|| match protocol {
+    /// Blocks until the lock is there, or until the interrupt asks for an end.
+    pub(crate) fn lock(
+        &self,
+        protocol: Protocol,
+        region: Region,
+        mode: Mode,
+        interrupt: &Interrupt,
+    ) -> io::Result<Waited> {
+        let again = match self.file_system {
+            FileSystem::Local => None,
+            FileSystem::Nfs => Some(ASK_AGAIN),
+            FileSystem::Other => return self.poll(protocol, region, mode, interrupt),
+        };
+        let waited = interrupt.wait(again, || match protocol {
             Protocol::Flock => flock::lock(&self.file, mode),
             Protocol::Fcntl => fcntl::lock(&self.file, region, mode),
-        })
+        });
+        match waited {
+            // It did not wait, although it was asked to.
+            Err(error) if is_contention(&error) => self.poll(protocol, region, mode, interrupt),
+            waited => waited,
+        }
+    }
+
+    /// Tries again and again, where the kernel may not wake a wait, or not let it go.
+    fn poll(
+        &self,
+        protocol: Protocol,
+        region: Region,
+        mode: Mode,
+        interrupt: &Interrupt,
+    ) -> io::Result<Waited> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if let Some(ended) = interrupt.pause(pause) {
+                return Ok(ended);
+            }
+            if self.try_lock(protocol, region, mode)? == Attempt::Acquired {
+                return Ok(Waited::Acquired);
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     }
 
     pub(crate) fn unlock(&self, protocol: Protocol, region: Region) -> io::Result<()> {

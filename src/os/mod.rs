@@ -8,19 +8,29 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("tokio-filelock supports Linux only, so far: see docs/PLATFORMS.md");
 
+// The real kernel is compiled under loom as well, so that it stays checked there; it is not used.
+#[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod fcntl;
+#[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod file_system;
+#[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod flock;
+pub(crate) mod fork;
+#[cfg_attr(tokio_filelock_loom, allow(dead_code))]
+pub(crate) mod interrupt;
+#[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod lock_file;
 #[cfg(any(test, tokio_filelock_loom))]
+#[cfg_attr(not(tokio_filelock_loom), allow(dead_code))]
 pub(crate) mod model;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod scenarios;
 
+pub(crate) use interrupt::Waited;
 #[cfg(not(tokio_filelock_loom))]
-pub(crate) use lock_file::LockFile;
+pub(crate) use {interrupt::Interrupt, lock_file::LockFile};
 #[cfg(tokio_filelock_loom)]
-pub(crate) use model::LockFile;
+pub(crate) use {model::Interrupt, model::LockFile};
 
 use std::io;
 

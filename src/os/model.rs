@@ -11,9 +11,9 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Access, Attempt, Identity, Mode, Protocol, Region};
+use super::{Access, Attempt, Identity, Mode, Protocol, Region, Waited};
 use crate::error::{Error, ErrorKind, Operation};
-use crate::shim::{Arc, Condvar, Mutex};
+use crate::shim::{Arc, AtomicBool, Condvar, Mutex, Ordering};
 
 #[cfg(tokio_filelock_loom)]
 loom::lazy_static! {
@@ -138,7 +138,20 @@ impl LockFile {
         Ok(Attempt::Acquired)
     }
 
-    pub(crate) fn lock(&self, _protocol: Protocol, _region: Region, mode: Mode) -> io::Result<()> {
+    pub(crate) fn lock(
+        &self,
+        _protocol: Protocol,
+        _region: Region,
+        mode: Mode,
+        interrupt: &Interrupt,
+    ) -> io::Result<Waited> {
+        *interrupt.waits_on.lock() = Some(self.inode.clone());
+        let waited = self.wait(mode, interrupt);
+        *interrupt.waits_on.lock() = None;
+        waited
+    }
+
+    fn wait(&self, mode: Mode, interrupt: &Interrupt) -> io::Result<Waited> {
         let mut state = self.inode.state.lock();
         state.waiting.push_back(self.opened);
         loop {
@@ -150,6 +163,12 @@ impl LockFile {
             if first && state.is_free(self.opened, mode) {
                 break;
             }
+            if interrupt.requested.load(Ordering::SeqCst) {
+                state.waiting.retain(|waiting| *waiting != self.opened);
+                drop(state);
+                self.inode.changed.notify_all();
+                return Ok(Waited::Interrupted);
+            }
             state = self.inode.changed.wait(state);
         }
         state.waiting.pop_front();
@@ -157,7 +176,7 @@ impl LockFile {
         drop(state);
         // Whoever is next may share it.
         self.inode.changed.notify_all();
-        Ok(())
+        Ok(Waited::Acquired)
     }
 
     pub(crate) fn unlock(&self, _protocol: Protocol, _region: Region) -> io::Result<()> {
@@ -179,6 +198,24 @@ impl Drop for LockFile {
     /// Closing gives back what the open file holds.
     fn drop(&mut self) {
         self.release();
+    }
+}
+
+/// Ends a wait, as the repeated signal does: it cannot be lost between the look and the call.
+#[derive(Debug, Default)]
+pub(crate) struct Interrupt {
+    requested: AtomicBool,
+    waits_on: Mutex<Option<Arc<Inode>>>,
+}
+
+impl Interrupt {
+    pub(crate) fn request(&self) {
+        self.requested.store(true, Ordering::SeqCst);
+        let waits_on = self.waits_on.lock().clone();
+        if let Some(inode) = waits_on {
+            drop(inode.state.lock());
+            inode.changed.notify_all();
+        }
     }
 }
 
@@ -207,4 +244,12 @@ pub(crate) fn fail_waiter(path: &Path, errno: i32) {
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
     inode.state.lock().wait_fault = Some(errno);
     inode.changed.notify_all();
+}
+
+/// Locks the file at this path for a holder that never lets go.
+#[cfg(tokio_filelock_loom)]
+pub(crate) fn hold_for_ever(path: &Path) {
+    const NOBODY: u64 = 0;
+    let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
+    inode.state.lock().take(NOBODY, Mode::Exclusive);
 }

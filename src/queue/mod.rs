@@ -178,6 +178,11 @@ impl<W, E> Queue<W, E> {
         !self.waiters.is_empty()
     }
 
+    /// The wait that is under way is to return early.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        matches!(self.phase, Phase::Waiting { interrupted: true, .. })
+    }
+
     // ---- events from tasks ----
 
     pub(crate) fn request(&mut self, mode: Mode, patience: Patience) -> (Requested, Effects<W>) {

@@ -11,7 +11,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::Membership;
-use crate::os::{self, Attempt, Identity, LockFile, Protocol, Region};
+use crate::os::{self, Attempt, Identity, Interrupt, LockFile, Protocol, Region, Waited};
 use crate::queue::{Counts, Effects, Mode, OsCall, Queue};
 use crate::shim::{self, Arc, AtomicBool, Mutex, Ordering};
 use crate::wait;
@@ -74,6 +74,8 @@ struct State {
     queue: Queue<Waker, io::Error>,
     /// Since when the lock goes from task to task in this tenure, if it does.
     handing_over_since: Option<Instant>,
+    /// How to end the wait that is parked, if there is one: of which epoch, and by what.
+    parked: Option<(u64, Arc<Interrupt>)>,
 }
 
 /// What the thread that carries out effects may do.
@@ -89,7 +91,8 @@ pub(super) enum Thread {
 
 impl Entry {
     pub(super) fn new(file: Arc<OpenFile>, protocol: Protocol, region: Region) -> Self {
-        let state = State { queue: Queue::new(MAX_HANDOVERS), handing_over_since: None };
+        let state =
+            State { queue: Queue::new(MAX_HANDOVERS), handing_over_since: None, parked: None };
         let on_writable = AtomicBool::new(false);
         Self { file, protocol, region, on_writable, state: Mutex::new(state) }
     }
@@ -155,9 +158,32 @@ impl Entry {
     }
 
     fn wait_os(&self, mode: Mode, epoch: u64) -> Effects<Waker> {
-        match self.locked_file().lock(self.protocol, self.region, mode.into()) {
-            Ok(()) => self.acquired(epoch),
+        let interrupt = Arc::new(Interrupt::default());
+        {
+            // From here on the wait can be interrupted; it may have been meanwhile.
+            let mut state = self.state.lock();
+            if state.queue.is_interrupted() {
+                return state.queue.os_interrupted(epoch);
+            }
+            state.parked = Some((epoch, interrupt.clone()));
+        }
+        let waited = self.locked_file().lock(self.protocol, self.region, mode.into(), &interrupt);
+        self.state.lock().parked = None;
+        match waited {
+            Ok(Waited::Acquired) => self.acquired(epoch),
+            Ok(Waited::Interrupted) => self.event(|queue| queue.os_interrupted(epoch)),
             Err(error) => self.event(|queue| queue.os_failed(epoch, error)),
+        }
+    }
+
+    /// Ends the wait of this epoch if it is parked. One that is only on its way to its thread sees
+    /// that it is not wanted when it gets there; one that has come back needs nothing.
+    fn interrupt(&self, epoch: u64) {
+        let parked = self.state.lock().parked.clone();
+        if let Some((of, interrupt)) = parked {
+            if of == epoch {
+                interrupt.request();
+            }
         }
     }
 
@@ -236,16 +262,24 @@ fn carry_out_call(
         OsCall::Wait { epoch, .. } => {
             let parked = member.clone();
             let effects = Effects { os: Some(call), ..Effects::default() };
-            let job = Box::new(move || {
-                let _ = carry_out(&parked, effects, Thread::Parked);
+            let started = wait::park(member.pool(), member.wait_on(), move |placed| {
+                let _ = match placed {
+                    Ok(()) => carry_out(&parked, effects, Thread::Parked),
+                    Err(error) => {
+                        let effects = parked.entry().event(|queue| queue.os_failed(epoch, error));
+                        carry_out(&parked, effects, Thread::Caller)
+                    }
+                };
             });
-            match member.pool().submit(job) {
+            match started {
                 Ok(()) => None,
-                Err((_, error)) => Some(entry.event(|queue| queue.os_failed(epoch, error))),
+                Err(error) => Some(entry.event(|queue| queue.os_failed(epoch, error))),
             }
         }
-        // A wait that nobody wants ends when the lock arrives, and gives it back at once.
-        OsCall::Interrupt { .. } => None,
+        OsCall::Interrupt { epoch } => {
+            entry.interrupt(epoch);
+            None
+        }
     }
 }
 

@@ -22,11 +22,13 @@ mod models;
 use std::collections::HashMap;
 use std::collections::hash_map;
 use std::path::Path;
+use std::sync::{LazyLock, OnceLock};
 
 use crate::error::{Error, ErrorKind, Operation};
+use crate::os::fork::{self, Generation};
 use crate::os::{Access, Identity, LockFile, Protocol, Region};
 use crate::shim::{Arc, AtomicU64, Mutex, Ordering};
-use crate::wait::{self, Pool};
+use crate::wait::{self, Pool, WaitOn};
 
 pub(crate) use entry::{Entry, OpenFile};
 pub(crate) use request::{Denied, Hold, Request, try_hold};
@@ -50,12 +52,35 @@ struct Counted {
     members: usize,
 }
 
+/// The registry of this process. A forked child begins with an empty one: the parent's describes
+/// files and tasks that are not the child's, and its mutex may be locked for ever.
+pub(crate) fn registry() -> &'static Arc<Registry> {
+    struct OfGeneration {
+        registry: LazyLock<Arc<Registry>>,
+        next: OnceLock<Box<OfGeneration>>,
+    }
+    impl OfGeneration {
+        const fn new() -> Self {
+            Self { registry: LazyLock::new(Arc::default), next: OnceLock::new() }
+        }
+    }
+    static FIRST: OfGeneration = OfGeneration::new();
+
+    fork::listen();
+    let mut of_generation = &FIRST;
+    for _ in 0..Generation::current().number() {
+        of_generation = of_generation.next.get_or_init(|| Box::new(OfGeneration::new()));
+    }
+    &of_generation.registry
+}
+
 /// What is wanted of a lock file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
     pub(crate) protocol: Protocol,
     pub(crate) region: Region,
     pub(crate) access: Access,
+    pub(crate) wait_on: WaitOn,
 }
 
 impl Registry {
@@ -70,7 +95,7 @@ impl Registry {
         // of the file is closed (POSIX record locks), a needless open would be the mistake.
         if let Some(identity) = LockFile::identity_of(path)? {
             if let Some(entry) = this.find(identity, path, wanted)? {
-                let membership = Membership::new(this, entry);
+                let membership = Membership::new(this, entry, wanted);
                 if membership.entry().file().is_writable() || wanted.access.read_only {
                     return Ok(membership);
                 }
@@ -78,11 +103,11 @@ impl Registry {
                 // the better one is in.
                 return this
                     .admit(LockFile::open(path, wanted.access)?, path, wanted)
-                    .map(|entry| Membership::new(this, entry));
+                    .map(|entry| Membership::new(this, entry, wanted));
             }
         }
         let file = LockFile::open(path, wanted.access)?;
-        Ok(Membership::new(this, this.admit(file, path, wanted)?))
+        Ok(Membership::new(this, this.admit(file, path, wanted)?, wanted))
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -170,15 +195,20 @@ pub(crate) struct Membership {
     registry: Arc<Registry>,
     /// `None` only while it is dropped.
     entry: Option<Arc<Entry>>,
+    wait_on: WaitOn,
+    /// The process that it belongs to, among the forked ones.
+    generation: Generation,
     /// The last tenure for which the path of this membership was seen to lead to the file.
     verified: AtomicU64,
 }
 
 impl Membership {
-    fn new(registry: &Arc<Registry>, entry: Arc<Entry>) -> Arc<Self> {
+    fn new(registry: &Arc<Registry>, entry: Arc<Entry>, wanted: Wanted) -> Arc<Self> {
         Arc::new(Self {
             registry: registry.clone(),
             entry: Some(entry),
+            wait_on: wanted.wait_on,
+            generation: Generation::current(),
             verified: AtomicU64::new(0),
         })
     }
@@ -189,6 +219,16 @@ impl Membership {
 
     pub(crate) fn pool(&self) -> &Pool {
         self.registry.pool()
+    }
+
+    pub(crate) fn wait_on(&self) -> WaitOn {
+        self.wait_on
+    }
+
+    /// It belongs to a process that this one was forked from. Its mutexes may be locked for ever,
+    /// and its locks are that process's: nothing may be done with it.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.generation.is_past()
     }
 
     /// Whether the path was already seen to lead to the file in the tenure of this epoch.
@@ -209,6 +249,9 @@ impl Membership {
 impl Drop for Membership {
     fn drop(&mut self) {
         let entry = self.entry.take().expect("dropped once");
+        if self.is_inherited() {
+            return;
+        }
         let Some(last) = self.registry.leave(&entry) else { return };
         if entry.file().is_local() {
             // Closes the file here, outside the mutex.

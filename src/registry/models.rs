@@ -15,42 +15,19 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::{Denied, Hold, Membership, Registry, Request, Wanted, try_hold};
-use crate::os::{self, Access, Attempt, LockFile, Protocol, Region};
+use crate::os::{self, Access, Attempt, Interrupt, LockFile, Protocol, Region, Waited};
 use crate::queue::Mode;
-use crate::shim::{Arc, AtomicBool, Ordering};
-use crate::wait::block_on;
+use crate::shim::{self, Arc, AtomicBool, Ordering};
+#[cfg(tokio_filelock_loom)]
+use crate::wait::model_runtime;
+use crate::wait::{WaitOn, block_on};
 
-/// Explores the body, and says how much there was to explore.
 fn model(name: &str, preemptions: Option<usize>, body: fn(&Fixture)) {
-    let started = std::time::Instant::now();
-    let count = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let counted = count.clone();
-    let once = move || {
-        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    shim::model(name, preemptions, move || {
         let fixture = Fixture::new();
         body(&fixture);
         fixture.check_that_nothing_is_left();
-    };
-    #[cfg(tokio_filelock_loom)]
-    {
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = preemptions;
-        builder.max_branches = 10_000;
-        builder.check(once);
-    }
-    #[cfg(not(tokio_filelock_loom))]
-    for _ in 0..50 {
-        once();
-    }
-    let bound = match preemptions {
-        None => "exhaustive".to_owned(),
-        Some(bound) => format!("at most {bound} preemptions"),
-    };
-    println!(
-        "model {name}: {} executions, {bound}, {:.2} s",
-        count.load(std::sync::atomic::Ordering::Relaxed),
-        started.elapsed().as_secs_f64()
-    );
+    });
 }
 
 struct Fixture {
@@ -102,6 +79,7 @@ const WANTED: Wanted = Wanted {
     protocol: Protocol::Flock,
     region: Region::ONLY,
     access: Access { create: true, mode: None, read_only: false },
+    wait_on: WaitOn::WaitPool,
 };
 
 /// Another process.
@@ -117,7 +95,9 @@ impl Foreign {
     }
 
     fn lock(&self) {
-        self.file.lock(WANTED.protocol, WANTED.region, os::Mode::Exclusive).unwrap();
+        let (exclusive, interrupt) = (os::Mode::Exclusive, Interrupt::default());
+        let waited = self.file.lock(WANTED.protocol, WANTED.region, exclusive, &interrupt);
+        assert_eq!(waited.unwrap(), Waited::Acquired);
     }
 
     fn unlock(&self) {
@@ -340,20 +320,74 @@ fn cancel_against_arrival() {
     });
 }
 
-/// The waiter that caused a parked wait goes; the next one gets what the wait brings.
+/// The waiter that caused a parked wait goes; the one behind gets what the wait brings.
 #[test]
 fn adoption_of_a_parked_wait() {
     model("adoption_of_a_parked_wait", Some(3), |fixture| {
         let member = fixture.join();
         let foreign = fixture.foreign();
         foreign.lock();
+        let [first, second] = [(); 2].map(|()| exclusive(&member));
+        let releaser = spawn(move || foreign.unlock());
+        drop(first);
+        let hold = block_on(second).unwrap();
+        fixture.inside.alone();
+        drop(hold);
+        releaser.join().unwrap();
+        drop(member);
+    });
+}
+
+/// The last waiter goes, and the wait is interrupted, while a new one comes.
+#[test]
+fn interrupt_against_a_new_waiter() {
+    model("interrupt_against_a_new_waiter", Some(3), |fixture| {
+        let member = fixture.join();
+        let foreign = fixture.foreign();
+        foreign.lock();
         let first = exclusive(&member);
         let (other, inside) = (member.clone(), fixture.inside.clone());
         let second = spawn(move || lock_and_visit(&other, &inside));
-        let releaser = spawn(move || foreign.unlock());
+        drop(first);
+        foreign.unlock();
+        second.join().unwrap();
+        drop(member);
+    });
+}
+
+/// Nobody wants the lock any more, and its holder never lets go: the parked wait ends all the
+/// same, wherever the interrupt finds it.
+#[cfg(tokio_filelock_loom)]
+#[test]
+fn interrupt_without_release() {
+    shim::model("interrupt_without_release", None, || {
+        let fixture = Fixture::new();
+        let member = fixture.join();
+        os::model::hold_for_ever(&fixture.path);
+        drop(exclusive(&member));
+        // A thread that is still parked now is a deadlock.
+    });
+}
+
+/// The runtime that was to run the parked wait drops it unrun, while the waiter that caused it
+/// goes and another one, of another runtime, comes.
+#[cfg(tokio_filelock_loom)]
+#[test]
+fn shutdown_against_adoption() {
+    model("shutdown_against_adoption", Some(3), |fixture| {
+        let wanted = Wanted { wait_on: WaitOn::RuntimePool, ..WANTED };
+        let member = Registry::join(&fixture.registry, &fixture.path, wanted).unwrap();
+        let foreign = fixture.foreign();
+        foreign.lock();
+        model_runtime::start();
+        let first = exclusive(&member);
+        foreign.unlock();
+        let (other, inside) = (member.clone(), fixture.inside.clone());
+        let second = spawn(move || lock_and_visit(&other, &inside));
+        let shutdown = spawn(model_runtime::shut_down);
         drop(first);
         second.join().unwrap();
-        releaser.join().unwrap();
+        shutdown.join().unwrap();
         drop(member);
     });
 }
@@ -437,12 +471,12 @@ fn unlinked_while_waiting() {
             let denied = block_on(exclusive(&other)).unwrap_err();
             assert!(matches!(denied, Denied::Moved));
         });
+        let request = exclusive(&member);
         os::model::unlink(&fixture.path);
-        let releaser = spawn(move || foreign.unlock());
-        let denied = block_on(exclusive(&member)).unwrap_err();
+        foreign.unlock();
+        let denied = block_on(request).unwrap_err();
         assert!(matches!(denied, Denied::Moved));
         thread.join().unwrap();
-        releaser.join().unwrap();
         drop(member);
     });
 }

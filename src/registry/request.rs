@@ -127,6 +127,9 @@ impl Future for Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
+        if self.member.is_inherited() {
+            return;
+        }
         let effects = match &mut self.state {
             State::Queued(ticket) => {
                 let Some(ticket) = ticket.take() else { return };
@@ -180,6 +183,9 @@ impl Hold {
 
     /// From exclusive to shared.
     pub(crate) fn downgrade(&self) {
+        if self.member.is_inherited() {
+            return;
+        }
         let effects = self.member.entry().downgrade();
         let _ = carry_out(&self.member, effects, Thread::Caller);
     }
@@ -187,7 +193,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if self.held {
+        if self.held && !self.member.is_inherited() {
             let effects = self.member.entry().release();
             let _ = carry_out(&self.member, effects, Thread::Caller);
         }

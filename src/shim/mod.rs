@@ -145,3 +145,47 @@ pub(crate) fn now() -> std::time::Instant {
     #[cfg(not(tokio_filelock_loom))]
     std::time::Instant::now()
 }
+
+/// Runs a model: a number of times as a plain test, in every interleaving under loom, or in every
+/// one with at most so many preemptions. Says how many executions that were.
+#[cfg(test)]
+pub(crate) fn model(
+    name: &str,
+    preemptions: Option<usize>,
+    body: impl Fn() + Send + Sync + 'static,
+) {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    let started = std::time::Instant::now();
+    let executions = Arc::new(AtomicU64::new(0));
+    let counted = {
+        let executions = executions.clone();
+        move || {
+            executions.fetch_add(1, Ordering::Relaxed);
+            body();
+        }
+    };
+    #[cfg(tokio_filelock_loom)]
+    let how = {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = preemptions;
+        builder.max_branches = 10_000;
+        builder.check(counted);
+        match preemptions {
+            None => "exhaustive".to_owned(),
+            Some(bound) => format!("at most {bound} preemptions"),
+        }
+    };
+    #[cfg(not(tokio_filelock_loom))]
+    let how = {
+        let _ = preemptions;
+        (0..50).for_each(|_| counted());
+        "on the real kernel"
+    };
+    println!(
+        "model {name}: {} executions, {how}, {:.2} s",
+        executions.load(Ordering::Relaxed),
+        started.elapsed().as_secs_f64()
+    );
+}

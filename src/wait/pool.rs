@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use crate::shim::{Arc, Condvar, Mutex, spawn_thread};
 
-pub(crate) type Job = Box<dyn FnOnce() + Send>;
+/// What runs on a thread that may block. It is told where it is: `Ok` there, or why no such thread
+/// could be had.
+pub(crate) type Job = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// How long an idle thread stays for the next wait.
 const IDLE: Duration = Duration::from_secs(4);
@@ -77,7 +79,7 @@ impl Shared {
     fn work_from(&self, first: Option<Job>) {
         let mut next = first;
         while let Some(job) = next {
-            job();
+            job(Ok(()));
             next = self.next_job();
         }
     }
@@ -97,5 +99,40 @@ impl Shared {
             }
             (state, timed_out) = self.work.wait_timeout(state, IDLE, &self.state);
         }
+    }
+}
+
+#[cfg(test)]
+mod models {
+    use super::*;
+    use crate::shim::model;
+
+    /// Counts the jobs that ran.
+    #[derive(Default)]
+    struct Ran {
+        jobs: Mutex<usize>,
+        more: Condvar,
+    }
+
+    /// A thread that has been idle for long enough ends while the next job is handed to it.
+    #[test]
+    fn idle_thread_against_the_next_job() {
+        model("idle_thread_against_the_next_job", None, || {
+            let pool = Pool::default();
+            let ran = Arc::new(Ran::default());
+            for _ in 0..2 {
+                let ran = ran.clone();
+                let job = Box::new(move |placed: io::Result<()>| {
+                    placed.unwrap();
+                    *ran.jobs.lock() += 1;
+                    ran.more.notify_all();
+                });
+                assert!(pool.submit(job).is_ok());
+            }
+            let mut jobs = ran.jobs.lock();
+            while *jobs < 2 {
+                jobs = ran.more.wait(jobs);
+            }
+        });
     }
 }
