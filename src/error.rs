@@ -57,7 +57,7 @@ pub enum ErrorKind {
     Replaced,
     /// This process has the file open for locks of another [`Protocol`](crate::Protocol).
     ProtocolMismatch,
-    /// The tokio runtime shut down before the operation ran.
+    /// The tokio runtime shut down before the lock file was opened.
     RuntimeShutdown,
     /// The handle or guard belongs to a process that this one was forked from.
     Forked,
@@ -113,9 +113,9 @@ impl Error {
         Self::found(ErrorKind::TimedOut, operation, path, detail)
     }
 
-    pub(crate) fn runtime_shutdown(operation: Operation, path: &Path) -> Self {
-        let detail = "the tokio runtime shut down before the operation ran";
-        Self::found(ErrorKind::RuntimeShutdown, operation, path, detail)
+    pub(crate) fn runtime_shutdown(path: &Path) -> Self {
+        let detail = "the tokio runtime shut down before it was opened";
+        Self::found(ErrorKind::RuntimeShutdown, Operation::Open, path, detail)
     }
 
     fn new(

@@ -231,28 +231,22 @@ fn acquire(
 
 /// Looks where the path leads, on a file system where that may take a while.
 async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, Error> {
-    let from = hold.member().clone();
-    let looking = lock.clone();
-    let looked = wait::call(from.pool(), move || {
-        let leads_here = looking.leads_to(&hold)?;
-        Ok(leads_here.then_some(hold))
-    });
-    match looked.await {
-        Some(Ok(None)) => move_on(lock, mode, from).await,
-        Some(answer) => answer,
-        None => Err(Error::runtime_shutdown(operation(mode), lock.path())),
-    }
+    let pool = hold.member().pool().clone();
+    let look = move || {
+        if lock.leads_to(&hold)? {
+            return Ok(Some(hold));
+        }
+        let from = hold.member().clone();
+        drop(hold);
+        lock.move_on(&from, mode).map(|()| None)
+    };
+    wait::errand_with_answer(&pool, look).await
 }
 
 /// Opens the file at the path anew.
 async fn move_on(lock: FileLock, mode: Mode, from: Arc<Membership>) -> Result<Option<Hold>, Error> {
-    let moving = lock.clone();
     let pool = from.pool().clone();
-    let moved = wait::call(&pool, move || moving.move_on(&from, mode));
-    match moved.await {
-        Some(answer) => answer.map(|()| None),
-        None => Err(Error::runtime_shutdown(operation(mode), lock.path())),
-    }
+    wait::errand_with_answer(&pool, move || lock.move_on(&from, mode).map(|()| None)).await
 }
 
 impl<G> fmt::Debug for Acquire<G> {

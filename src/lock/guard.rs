@@ -115,14 +115,9 @@ impl SharedGuard {
 
 async fn unlock(lock: FileLock, hold: Hold) -> Result<(), Error> {
     lock.check_owner(Operation::Unlock)?;
-    match hold.unlock().await {
-        Some(Ok(())) => Ok(()),
-        Some(Err(error)) => {
-            let kind = os::lock_error_kind(&error);
-            Err(Error::os(kind, Operation::Unlock, lock.path(), error))
-        }
-        None => Err(Error::runtime_shutdown(Operation::Unlock, lock.path())),
-    }
+    hold.unlock().await.map_err(|error| {
+        Error::os(os::lock_error_kind(&error), Operation::Unlock, lock.path(), error)
+    })
 }
 
 impl Guard for ExclusiveGuard {}

@@ -130,7 +130,6 @@ impl FileLock {
     }
 
     /// The options that [`open`](FileLock::open) uses, to change them.
-    #[must_use]
     pub fn options() -> OpenOptions {
         OpenOptions::new()
     }
@@ -182,8 +181,7 @@ impl FileLock {
     /// The future gives [`ErrorKind::Unsupported`], [`ErrorKind::LockServiceUnavailable`],
     /// [`ErrorKind::WrongAccess`], [`ErrorKind::Deadlock`] or [`ErrorKind::Io`] if the operating
     /// system refuses for another reason than contention; [`ErrorKind::Replaced`] if the lock file
-    /// was removed and could not be opened again; [`ErrorKind::RuntimeShutdown`] if the runtime
-    /// shut down while the file was being opened again; [`ErrorKind::Forked`] in a forked child.
+    /// was removed and could not be opened again; [`ErrorKind::Forked`] in a forked child.
     pub fn lock(&self) -> Acquire<ExclusiveGuard> {
         Acquire::new(self.clone())
     }
@@ -290,9 +288,7 @@ impl FileLock {
             self.try_hold(G::MODE)?
         } else {
             let lock = self.clone();
-            let answer =
-                wait::blocking_call(self.handle.registry.pool(), move || lock.try_hold(G::MODE));
-            answer.ok_or_else(|| Error::runtime_shutdown(operation(G::MODE), self.path()))??
+            wait::blocking_errand(self.handle.registry.pool(), move || lock.try_hold(G::MODE))?
         };
         Ok(G::new(self.clone(), hold))
     }

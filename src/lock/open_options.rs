@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{FileLock, open};
-use crate::error::{Error, Operation};
+use crate::error::Error;
 use crate::os::{Access, Protocol, Region};
 use crate::registry::{Wanted, registry};
 use crate::wait::{self, WaitOn};
@@ -141,7 +141,7 @@ impl OpenOptions {
         };
         match wait::call(registry().pool(), job).await {
             Some(opened) => opened,
-            None => Err(Error::runtime_shutdown(Operation::Open, &path)),
+            None => Err(Error::runtime_shutdown(&path)),
         }
     }
 

@@ -14,16 +14,29 @@ use nix::libc;
 
 use super::{Mode, Region};
 
-pub(super) fn try_lock(file: &File, region: Region, mode: Mode) -> io::Result<()> {
-    call(file, |range| FcntlArg::F_OFD_SETLK(range), kind(mode), region)
+/// The range that stands for a region, when this process locks it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Range {
+    start: u64,
+    length: u64,
 }
 
-pub(super) fn lock(file: &File, region: Region, mode: Mode) -> io::Result<()> {
-    call(file, |range| FcntlArg::F_OFD_SETLKW(range), kind(mode), region)
+impl Range {
+    pub(super) fn of(region: Region, pid: u32) -> Self {
+        Self { start: region.start, length: 1 + u64::from(pid) }
+    }
 }
 
-pub(super) fn unlock(file: &File, region: Region) -> io::Result<()> {
-    call(file, |range| FcntlArg::F_OFD_SETLK(range), libc::F_UNLCK, region)
+pub(super) fn try_lock(file: &File, range: Range, mode: Mode) -> io::Result<()> {
+    call(file, |lock| FcntlArg::F_OFD_SETLK(lock), kind(mode), range)
+}
+
+pub(super) fn lock(file: &File, range: Range, mode: Mode) -> io::Result<()> {
+    call(file, |lock| FcntlArg::F_OFD_SETLKW(lock), kind(mode), range)
+}
+
+pub(super) fn unlock(file: &File, range: Range) -> io::Result<()> {
+    call(file, |lock| FcntlArg::F_OFD_SETLK(lock), libc::F_UNLCK, range)
 }
 
 fn kind(mode: Mode) -> libc::c_int {
@@ -37,16 +50,16 @@ fn call(
     file: &File,
     command: impl for<'a> FnOnce(&'a libc::flock) -> FcntlArg<'a>,
     kind: libc::c_int,
-    region: Region,
+    range: Range,
 ) -> io::Result<()> {
     let too_far = |_| io::Error::from(io::ErrorKind::InvalidInput);
-    let range = libc::flock {
+    let lock = libc::flock {
         l_type: kind.try_into().map_err(too_far)?,
         l_whence: libc::SEEK_SET.try_into().map_err(too_far)?,
-        l_start: region.start.try_into().map_err(too_far)?,
-        l_len: 1 + libc::off_t::from(nix::unistd::Pid::this().as_raw()),
+        l_start: range.start.try_into().map_err(too_far)?,
+        l_len: range.length.try_into().map_err(too_far)?,
         l_pid: 0, // required of OFD locks (fcntl(2))
     };
-    fcntl(file, command(&range))?;
+    fcntl(file, command(&lock))?;
     Ok(())
 }

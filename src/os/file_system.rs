@@ -47,6 +47,7 @@ pub(super) enum FileSystem {
 }
 
 pub(super) fn of(file: &File) -> io::Result<FileSystem> {
+    #[allow(clippy::useless_conversion)] // the width of the number is the platform's
     let magic = i64::from(fstatfs(file)?.filesystem_type().0);
     Ok(if LOCAL.iter().any(|(local, _)| *local == magic) {
         FileSystem::Local

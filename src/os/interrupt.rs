@@ -30,6 +30,11 @@ use nix::libc;
 /// How often the signal is repeated until the thread has left the call.
 const REPEAT: Duration = Duration::from_millis(2);
 
+/// Whether waits that begin now can be interrupted.
+pub(super) fn is_available() -> bool {
+    signal::number().is_some()
+}
+
 /// How a wait ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waited {

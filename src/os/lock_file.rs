@@ -9,13 +9,15 @@ use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::process;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::stat::fstat;
 
 use super::file_system::{self, FileSystem};
-use super::interrupt::Interrupt;
+use super::interrupt::{self, Interrupt};
 use super::{
     Access, Attempt, Identity, Mode, Protocol, Region, Waited, errno, fcntl, flock, fork,
     is_contention,
@@ -41,6 +43,8 @@ pub(crate) struct LockFile {
     identity: Identity,
     writable: bool,
     file_system: FileSystem,
+    /// The process that opened it, and that its locks name.
+    pid: u32,
 }
 
 impl LockFile {
@@ -59,7 +63,14 @@ impl LockFile {
         let identity = regular(&metadata, path)?;
         let file_system = file_system::of(&file).map_err(|error| open_error(path, error))?;
         let _disowned_by_children = fork::disown_in_children(&file);
-        Ok(Self { _disowned_by_children, file, identity, writable, file_system })
+        Ok(Self {
+            _disowned_by_children,
+            file,
+            identity,
+            writable,
+            file_system,
+            pid: process::id(),
+        })
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -77,7 +88,11 @@ impl LockFile {
 
     /// Some path still leads to the file.
     pub(crate) fn is_linked(&self) -> io::Result<bool> {
-        Ok(self.file.metadata()?.nlink() > 0)
+        Ok(fstat(&self.file)?.st_nlink > 0)
+    }
+
+    fn range(&self, region: Region) -> fcntl::Range {
+        fcntl::Range::of(region, self.pid)
     }
 
     pub(crate) fn try_lock(
@@ -88,7 +103,7 @@ impl LockFile {
     ) -> io::Result<Attempt> {
         let answer = retrying(|| match protocol {
             Protocol::Flock => flock::try_lock(&self.file, mode),
-            Protocol::Fcntl => fcntl::try_lock(&self.file, region, mode),
+            Protocol::Fcntl => fcntl::try_lock(&self.file, self.range(region), mode),
         });
         match answer {
             Ok(()) => Ok(Attempt::Acquired),
@@ -103,20 +118,20 @@ impl LockFile {
         protocol: Protocol,
         region: Region,
         mode: Mode,
-        interrupt: &Interrupt,
+        end: &Interrupt,
     ) -> io::Result<Waited> {
         let again = match self.file_system {
             FileSystem::Local => None,
-            FileSystem::Nfs => Some(ASK_AGAIN),
-            FileSystem::Other => return self.poll(protocol, region, mode, interrupt),
+            FileSystem::Nfs if interrupt::is_available() => Some(ASK_AGAIN),
+            FileSystem::Nfs | FileSystem::Other => return self.poll(protocol, region, mode, end),
         };
-        let waited = interrupt.wait(again, || match protocol {
+        let waited = end.wait(again, || match protocol {
             Protocol::Flock => flock::lock(&self.file, mode),
-            Protocol::Fcntl => fcntl::lock(&self.file, region, mode),
+            Protocol::Fcntl => fcntl::lock(&self.file, self.range(region), mode),
         });
         match waited {
             // It did not wait, although it was asked to.
-            Err(error) if is_contention(&error) => self.poll(protocol, region, mode, interrupt),
+            Err(error) if is_contention(&error) => self.poll(protocol, region, mode, end),
             waited => waited,
         }
     }
@@ -127,11 +142,11 @@ impl LockFile {
         protocol: Protocol,
         region: Region,
         mode: Mode,
-        interrupt: &Interrupt,
+        end: &Interrupt,
     ) -> io::Result<Waited> {
         let mut pause = FIRST_PAUSE;
         loop {
-            if let Some(ended) = interrupt.pause(pause) {
+            if let Some(ended) = end.pause(pause) {
                 return Ok(ended);
             }
             if self.try_lock(protocol, region, mode)? == Attempt::Acquired {
@@ -144,7 +159,7 @@ impl LockFile {
     pub(crate) fn unlock(&self, protocol: Protocol, region: Region) -> io::Result<()> {
         retrying(|| match protocol {
             Protocol::Flock => flock::unlock(&self.file),
-            Protocol::Fcntl => fcntl::unlock(&self.file, region),
+            Protocol::Fcntl => fcntl::unlock(&self.file, self.range(region)),
         })
     }
 
@@ -155,7 +170,7 @@ impl LockFile {
             // "Converting a lock is not guaranteed to be atomic" (flock(2)).
             Protocol::Flock => false,
             Protocol::Fcntl => {
-                retrying(|| fcntl::try_lock(&self.file, region, Mode::Shared)).is_ok()
+                retrying(|| fcntl::try_lock(&self.file, self.range(region), Mode::Shared)).is_ok()
             }
         }
     }

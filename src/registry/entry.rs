@@ -224,7 +224,10 @@ pub(super) fn carry_out(
         // The call first: a waker that panics must not take it away.
         let next = os.and_then(|call| carry_out_call(member, call, thread, &mut unlocked));
         drop(discard);
-        wake.into_iter().chain(wake_more).for_each(Waker::wake);
+        if let Some(waker) = wake {
+            waker.wake();
+            wake_more.into_iter().for_each(Waker::wake);
+        }
         match next {
             Some(next) => effects = next,
             None => return unlocked,

@@ -5,8 +5,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::sync::oneshot;
-
 use super::Membership;
 use super::entry::{Thread, carry_out};
 use crate::queue::{Mode, Patience, Requested, Settled, Ticket};
@@ -165,20 +163,16 @@ impl Hold {
         self.member.entry().file().is_local()
     }
 
-    /// Releases, and tells what the OS said to it. `None`: the answer was lost to a shutdown, the
-    /// lock was not.
-    pub(crate) async fn unlock(mut self) -> Option<io::Result<()>> {
+    /// Releases, and tells what the OS said to it.
+    pub(crate) async fn unlock(mut self) -> io::Result<()> {
         self.held = false;
         let effects = self.member.entry().release();
-        if effects.os.is_none() || self.member.entry().file().is_local() {
-            return Some(carry_out(&self.member, effects, Thread::Caller));
+        if effects.os.is_none() || self.is_local() {
+            return carry_out(&self.member, effects, Thread::Caller);
         }
-        let (answer, answered) = oneshot::channel();
         let member = self.member.clone();
-        wait::errand(self.member.pool(), move || {
-            drop(answer.send(carry_out(&member, effects, Thread::Errand)));
-        });
-        answered.await.ok()
+        let job = move || carry_out(&member, effects, Thread::Errand);
+        wait::errand_with_answer(self.member.pool(), job).await
     }
 
     /// From exclusive to shared.

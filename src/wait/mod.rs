@@ -1,18 +1,19 @@
 //! Where calls that may block run. The one layer that names tokio's runtime.
 //!
-//! Two kinds of calls, two places:
-//! - a **parked wait** ends when another process lets go, perhaps never. It runs on the wait pool
+//! - A **parked wait** ends when another process lets go, perhaps never. It runs on the wait pool
 //!   ([`Pool`]), unless the user asks for the runtime's ([`WaitOn`]) or there is no thread to be
 //!   had: a runtime waits for its own blocking pool when it is dropped, and a full pool would stop
 //!   `tokio::fs` and everybody's `spawn_blocking`.
-//! - a **short call** ends by itself: opening, looking at a path, a lock call on a remote file
-//!   system that does not wait for a holder. It runs on the runtime's blocking pool where there
-//!   is a runtime, and on the wait pool where there is none.
+//! - An **errand** ends by itself, but others may wait for it: a lock call on a remote file system
+//!   that does not wait for a holder, an unlock, a look at a path with the lock held. It runs on
+//!   the wait pool too. On the runtime's, an unlock would queue behind the very threads that wait
+//!   for it.
+//! - A **call** ends by itself, and nobody but its caller waits for it: opening. It is an ordinary
+//!   blocking call of the caller's runtime, or of the wait pool where there is none. A runtime
+//!   that shuts down drops it unrun, and that is its caller's error.
 //!
-//! A runtime that shuts down drops the short calls in its queue unrun. One that a caller waits for
-//! ([`call`]) is then that caller's error. One that others depend on ([`errand`]), and a parked wait,
-//! moves to the wait pool: it runs exactly once, whatever becomes of the runtime that was asked
-//! first.
+//! Parked waits and errands run exactly once, whatever becomes of the runtime that was asked: one
+//! that is dropped unrun moves to the wait pool.
 
 mod pool;
 
@@ -51,90 +52,101 @@ pub(crate) fn park(
     job: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> io::Result<()> {
     let job: Job = Box::new(job);
-    let (job, error) = match wait_on {
-        WaitOn::RuntimePool => (job, None),
-        WaitOn::WaitPool => match pool.submit(job) {
-            Ok(()) => return Ok(()),
-            Err((job, error)) => (job, Some(error)),
+    let job = match wait_on {
+        WaitOn::WaitPool => job,
+        WaitOn::RuntimePool => match run_on_runtime(pool, job) {
+            None => return Ok(()),
+            Some(job) => job,
         },
     };
-    let errand = Errand { job: Some(job), pool: pool.clone() };
-    match (errand.run_on_runtime(), error) {
-        (Some(mut refused), Some(error)) => {
-            refused.job = None;
-            Err(error)
-        }
-        // On the runtime, or, dropped here, on the wait pool.
-        _ => Ok(()),
+    run_somewhere(pool, job).map_err(|(_, error)| error)
+}
+
+/// Runs a short job that others depend on. Where no thread can be had, late on this one is better
+/// than never.
+pub(crate) fn errand(pool: &Pool, job: impl FnOnce() + Send + 'static) {
+    if let Err((job, error)) = run_somewhere(pool, Box::new(|_| job())) {
+        job(Err(error));
     }
 }
 
-/// Runs a short call for its caller. `None` if the runtime shut down before it ran.
+/// Runs an errand and waits for its answer; the errand runs even if nobody waits any more.
+pub(crate) async fn errand_with_answer<T: Send + 'static>(
+    pool: &Pool,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (answer, answered) = oneshot::channel();
+    errand(pool, move || drop(answer.send(job())));
+    answered.await.expect("an errand runs")
+}
+
+/// Runs an errand for a caller that is willing to block its thread.
+pub(crate) fn blocking_errand<T: Send + 'static>(
+    pool: &Pool,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (answer, answered) = std::sync::mpsc::sync_channel(1);
+    errand(pool, move || drop(answer.send(job())));
+    answered.recv().expect("an errand runs")
+}
+
+/// Runs a call for its caller. `None` if the runtime shut down before it ran.
 pub(crate) async fn call<T: Send + 'static>(
     pool: &Pool,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    let (answer, answered) = oneshot::channel();
-    let job = move || drop(answer.send(job()));
     #[cfg(not(tokio_filelock_loom))]
     if let Ok(runtime) = Handle::try_current() {
-        drop(runtime.spawn_blocking(job));
-        return answered.await.ok();
+        return runtime.spawn_blocking(job).await.ok();
     }
-    drop(Errand::new(pool, job));
-    answered.await.ok()
+    Some(errand_with_answer(pool, job).await)
 }
 
-/// Runs a short call that others depend on.
-pub(crate) fn errand(pool: &Pool, job: impl FnOnce() + Send + 'static) {
-    drop(Errand::new(pool, job).run_on_runtime());
+/// On the wait pool, or else on the runtime's pool.
+fn run_somewhere(pool: &Pool, job: Job) -> Result<(), (Job, io::Error)> {
+    let Err((job, error)) = pool.submit(job) else { return Ok(()) };
+    match run_on_runtime(pool, job) {
+        None => Ok(()),
+        Some(job) => Err((job, error)),
+    }
 }
 
-/// Runs a short call for a caller that is willing to block its thread.
-pub(crate) fn blocking_call<T: Send + 'static>(
-    pool: &Pool,
-    job: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    let (answer, answered) = std::sync::mpsc::sync_channel(1);
-    drop(Errand::new(pool, move || drop(answer.send(job()))));
-    answered.recv().ok()
+/// Gives the job to the blocking pool of this thread's runtime; comes back if there is none. A
+/// runtime that shuts down, or has no thread to give, drops it, and so sends it to the wait pool.
+fn run_on_runtime(pool: &Pool, job: Job) -> Option<Job> {
+    let sent = SentToRuntime { job: Some(job), pool: pool.clone() };
+    #[cfg(not(tokio_filelock_loom))]
+    if let Ok(runtime) = Handle::try_current() {
+        // tokio panics if its pool has no thread at all and may not have one.
+        let spawn = || drop(runtime.spawn_blocking(move || sent.run()));
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(spawn));
+        return None;
+    }
+    #[cfg(tokio_filelock_loom)]
+    let sent = model_runtime::spawn_blocking(sent)?;
+    sent.take_back()
 }
 
 /// A job that goes to the wait pool when it is dropped, if it has not run before.
-struct Errand {
+struct SentToRuntime {
     job: Option<Job>,
     pool: Pool,
 }
 
-impl Errand {
-    /// A short call: where no thread can be had, late on this one is better than never.
-    fn new(pool: &Pool, job: impl FnOnce() + Send + 'static) -> Self {
-        Self { job: Some(Box::new(|_| job())), pool: pool.clone() }
-    }
-
-    /// Gives the errand to the runtime of this thread; comes back if there is none. A runtime that
-    /// shuts down drops it, and so sends it to the wait pool.
-    fn run_on_runtime(self) -> Option<Self> {
-        #[cfg(not(tokio_filelock_loom))]
-        if let Ok(runtime) = Handle::try_current() {
-            drop(runtime.spawn_blocking(move || self.run()));
-            return None;
-        }
-        #[cfg(tokio_filelock_loom)]
-        return model_runtime::spawn_blocking(self);
-        #[cfg(not(tokio_filelock_loom))]
-        Some(self)
-    }
-
+impl SentToRuntime {
     #[cfg(not(tokio_filelock_loom))]
     fn run(mut self) {
         if let Some(job) = self.job.take() {
             job(Ok(()));
         }
     }
+
+    fn take_back(mut self) -> Option<Job> {
+        self.job.take()
+    }
 }
 
-impl Drop for Errand {
+impl Drop for SentToRuntime {
     fn drop(&mut self) {
         let Some(job) = self.job.take() else { return };
         if let Err((job, error)) = self.pool.submit(job) {
@@ -166,24 +178,24 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 /// In models: a runtime whose blocking pool has no thread left, until it shuts down.
 #[cfg(tokio_filelock_loom)]
 pub(crate) mod model_runtime {
-    use super::Errand;
+    use super::SentToRuntime;
     use crate::shim::Mutex;
 
     loom::lazy_static! {
-        static ref QUEUE: Mutex<Option<Vec<Errand>>> = Mutex::new(None);
+        static ref QUEUE: Mutex<Option<Vec<SentToRuntime>>> = Mutex::new(None);
     }
 
     pub(crate) fn start() {
         *QUEUE.lock() = Some(Vec::new());
     }
 
-    pub(super) fn spawn_blocking(errand: Errand) -> Option<Errand> {
+    pub(super) fn spawn_blocking(sent: SentToRuntime) -> Option<SentToRuntime> {
         match &mut *QUEUE.lock() {
             Some(queue) => {
-                queue.push(errand);
+                queue.push(sent);
                 None
             }
-            None => Some(errand),
+            None => Some(sent),
         }
     }
 
