@@ -314,9 +314,12 @@ fn cancel_against_arrival() {
         let request = exclusive(&member);
         let releaser = spawn(move || foreign.unlock());
         drop(request);
-        drop(member);
         releaser.join().unwrap();
-        // The fixture's own lock call returns only if the arriving lock was given back.
+        // Returns only if an arriving lock is given back. The member keeps the file open, for
+        // closing would give it back as well.
+        let next = fixture.foreign();
+        next.lock();
+        drop(member);
     });
 }
 
