@@ -1,1 +1,931 @@
+//! The queue as tables. A line is an event, and the answer and effects that it must have.
+//!
+//! Requests are known by name, and so are their wakers: `Lock("a")` lines up and registers the
+//! waker "a". An OS answer belongs to the attempt that was asked for last. `Release` polls the
+//! request first, if that has not been done, and insists on a grant.
 
+use std::collections::HashMap;
+
+use super::Mode::{Exclusive, Shared};
+use super::*;
+use Event::*;
+
+type Name = &'static str;
+
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Lock(Name),
+    LockShared(Name),
+    TryLock(Name),
+    TryLockShared(Name),
+    Poll(Name),
+    /// Registers another waker for a request.
+    Register(Name, Name),
+    Cancel(Name),
+    Release(Name),
+    /// The mode is the one that the OS lock has afterwards.
+    Downgrade(Name, Mode),
+    EndTenure,
+    Acquired,
+    Busy,
+    Failed(Name),
+    Interrupted,
+    Stale,
+    Released,
+}
+
+type Line = (Event, &'static str);
+
+const UNBOUNDED: u32 = u32::MAX;
+
+/// Plays a table on a new queue, and returns the queue as it is at the end.
+#[track_caller]
+fn play(max_handovers: u32, table: &[Line]) -> Queue<Name, Name> {
+    let mut player =
+        Player { queue: Queue::new(max_handovers), requests: HashMap::new(), epoch: 0 };
+    for (number, (event, expected)) in (1..).zip(table) {
+        let found = player.play(*event).join(", ");
+        assert_eq!(found, *expected, "line {number}: {event:?}");
+    }
+    player.queue
+}
+
+struct Player {
+    queue: Queue<Name, Name>,
+    /// The ticket, or `None` once the request is granted or polled to its end.
+    requests: HashMap<Name, Option<Ticket>>,
+    /// Of the last attempt.
+    epoch: u64,
+}
+
+impl Player {
+    fn play(&mut self, event: Event) -> Vec<String> {
+        let epoch = self.epoch;
+        let effects = match event {
+            Lock(name) => return self.request(name, Exclusive, Patience::Wait),
+            LockShared(name) => return self.request(name, Shared, Patience::Wait),
+            TryLock(name) => return self.request(name, Exclusive, Patience::Try),
+            TryLockShared(name) => return self.request(name, Shared, Patience::Try),
+            Poll(name) => return vec![self.poll(name)],
+            Register(name, waker) => {
+                let ticket = self.requests[name].as_ref().expect("not polled to its end");
+                let discard = self.queue.register(ticket, waker);
+                Effects { discard, ..Effects::default() }
+            }
+            Cancel(name) => {
+                let ticket = self.requests.remove(name).flatten();
+                self.queue.cancel(ticket.expect("not polled to its end"))
+            }
+            Release(name) => {
+                if self.requests[name].is_some() {
+                    assert_eq!(self.poll(name), "granted", "{name}");
+                }
+                self.requests.remove(name);
+                self.queue.release()
+            }
+            Downgrade(name, os) => {
+                assert_eq!(self.requests[name], None, "{name} is polled to its end");
+                self.queue.downgrade(os)
+            }
+            EndTenure => {
+                self.queue.end_tenure();
+                Effects::default()
+            }
+            Acquired => self.queue.os_acquired(epoch),
+            Busy => self.queue.os_busy(epoch),
+            Failed(error) => self.queue.os_failed(epoch, error),
+            Interrupted => self.queue.os_interrupted(epoch),
+            Stale => self.queue.os_stale(epoch),
+            Released => self.queue.os_released(),
+        };
+        self.describe(effects)
+    }
+
+    fn request(&mut self, name: Name, mode: Mode, patience: Patience) -> Vec<String> {
+        let (answer, effects) = self.queue.request(mode, patience);
+        let mut described = vec![match answer {
+            Requested::Granted(epoch) => {
+                assert_eq!(epoch, self.epoch, "the tenure that {name} is granted in");
+                self.requests.insert(name, None);
+                "granted".into()
+            }
+            Requested::Queued(ticket) => {
+                assert_eq!(self.queue.register(&ticket, name), None);
+                assert_eq!(self.queue.waker(&ticket), Some(&name));
+                self.requests.insert(name, Some(ticket));
+                "queued".into()
+            }
+            Requested::Refused => "refused".into(),
+            Requested::Moved => "moved".into(),
+        }];
+        described.extend(self.describe(effects));
+        described
+    }
+
+    fn poll(&mut self, name: Name) -> String {
+        let ticket = self.requests.get_mut(name).expect("requested before");
+        match self.queue.poll(ticket) {
+            None => "waits".into(),
+            Some(Settled::Granted(epoch)) => {
+                assert_eq!(epoch, self.epoch, "the tenure that {name} is granted in");
+                "granted".into()
+            }
+            Some(Settled::Failed(error)) => format!("failed: {error}"),
+            Some(Settled::Refused) => "refused".into(),
+            Some(Settled::Moved) => "moved".into(),
+        }
+    }
+
+    fn describe(&mut self, effects: Effects<Name>) -> Vec<String> {
+        let call = effects.os.map(|call| match call {
+            OsCall::Try { mode, epoch } => {
+                assert_eq!(epoch, self.epoch + 1, "a try is a new attempt");
+                self.epoch = epoch;
+                format!("try {}", lower(mode))
+            }
+            OsCall::Wait { mode, epoch } => {
+                self.epoch = epoch;
+                format!("wait {}", lower(mode))
+            }
+            OsCall::Interrupt { epoch } => {
+                assert_eq!(epoch, self.epoch, "an interrupt means the present wait");
+                "interrupt".into()
+            }
+            OsCall::Unlock => "unlock".into(),
+        });
+        let woken = effects.wake.into_iter().chain(effects.wake_more);
+        let woken = woken.map(|waker| format!("wake {waker}"));
+        let discarded = effects.discard.map(|waker| format!("drop {waker}"));
+        call.into_iter().chain(woken).chain(discarded).collect()
+    }
+}
+
+fn lower(mode: Mode) -> &'static str {
+    match mode {
+        Shared => "shared",
+        Exclusive => "exclusive",
+    }
+}
+
+// ---- tenures and their order ----
+
+#[test]
+fn an_uncontended_lock_is_one_try_and_one_unlock() {
+    for (lock, asked) in
+        [(Lock("a"), "queued, try exclusive"), (LockShared("a"), "queued, try shared")]
+    {
+        let queue = play(
+            UNBOUNDED,
+            &[
+                (lock, asked),
+                (Poll("a"), "waits"),
+                (Acquired, "wake a"),
+                (Poll("a"), "granted"),
+                (Release("a"), "unlock"),
+                (Released, ""),
+                // And once more.
+                (lock, asked),
+                (Acquired, "wake a"),
+                (Release("a"), "unlock"),
+                (Released, ""),
+            ],
+        );
+        assert_eq!(queue.counts(), Counts { granted: 2, tenures: 2, handovers: 0 });
+        assert!(!queue.is_contended());
+    }
+}
+
+#[test]
+fn first_in_first_out() {
+    let queue = play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Lock("b"), "queued"),
+            (Acquired, "wake a"),
+            (Lock("c"), "queued"),
+            (LockShared("d"), "queued"),
+            (Release("a"), "wake b"),
+            (Lock("e"), "queued"),
+            (Poll("c"), "waits"),
+            (Release("b"), "wake c"),
+            (Release("c"), "wake d"),
+            (Poll("e"), "waits"),
+            (Release("d"), "wake e"),
+            (Release("e"), "unlock"),
+        ],
+    );
+    assert_eq!(queue.counts(), Counts { granted: 5, tenures: 1, handovers: 4 });
+}
+
+#[test]
+fn adjacent_shared_requests_enter_together_as_one_handover() {
+    let queue = play(
+        1,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Acquired, "wake a"),
+            (LockShared("b"), "queued"),
+            (LockShared("c"), "queued"),
+            (Lock("d"), "queued"),
+            (LockShared("e"), "queued"),
+            (Release("a"), "wake b, wake c"),
+            (Release("c"), ""),
+            (Release("b"), "unlock"),
+            (Released, "try exclusive"),
+            (Acquired, "wake d"),
+            (Release("d"), "wake e"),
+        ],
+    );
+    assert_eq!(queue.counts(), Counts { granted: 5, tenures: 2, handovers: 2 });
+}
+
+#[test]
+fn shared_requests_enter_together_when_the_os_lock_arrives() {
+    let queue = play(
+        0,
+        &[
+            (LockShared("a"), "queued, try shared"),
+            (LockShared("b"), "queued"),
+            (Lock("c"), "queued"),
+            (Acquired, "wake a, wake b"),
+            (Poll("c"), "waits"),
+        ],
+    );
+    assert_eq!(queue.counts(), Counts { granted: 2, tenures: 1, handovers: 0 });
+}
+
+#[test]
+fn a_shared_request_joins_shared_holders() {
+    let queue = play(
+        UNBOUNDED,
+        &[
+            (LockShared("a"), "queued, try shared"),
+            (Acquired, "wake a"),
+            (LockShared("b"), "granted"),
+            (Release("a"), ""),
+            (LockShared("c"), "granted"),
+            (Release("b"), ""),
+            (Release("c"), "unlock"),
+        ],
+    );
+    assert_eq!(queue.counts(), Counts { granted: 3, tenures: 1, handovers: 2 });
+}
+
+#[test]
+fn a_shared_request_does_not_overtake_a_waiting_exclusive_one() {
+    let queue = play(
+        UNBOUNDED,
+        &[
+            (LockShared("a"), "queued, try shared"),
+            (Acquired, "wake a"),
+            (Lock("b"), "queued"),
+            (LockShared("c"), "queued"),
+            (TryLockShared("d"), "refused"),
+            (Release("a"), "unlock"),
+            (Released, "try exclusive"),
+            (Acquired, "wake b"),
+            (Release("b"), "wake c"),
+        ],
+    );
+    assert!(!queue.is_contended());
+}
+
+#[test]
+fn a_request_is_not_granted_between_the_unlock_and_its_answer() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Acquired, "wake a"),
+            (Release("a"), "unlock"),
+            (Lock("b"), "queued"),
+            (Cancel("b"), "drop b"),
+            (LockShared("c"), "queued"),
+            (Released, "try shared"),
+        ],
+    );
+}
+
+// ---- the bound of a tenure ----
+
+#[test]
+fn a_tenure_ends_after_its_handovers_and_the_next_in_line_asks_anew() {
+    let queue = play(
+        2,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Acquired, "wake a"),
+            (Lock("b"), "queued"),
+            (Lock("c"), "queued"),
+            (Lock("d"), "queued"),
+            (Release("a"), "wake b"),
+            (Release("b"), "wake c"),
+            (Release("c"), "unlock"),
+            (Poll("d"), "waits"),
+            (Released, "try exclusive"),
+            (Acquired, "wake d"),
+            // The new tenure has handovers of its own.
+            (Lock("e"), "queued"),
+            (Release("d"), "wake e"),
+        ],
+    );
+    assert_eq!(queue.counts(), Counts { granted: 5, tenures: 2, handovers: 3 });
+}
+
+#[test]
+fn without_handovers_every_holder_has_a_tenure_of_its_own() {
+    play(
+        0,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Lock("b"), "queued"),
+            (Acquired, "wake a"),
+            (Release("a"), "unlock"),
+            (Released, "try exclusive"),
+            (Acquired, "wake b"),
+            (Release("b"), "unlock"),
+        ],
+    );
+}
+
+#[test]
+fn a_stream_of_shared_requests_drains() {
+    let queue = play(
+        1,
+        &[
+            (LockShared("a"), "queued, try shared"),
+            (Acquired, "wake a"),
+            (LockShared("b"), "granted"),
+            // Nobody waits, and yet the file is due to other processes.
+            (LockShared("c"), "queued"),
+            (TryLockShared("d"), "refused"),
+            (Release("a"), ""),
+            (LockShared("e"), "queued"),
+            (Release("b"), "unlock"),
+            (Released, "try shared"),
+            (Acquired, "wake c, wake e"),
+        ],
+    );
+    assert_eq!(queue.counts(), Counts { granted: 4, tenures: 2, handovers: 1 });
+}
+
+#[test]
+fn an_ended_tenure_lasts_as_long_as_its_holders() {
+    play(
+        UNBOUNDED,
+        &[
+            (LockShared("a"), "queued, try shared"),
+            (Acquired, "wake a"),
+            (LockShared("b"), "granted"),
+            (EndTenure, ""),
+            (LockShared("c"), "queued"),
+            (Release("a"), ""),
+            (Release("b"), "unlock"),
+            (Released, "try shared"),
+            (Acquired, "wake c"),
+            // The end was that tenure's, not this one's.
+            (LockShared("d"), "granted"),
+        ],
+    );
+}
+
+#[test]
+fn there_is_nothing_to_end_outside_a_tenure() {
+    play(
+        UNBOUNDED,
+        &[
+            (EndTenure, ""),
+            (Lock("a"), "queued, try exclusive"),
+            (EndTenure, ""),
+            (Busy, "wait exclusive"),
+            (EndTenure, ""),
+            (Lock("b"), "queued"),
+            (Acquired, "wake a"),
+            (Release("a"), "wake b"),
+            (Release("b"), "unlock"),
+            (EndTenure, ""),
+            (Lock("c"), "queued"),
+            (Lock("d"), "queued"),
+            (Released, "try exclusive"),
+            (Acquired, "wake c"),
+            (Release("c"), "wake d"),
+        ],
+    );
+}
+
+// ---- the OS is busy ----
+
+#[test]
+fn a_busy_try_becomes_one_wait() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Busy, "wait exclusive"),
+            (Lock("b"), "queued"),
+            (LockShared("c"), "queued"),
+            (Acquired, "wake a"),
+            (Release("a"), "wake b"),
+        ],
+    );
+}
+
+#[test]
+fn a_try_that_is_busy_for_one_who_left_is_made_for_the_next() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (LockShared("b"), "queued"),
+            (Cancel("a"), "drop a"),
+            (Busy, "try shared"),
+            (Busy, "wait shared"),
+            (Acquired, "wake b"),
+        ],
+    );
+    // An answer in the mode of the next one is good enough.
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Lock("b"), "queued"),
+            (Cancel("a"), "drop a"),
+            (Busy, "wait exclusive"),
+        ],
+    );
+}
+
+#[test]
+fn a_busy_try_that_nobody_wants_is_forgotten() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Cancel("a"), "drop a"),
+            (Busy, ""),
+            (Lock("b"), "queued, try exclusive"),
+        ],
+    );
+}
+
+// ---- requests that do not wait ----
+
+#[test]
+fn a_try_is_granted_where_nothing_is_in_its_way() {
+    play(
+        UNBOUNDED,
+        &[
+            (TryLock("a"), "queued, try exclusive"),
+            (Acquired, "wake a"),
+            (Release("a"), "unlock"),
+            (Released, ""),
+            (TryLockShared("b"), "queued, try shared"),
+            (Acquired, "wake b"),
+            (TryLockShared("c"), "granted"),
+        ],
+    );
+}
+
+#[test]
+fn a_try_is_refused_when_the_os_is_busy() {
+    play(
+        UNBOUNDED,
+        &[
+            (TryLock("a"), "queued, try exclusive"),
+            (Busy, "wake a"),
+            (Poll("a"), "refused"),
+            (TryLockShared("b"), "queued, try shared"),
+            (Busy, "wake b"),
+            (Poll("b"), "refused"),
+            // No wait was left behind.
+            (Lock("c"), "queued, try exclusive"),
+        ],
+    );
+}
+
+#[test]
+fn a_refused_try_leaves_the_attempt_to_those_behind_it() {
+    play(
+        UNBOUNDED,
+        &[
+            (TryLock("a"), "queued, try exclusive"),
+            (Lock("b"), "queued"),
+            (Busy, "wait exclusive, wake a"),
+            (Poll("a"), "refused"),
+            (Poll("b"), "waits"),
+            (Acquired, "wake b"),
+        ],
+    );
+    play(
+        UNBOUNDED,
+        &[
+            (TryLock("a"), "queued, try exclusive"),
+            (LockShared("b"), "queued"),
+            (Busy, "try shared, wake a"),
+            (Poll("a"), "refused"),
+            (Acquired, "wake b"),
+        ],
+    );
+}
+
+#[test]
+fn a_try_is_refused_in_every_phase_but_free() {
+    let free: &[Line] = &[];
+    let trying: &[Line] = &[(Lock("a"), "queued, try exclusive")];
+    let trying_in_vain: &[Line] = &[(Cancel("a"), "drop a")];
+    let waiting: &[Line] = &[(Busy, "wait exclusive")];
+    let waiting_in_vain: &[Line] = &[(Cancel("a"), "interrupt, drop a")];
+    let held: &[Line] = &[(Acquired, "wake a")];
+    let releasing: &[Line] = &[(Release("a"), "unlock")];
+    let released: &[Line] = &[(Released, "")];
+    for (phase, lines) in [
+        ("trying", &[trying][..]),
+        ("trying in vain", &[trying, trying_in_vain]),
+        ("waiting", &[trying, waiting]),
+        ("waiting in vain", &[trying, waiting, waiting_in_vain]),
+        ("held", &[trying, held]),
+        ("releasing", &[trying, held, releasing]),
+    ] {
+        println!("{phase}");
+        let refusals: &[Line] = &[(TryLock("t"), "refused"), (TryLockShared("t"), "refused")];
+        play(UNBOUNDED, &[&lines.concat(), refusals].concat());
+    }
+    let accepted: &[Line] = &[(TryLock("t"), "queued, try exclusive")];
+    for lines in [&[free][..], &[trying, held, releasing, released]] {
+        play(UNBOUNDED, &[&lines.concat(), accepted].concat());
+    }
+}
+
+// ---- cancelling ----
+
+#[test]
+fn one_who_cancels_in_line_loses_only_its_own_place() {
+    for cancelled in ["b", "c", "d"] {
+        let mut table = vec![
+            (Lock("a"), "queued, try exclusive"),
+            (Acquired, "wake a"),
+            (Lock("b"), "queued"),
+            (Lock("c"), "queued"),
+            (Lock("d"), "queued"),
+        ];
+        table.push(match cancelled {
+            "b" => (Cancel("b"), "drop b"),
+            "c" => (Cancel("c"), "drop c"),
+            _ => (Cancel("d"), "drop d"),
+        });
+        table.extend(match cancelled {
+            "b" => [(Release("a"), "wake c"), (Release("c"), "wake d"), (Release("d"), "unlock")],
+            "c" => [(Release("a"), "wake b"), (Release("b"), "wake d"), (Release("d"), "unlock")],
+            _ => [(Release("a"), "wake b"), (Release("b"), "wake c"), (Release("c"), "unlock")],
+        });
+        play(UNBOUNDED, &table);
+    }
+}
+
+#[test]
+fn an_exclusive_head_that_cancels_lets_the_shared_ones_behind_it_join() {
+    play(
+        UNBOUNDED,
+        &[
+            (LockShared("a"), "queued, try shared"),
+            (Acquired, "wake a"),
+            (Lock("b"), "queued"),
+            (LockShared("c"), "queued"),
+            (LockShared("d"), "queued"),
+            (Lock("e"), "queued"),
+            (Cancel("b"), "wake c, wake d, drop b"),
+            (Poll("e"), "waits"),
+        ],
+    );
+}
+
+#[test]
+fn a_grant_that_is_cancelled_before_its_poll_goes_on() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Lock("b"), "queued"),
+            (Acquired, "wake a"),
+            (Cancel("a"), "wake b"),
+            (Cancel("b"), "unlock"),
+            (Released, ""),
+        ],
+    );
+}
+
+#[test]
+fn one_of_several_shared_grants_that_is_cancelled_takes_nothing_from_the_others() {
+    play(
+        UNBOUNDED,
+        &[
+            (LockShared("a"), "queued, try shared"),
+            (LockShared("b"), "queued"),
+            (Acquired, "wake a, wake b"),
+            (Cancel("a"), ""),
+            (Release("b"), "unlock"),
+        ],
+    );
+}
+
+#[test]
+fn a_settled_request_that_is_not_a_grant_is_cancelled_without_effect() {
+    play(
+        UNBOUNDED,
+        &[
+            (TryLock("a"), "queued, try exclusive"),
+            (Busy, "wake a"),
+            (Cancel("a"), ""),
+            (Lock("b"), "queued, try exclusive"),
+            (Failed("broken"), "wake b"),
+            (Cancel("b"), ""),
+            (Lock("c"), "queued, try exclusive"),
+            (Stale, "wake c"),
+            (Cancel("c"), ""),
+        ],
+    );
+}
+
+// ---- interrupts and adoption ----
+
+#[test]
+fn the_last_waiter_that_cancels_interrupts_the_wait_once() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Busy, "wait exclusive"),
+            (Lock("b"), "queued"),
+            (Cancel("a"), "drop a"),
+            (Cancel("b"), "interrupt, drop b"),
+            (Lock("c"), "queued"),
+            (Cancel("c"), "drop c"),
+            (Interrupted, ""),
+            (Lock("d"), "queued, try exclusive"),
+        ],
+    );
+}
+
+#[test]
+fn an_interrupted_wait_is_adopted_by_one_who_came_in_between() {
+    for (lock, wait) in [(Lock("b"), "wait exclusive"), (LockShared("b"), "wait shared")] {
+        play(
+            UNBOUNDED,
+            &[
+                (Lock("a"), "queued, try exclusive"),
+                (Busy, "wait exclusive"),
+                (Cancel("a"), "interrupt, drop a"),
+                (lock, "queued"),
+                (Interrupted, wait),
+                // It is a wait of its own: it can be interrupted again, once.
+                (Cancel("b"), "interrupt, drop b"),
+                (Interrupted, ""),
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_lock_that_arrives_despite_the_interrupt_is_adopted_too() {
+    for lock in [Lock("b"), LockShared("b")] {
+        play(
+            UNBOUNDED,
+            &[
+                (Lock("a"), "queued, try exclusive"),
+                (Busy, "wait exclusive"),
+                (Cancel("a"), "interrupt, drop a"),
+                (lock, "queued"),
+                (Acquired, "wake b"),
+                (Release("b"), "unlock"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_wait_in_the_wrong_mode_is_interrupted_for_the_new_head() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Busy, "wait exclusive"),
+            (LockShared("b"), "queued"),
+            (Cancel("a"), "interrupt, drop a"),
+            (LockShared("c"), "queued"),
+            (Interrupted, "wait shared"),
+            (Acquired, "wake b, wake c"),
+        ],
+    );
+    play(
+        UNBOUNDED,
+        &[
+            (LockShared("a"), "queued, try shared"),
+            (Busy, "wait shared"),
+            (Lock("b"), "queued"),
+            (Cancel("a"), "interrupt, drop a"),
+            (Interrupted, "wait exclusive"),
+        ],
+    );
+}
+
+#[test]
+fn a_lock_that_nobody_wants_any_more_goes_back_at_once() {
+    for waits in [false, true] {
+        let mut table = vec![(Lock("a"), "queued, try exclusive")];
+        if waits {
+            table.extend([(Busy, "wait exclusive"), (Cancel("a"), "interrupt, drop a")]);
+        } else {
+            table.push((Cancel("a"), "drop a"));
+        }
+        table.extend([(Acquired, "unlock"), (Lock("b"), "queued"), (Released, "try exclusive")]);
+        let queue = play(UNBOUNDED, &table);
+        assert_eq!(queue.counts(), Counts { granted: 0, tenures: 1, handovers: 0 });
+    }
+}
+
+// ---- the mode of the lock that arrives ----
+
+#[test]
+fn a_lock_too_weak_for_the_head_is_given_back_before_the_stronger_one_is_asked_for() {
+    play(
+        UNBOUNDED,
+        &[
+            (LockShared("a"), "queued, try shared"),
+            (Lock("b"), "queued"),
+            (LockShared("c"), "queued"),
+            (Cancel("a"), "drop a"),
+            (Acquired, "unlock"),
+            (Released, "try exclusive"),
+            (Acquired, "wake b"),
+        ],
+    );
+}
+
+#[test]
+fn a_lock_stronger_than_the_head_needs_is_used_as_it_is() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (LockShared("b"), "queued"),
+            (LockShared("c"), "queued"),
+            (Lock("d"), "queued"),
+            (Cancel("a"), "drop a"),
+            (Acquired, "wake b, wake c"),
+            (Release("b"), ""),
+            (Release("c"), "wake d"),
+        ],
+    );
+}
+
+// ---- the OS refuses ----
+
+#[test]
+fn a_failure_goes_to_the_head_alone() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (LockShared("b"), "queued"),
+            (LockShared("c"), "queued"),
+            (Failed("no locks"), "try shared, wake a"),
+            (Poll("a"), "failed: no locks"),
+            (Poll("b"), "waits"),
+            (Busy, "wait shared"),
+            (Failed("server gone"), "try shared, wake b"),
+            (Poll("b"), "failed: server gone"),
+            (Acquired, "wake c"),
+            (Poll("c"), "granted"),
+        ],
+    );
+}
+
+#[test]
+fn a_failure_that_nobody_waits_for_is_forgotten() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Cancel("a"), "drop a"),
+            (Failed("no locks"), ""),
+            (Lock("b"), "queued, try exclusive"),
+        ],
+    );
+}
+
+#[test]
+fn a_stale_lock_file_moves_everybody_now_and_later() {
+    let attempts: [&[Line]; 2] = [&[], &[(Busy, "wait exclusive")]];
+    for attempt in attempts {
+        let before: &[Line] = &[
+            (Lock("a"), "queued, try exclusive"),
+            (LockShared("b"), "queued"),
+            (Lock("c"), "queued"),
+        ];
+        let after: &[Line] = &[
+            (Stale, "wake a, wake b, wake c"),
+            (Poll("c"), "moved"),
+            (Poll("a"), "moved"),
+            (Poll("b"), "moved"),
+            (Lock("d"), "moved"),
+            (TryLockShared("e"), "moved"),
+        ];
+        let queue = play(UNBOUNDED, &[before, attempt, after].concat());
+        assert_eq!(queue.counts(), Counts::default());
+    }
+}
+
+// ---- downgrade ----
+
+#[test]
+fn a_downgrade_lets_shared_requests_in_as_one_handover() {
+    for os in [Shared, Exclusive] {
+        let queue = play(
+            1,
+            &[
+                (Lock("a"), "queued, try exclusive"),
+                (Acquired, "wake a"),
+                (Poll("a"), "granted"),
+                (LockShared("b"), "queued"),
+                (LockShared("c"), "queued"),
+                (Lock("d"), "queued"),
+                (LockShared("e"), "queued"),
+                (Downgrade("a", os), "wake b, wake c"),
+                (Release("b"), ""),
+                (Release("a"), ""),
+                (Release("c"), "unlock"),
+            ],
+        );
+        assert_eq!(queue.counts(), Counts { granted: 3, tenures: 1, handovers: 1 });
+    }
+}
+
+#[test]
+fn after_a_downgrade_the_os_lock_is_as_strong_as_the_os_left_it() {
+    let downgraded = |os| {
+        [
+            (Lock("a"), "queued, try exclusive"),
+            (Acquired, "wake a"),
+            (Poll("a"), "granted"),
+            (Downgrade("a", os), ""),
+            (LockShared("b"), "granted"),
+            (Lock("c"), "queued"),
+            (Release("b"), ""),
+        ]
+    };
+    let weak: &[Line] =
+        &[(Release("a"), "unlock"), (Released, "try exclusive"), (Acquired, "wake c")];
+    play(UNBOUNDED, &[&downgraded(Shared), weak].concat());
+    let strong: &[Line] = &[(Release("a"), "wake c")];
+    play(UNBOUNDED, &[&downgraded(Exclusive), strong].concat());
+}
+
+#[test]
+fn a_downgrade_in_an_ended_tenure_lets_nobody_in() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Acquired, "wake a"),
+            (Poll("a"), "granted"),
+            (LockShared("b"), "queued"),
+            (EndTenure, ""),
+            (Downgrade("a", Shared), ""),
+            (Release("a"), "unlock"),
+            (Released, "try shared"),
+        ],
+    );
+}
+
+// ---- wakers ----
+
+#[test]
+fn every_waker_comes_back_once() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Register("a", "a2"), "drop a"),
+            (Lock("b"), "queued"),
+            (Register("b", "b2"), "drop b"),
+            (Cancel("b"), "drop b2"),
+            (Acquired, "wake a2"),
+            // It has been woken: there is nothing left to call it for.
+            (Register("a", "a3"), "drop a3"),
+            (Cancel("a"), "unlock"),
+        ],
+    );
+}
+
+#[test]
+fn contended_means_that_somebody_waits_in_line() {
+    let mut queue: Queue<Name, Name> = Queue::new(UNBOUNDED);
+    assert!(!queue.is_contended());
+    let (Requested::Queued(_), _) = queue.request(Exclusive, Patience::Wait) else {
+        panic!("a free queue asks the OS first");
+    };
+    assert!(queue.is_contended());
+    assert_eq!(queue.os_acquired(1).wake, None, "no waker was registered");
+    assert!(!queue.is_contended());
+}
