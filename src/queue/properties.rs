@@ -1,1 +1,498 @@
+//! The queue under random sequences of events.
+//!
+//! - Against a [`Reference`], which says in the plainest way who is settled by an event, and how.
+//! - Against a [`Kernel`], which answers the OS calls as it likes and complains of every call that
+//!   is out of turn; and a ledger of wakers, in which each comes back exactly once.
+//! - Against tokio's `RwLock`, which knows nothing of either: see [`oracle`].
+//!
+//! The lock file stays where it is; `tests` has what happens when it does not.
 
+mod oracle;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::mem;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+
+type Id = usize;
+
+const ERROR: &str = "no locks available";
+
+fn mode() -> impl Strategy<Value = Mode> {
+    prop_oneof![Just(Mode::Shared), Just(Mode::Exclusive)]
+}
+
+// ---- who is settled, and how ----
+
+struct Reference {
+    max_handovers: u32,
+    line: VecDeque<Request>,
+    holders: BTreeMap<Id, Mode>,
+    tenure: Option<Tenure>,
+    counts: Counts,
+    /// What the event settled, in order.
+    settled: Vec<(Id, Settled<&'static str>)>,
+}
+
+struct Request {
+    id: Id,
+    mode: Mode,
+    patience: Patience,
+}
+
+struct Tenure {
+    epoch: u64,
+    /// The mode of the OS lock.
+    mode: Mode,
+    /// Groups of holders that entered together.
+    groups: u64,
+    over: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Granted,
+    Queued,
+    Refused,
+}
+
+impl Reference {
+    fn new(max_handovers: u32) -> Self {
+        Self {
+            max_handovers,
+            line: VecDeque::new(),
+            holders: BTreeMap::new(),
+            tenure: None,
+            counts: Counts::default(),
+            settled: Vec::new(),
+        }
+    }
+
+    fn wanted(&self) -> Option<Mode> {
+        self.line.front().map(|front| front.mode)
+    }
+
+    /// Lines up like everybody, and leaves again if it does not want to stay there. `idle`: no
+    /// call is under way.
+    fn request(&mut self, request: Request, idle: bool) -> Answer {
+        let (id, patience) = (request.id, request.patience);
+        let may_ask_the_os = idle && self.tenure.is_none() && self.line.is_empty();
+        self.line.push_back(request);
+        self.admit();
+        if self.settled.pop().is_some() {
+            assert!(self.holders.contains_key(&id), "it was the last in line");
+            Answer::Granted
+        } else if patience == Patience::Try && !may_ask_the_os {
+            self.line.pop_back();
+            Answer::Refused
+        } else {
+            Answer::Queued
+        }
+    }
+
+    fn leave(&mut self, id: Id) {
+        self.line.retain(|request| request.id != id);
+        self.holders.remove(&id);
+        self.admit();
+    }
+
+    fn downgrade(&mut self, id: Id, os: Mode) {
+        self.holders.insert(id, Mode::Shared);
+        self.tenure.as_mut().expect("somebody holds").mode = os;
+        self.admit();
+    }
+
+    fn acquired(&mut self, mode: Mode, epoch: u64) {
+        self.counts.tenures += 1;
+        self.tenure = Some(Tenure { epoch, mode, groups: 0, over: false });
+        self.admit();
+    }
+
+    fn busy(&mut self) {
+        while self.line.front().is_some_and(|front| front.patience == Patience::Try) {
+            let id = self.line.pop_front().expect("looked at above").id;
+            self.settled.push((id, Settled::Refused));
+        }
+    }
+
+    fn failed(&mut self) {
+        if let Some(request) = self.line.pop_front() {
+            self.settled.push((request.id, Settled::Failed(ERROR)));
+        }
+    }
+
+    /// Lets in whom it can, in order; ends a tenure in which nobody is left.
+    fn admit(&mut self) {
+        let Some(tenure) = &mut self.tenure else { return };
+        let mut entering = false;
+        while let Some(front) = self.line.front() {
+            let compatible = self.holders.is_empty()
+                || front.mode == Mode::Shared
+                    && self.holders.values().all(|mode| *mode == Mode::Shared);
+            let another_group = tenure.groups == 0
+                || !tenure.over && tenure.groups <= u64::from(self.max_handovers);
+            if !compatible || tenure.mode < front.mode || !(entering || another_group) {
+                break;
+            }
+            if !entering {
+                entering = true;
+                tenure.groups += 1;
+                self.counts.handovers += u64::from(tenure.groups > 1);
+            }
+            self.counts.granted += 1;
+            self.holders.insert(front.id, front.mode);
+            self.settled.push((front.id, Settled::Granted(tenure.epoch)));
+            self.line.pop_front();
+        }
+        if self.holders.is_empty() {
+            self.tenure = None;
+        }
+    }
+}
+
+// ---- what the queue may ask of the OS ----
+
+#[derive(Debug, Default)]
+struct Kernel {
+    held: Option<Mode>,
+    /// The one call that has no answer yet.
+    call: Option<OsCall>,
+    interrupted: bool,
+    /// Of the last attempt.
+    epoch: u64,
+}
+
+/// How the last call was answered, as far as it matters for the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Busy(Mode),
+    Interrupted,
+    Other,
+}
+
+impl Kernel {
+    fn accept(&mut self, call: OsCall, wanted: Option<Mode>, before: Before) {
+        if let OsCall::Interrupt { epoch } = call {
+            let Some(OsCall::Wait { mode, epoch: waiting }) = self.call else {
+                panic!("an interrupt without a wait");
+            };
+            assert_eq!(epoch, waiting);
+            assert!(!mem::replace(&mut self.interrupted, true), "interrupted twice");
+            assert_ne!(wanted, Some(mode), "the wait is still wanted");
+            return;
+        }
+        assert_eq!(self.call, None, "{call:?} while another call is under way");
+        self.call = Some(call);
+        self.interrupted = false;
+        match call {
+            OsCall::Try { mode, epoch } => {
+                assert_eq!(self.held, None, "a lock call over our own lock");
+                assert_eq!(wanted, Some(mode));
+                assert_eq!(epoch, self.epoch + 1, "a try is a new attempt");
+                self.epoch = epoch;
+            }
+            OsCall::Wait { mode, epoch } => {
+                assert_eq!(self.held, None, "a lock call over our own lock");
+                assert_eq!(wanted, Some(mode));
+                match before {
+                    Before::Busy(tried) => assert_eq!((tried, self.epoch), (mode, epoch)),
+                    Before::Interrupted => assert_eq!(epoch, self.epoch + 1),
+                    Before::Other => panic!("a wait that no try came before"),
+                }
+                self.epoch = epoch;
+            }
+            OsCall::Unlock => assert!(self.held.take().is_some(), "nothing to unlock"),
+            OsCall::Interrupt { .. } => unreachable!("handled above"),
+        }
+    }
+}
+
+// ---- both, and the queue between them ----
+
+#[derive(Debug, Clone)]
+enum Event {
+    Request(Mode, Patience),
+    Register(Index),
+    Poll(Index),
+    Cancel(Index),
+    Release(Index),
+    Downgrade(Index, Mode),
+    EndTenure,
+    Os(OsAnswer),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum OsAnswer {
+    Positive,
+    /// A try is busy; a wait comes back if it was interrupted, and goes on if it was not.
+    Negative,
+    Failed,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let patience = prop_oneof![4 => Just(Patience::Wait), 1 => Just(Patience::Try)];
+    let os_answer = prop_oneof![
+        4 => Just(OsAnswer::Positive),
+        3 => Just(OsAnswer::Negative),
+        1 => Just(OsAnswer::Failed),
+    ];
+    prop_oneof![
+        5 => (mode(), patience).prop_map(|(mode, patience)| Event::Request(mode, patience)),
+        2 => any::<Index>().prop_map(Event::Register),
+        2 => any::<Index>().prop_map(Event::Poll),
+        2 => any::<Index>().prop_map(Event::Cancel),
+        4 => any::<Index>().prop_map(Event::Release),
+        1 => (any::<Index>(), mode()).prop_map(|(holder, os)| Event::Downgrade(holder, os)),
+        1 => Just(Event::EndTenure),
+        6 => os_answer.prop_map(Event::Os),
+    ]
+}
+
+struct World {
+    /// Wakers are numbers, each used once.
+    queue: Queue<usize, &'static str>,
+    reference: Reference,
+    kernel: Kernel,
+    requests: usize,
+    tickets: Vec<(Id, Ticket)>,
+    /// What a poll will say.
+    settled: BTreeMap<Id, Settled<&'static str>>,
+    wakers: usize,
+    /// The wakers in the queue, by request.
+    registered: BTreeMap<Id, usize>,
+}
+
+impl World {
+    fn new(max_handovers: u32) -> Self {
+        Self {
+            queue: Queue::new(max_handovers),
+            reference: Reference::new(max_handovers),
+            kernel: Kernel::default(),
+            requests: 0,
+            tickets: Vec::new(),
+            settled: BTreeMap::new(),
+            wakers: 0,
+            registered: BTreeMap::new(),
+        }
+    }
+
+    /// Lets an event happen if it can, and looks at everything that can be seen of the queue.
+    fn happen(&mut self, event: &Event) {
+        match *event {
+            Event::Request(mode, patience) => self.request(mode, patience),
+            Event::Register(at) => self.register(at),
+            Event::Poll(at) => {
+                if !self.tickets.is_empty() {
+                    self.poll(at.index(self.tickets.len()));
+                }
+            }
+            Event::Cancel(at) => self.cancel(at),
+            Event::Release(at) => {
+                let holders = self.polled_holders();
+                if !holders.is_empty() {
+                    self.release(holders[at.index(holders.len())]);
+                }
+            }
+            Event::Downgrade(at, os) => {
+                let mut holders = self.polled_holders();
+                holders.retain(|id| self.reference.holders[id] == Mode::Exclusive);
+                if !holders.is_empty() {
+                    let id = holders[at.index(holders.len())];
+                    self.kernel.held = Some(os);
+                    self.reference.downgrade(id, os);
+                    let effects = self.queue.downgrade(os);
+                    self.carry_out(effects, Before::Other);
+                }
+            }
+            Event::EndTenure => {
+                if let Some(tenure) = &mut self.reference.tenure {
+                    tenure.over = true;
+                }
+                self.queue.end_tenure();
+            }
+            Event::Os(answer) => self.answer(answer),
+        }
+        self.look();
+    }
+
+    fn request(&mut self, mode: Mode, patience: Patience) {
+        self.requests += 1;
+        let id = self.requests;
+        let idle = self.kernel.call.is_none();
+        let expected = self.reference.request(Request { id, mode, patience }, idle);
+        let (answer, effects) = self.queue.request(mode, patience);
+        let answer = match answer {
+            Requested::Granted(epoch) => {
+                assert_eq!(epoch, self.kernel.epoch);
+                Answer::Granted
+            }
+            Requested::Queued(ticket) => {
+                self.tickets.push((id, ticket));
+                Answer::Queued
+            }
+            Requested::Refused => Answer::Refused,
+            Requested::Moved => panic!("the file is where it was"),
+        };
+        assert_eq!(answer, expected);
+        self.carry_out(effects, Before::Other);
+    }
+
+    fn register(&mut self, at: Index) {
+        if self.tickets.is_empty() {
+            return;
+        }
+        let (id, ticket) = &self.tickets[at.index(self.tickets.len())];
+        self.wakers += 1;
+        let discarded = self.queue.register(ticket, self.wakers);
+        if self.settled.contains_key(id) {
+            assert_eq!(discarded, Some(self.wakers), "nobody will call it");
+        } else {
+            assert_eq!(discarded, self.registered.insert(*id, self.wakers));
+        }
+    }
+
+    fn poll(&mut self, at: usize) {
+        let (id, ticket) = self.tickets.swap_remove(at);
+        let mut ticket = Some(ticket);
+        let found = self.queue.poll(&mut ticket);
+        assert_eq!(found, self.settled.remove(&id), "poll of request {id}");
+        if let Some(ticket) = ticket {
+            assert_eq!(found, None, "a ticket that is void");
+            self.tickets.push((id, ticket));
+        } else {
+            assert_ne!(found, None, "a ticket taken, and no outcome given");
+        }
+    }
+
+    fn cancel(&mut self, at: Index) {
+        if self.tickets.is_empty() {
+            return;
+        }
+        let (id, ticket) = self.tickets.swap_remove(at.index(self.tickets.len()));
+        self.settled.remove(&id);
+        self.reference.leave(id);
+        let effects = self.queue.cancel(ticket);
+        assert_eq!(effects.discard, self.registered.remove(&id));
+        self.carry_out(Effects { discard: None, ..effects }, Before::Other);
+    }
+
+    fn polled_holders(&self) -> Vec<Id> {
+        let holders = self.reference.holders.keys().copied();
+        holders.filter(|id| !self.settled.contains_key(id)).collect()
+    }
+
+    fn release(&mut self, id: Id) {
+        self.reference.leave(id);
+        let effects = self.queue.release();
+        self.carry_out(effects, Before::Other);
+    }
+
+    fn answer(&mut self, answer: OsAnswer) {
+        let Some(call) = self.kernel.call else { return };
+        let (effects, before) = match (call, answer) {
+            (OsCall::Unlock, _) => (self.queue.os_released(), Before::Other),
+            (OsCall::Wait { .. }, OsAnswer::Negative) if !self.kernel.interrupted => return,
+            (OsCall::Wait { epoch, .. }, OsAnswer::Negative) => {
+                (self.queue.os_interrupted(epoch), Before::Interrupted)
+            }
+            (OsCall::Try { mode, epoch }, OsAnswer::Negative) => {
+                self.reference.busy();
+                (self.queue.os_busy(epoch), Before::Busy(mode))
+            }
+            (OsCall::Try { epoch, .. } | OsCall::Wait { epoch, .. }, OsAnswer::Failed) => {
+                self.reference.failed();
+                (self.queue.os_failed(epoch, ERROR), Before::Other)
+            }
+            (OsCall::Try { mode, epoch } | OsCall::Wait { mode, epoch }, OsAnswer::Positive) => {
+                self.kernel.held = Some(mode);
+                self.reference.acquired(mode, epoch);
+                (self.queue.os_acquired(epoch), Before::Other)
+            }
+            (OsCall::Interrupt { .. }, _) => unreachable!("an interrupt has no answer"),
+        };
+        self.kernel.call = None;
+        self.carry_out(effects, before);
+    }
+
+    fn carry_out(&mut self, effects: Effects<usize>, before: Before) {
+        let Effects { os, wake, wake_more, discard } = effects;
+        assert_eq!(discard, None);
+        if let Some(call) = os {
+            self.kernel.accept(call, self.reference.wanted(), before);
+        }
+        let woken: Vec<usize> = wake.into_iter().chain(wake_more).collect();
+        let settled = mem::take(&mut self.reference.settled);
+        let expected: Vec<usize> =
+            settled.iter().filter_map(|(id, _)| self.registered.remove(id)).collect();
+        assert_eq!(woken, expected, "the wakers of those who are settled, in their order");
+        self.settled.extend(settled);
+    }
+
+    fn look(&self) {
+        for (id, ticket) in &self.tickets {
+            let outcome = self.queue.waiters.outcome(ticket);
+            assert_eq!(outcome.ok(), self.settled.get(id), "request {id}");
+            assert_eq!(self.queue.waker(ticket), self.registered.get(id), "request {id}");
+        }
+        assert_eq!(self.queue.counts(), self.reference.counts);
+        assert_eq!(self.queue.is_contended(), !self.reference.line.is_empty());
+
+        let holders: Vec<Mode> = self.reference.holders.values().copied().collect();
+        assert!(holders.len() <= 1 || !holders.contains(&Mode::Exclusive), "{holders:?}");
+        let held = self.kernel.held;
+        assert!(holders.iter().all(|mode| held >= Some(*mode)), "{holders:?} over {held:?}");
+        assert_eq!(held.is_some(), !holders.is_empty(), "a lock without a holder");
+
+        let call = self.kernel.call;
+        assert!(held.is_none() || call.is_none(), "{call:?} in a tenure");
+        if !self.reference.line.is_empty() {
+            assert!(held.is_some() || call.is_some(), "nothing will ever look at the line");
+        }
+        if let Some(OsCall::Wait { mode, .. }) = call {
+            let wanted = self.reference.wanted() == Some(mode);
+            assert!(wanted || self.kernel.interrupted, "a wait that nobody wants goes on");
+        }
+    }
+
+    /// From now on the OS grants everything and holders release: everybody who is still in line
+    /// must be granted, and nothing may be left behind.
+    fn wind_up(mut self) {
+        let waiting: Vec<Id> = self.reference.line.iter().map(|request| request.id).collect();
+        let granted = self.queue.counts().granted;
+        // One step a grant, poll, release, attempt and unlock, and some to spare.
+        for _ in 0..8 * (self.tickets.len() + self.reference.holders.len() + 1) {
+            if self.kernel.call.is_some() {
+                self.answer(OsAnswer::Positive);
+            } else if let Some(at) =
+                self.tickets.iter().position(|(id, _)| self.settled.contains_key(id))
+            {
+                self.poll(at);
+            } else if let Some(id) = self.polled_holders().first() {
+                self.release(*id);
+            }
+            self.look();
+        }
+        assert_eq!(self.queue.counts().granted, granted + waiting.len() as u64);
+        assert!(self.tickets.is_empty(), "left in line: {:?}", self.tickets);
+        assert!(self.registered.is_empty(), "never woken: {:?}", self.registered);
+        assert_eq!((self.kernel.held, self.kernel.call), (None, None));
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_queue_does_what_the_reference_does(
+        max_handovers in prop_oneof![0..4_u32, Just(u32::MAX)],
+        events in vec(event(), 0..80),
+    ) {
+        let mut world = World::new(max_handovers);
+        for event in &events {
+            world.happen(event);
+        }
+        world.wind_up();
+    }
+}
