@@ -1,13 +1,15 @@
 //! A model of the kernel's file locks, for loom and for tests.
 //!
 //! Faithful where it matters, and `scenarios` runs one table against this and the real kernel:
-//! - a second lock call on the same open file succeeds (it converts the lock);
+//! - a second lock call on the same open file succeeds (it converts the lock; flock(2) gives it
+//!   back first, and may come away with nothing);
 //! - an unlock drops whatever the open file holds, also when it comes late;
-//! - waiters are served in order of arrival, but a release is not a hand-off: between the wake-up
-//!   and the retry of a waiter anybody may take the lock;
+//! - a waiter is served after the first one that it would exclude, and so exclusive ones in order
+//!   of arrival; but a newcomer looks at the holders only, and a release is not a hand-off:
+//!   between the wake-up and the retry of a waiter anybody may take the lock;
 //! - a waiter that is interrupted leaves without the lock, unless it has got it already.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -41,25 +43,70 @@ struct State {
     linked: bool,
     /// Which open file holds which mode.
     held: Vec<(u64, Mode)>,
-    /// Open files that wait, in order of arrival.
-    waiting: VecDeque<u64>,
+    /// Lock calls that wait, in order of arrival.
+    waiting: Vec<Waiter>,
     /// The error of the next lock call.
     fault: Option<i32>,
     /// The error with which the next wait ends, or the one that is under way.
     wait_fault: Option<i32>,
 }
 
+#[derive(Debug)]
+struct Waiter {
+    opened: u64,
+    mode: Mode,
+    /// The waiter that it waits for; `None`: the holders.
+    behind: Option<u64>,
+}
+
+impl Inode {
+    /// Takes the lock if it is free.
+    fn attempt(&self, state: &mut State, protocol: Protocol, opened: u64, mode: Mode) -> bool {
+        let own = state.held.iter().position(|held| held.0 == opened);
+        let own = own.map(|at| state.held.swap_remove(at));
+        let free = state.held.iter().all(|held| !excludes(held.1, mode));
+        if free {
+            state.held.push((opened, mode));
+        } else if protocol == Protocol::Fcntl {
+            state.held.extend(own);
+            return false;
+        }
+        if own.is_some() {
+            // A conversion: it may let others in.
+            self.changed.notify_all();
+        }
+        free
+    }
+}
+
 impl State {
-    fn is_free(&self, opened: u64, mode: Mode) -> bool {
-        self.held.iter().all(|(other, held)| {
-            *other == opened || (mode == Mode::Shared && *held == Mode::Shared)
-        })
+    fn line_up(&mut self, opened: u64, mode: Mode) {
+        let mut behind = None;
+        while let Some(ahead) =
+            self.waiting.iter().find(|ahead| ahead.behind == behind && excludes(ahead.mode, mode))
+        {
+            behind = Some(ahead.opened);
+        }
+        self.waiting.push(Waiter { opened, mode, behind });
     }
 
-    fn take(&mut self, opened: u64, mode: Mode) {
-        self.held.retain(|(other, _)| *other != opened);
-        self.held.push((opened, mode));
+    /// Those right behind it look at the holders now.
+    fn leave_line(&mut self, opened: u64) {
+        self.waiting.retain(|waiter| waiter.opened != opened);
+        for waiter in &mut self.waiting {
+            if waiter.behind == Some(opened) {
+                waiter.behind = None;
+            }
+        }
     }
+
+    fn is_behind(&self, opened: u64) -> bool {
+        self.waiting.iter().any(|waiter| waiter.opened == opened && waiter.behind.is_some())
+    }
+}
+
+fn excludes(one: Mode, other: Mode) -> bool {
+    one == Mode::Exclusive || other == Mode::Exclusive
 }
 
 /// An open file of the model, with the interface of the real one.
@@ -121,7 +168,7 @@ impl LockFile {
 
     pub(crate) fn try_lock(
         &self,
-        _protocol: Protocol,
+        protocol: Protocol,
         _region: Region,
         mode: Mode,
     ) -> io::Result<Attempt> {
@@ -129,54 +176,47 @@ impl LockFile {
         if let Some(errno) = state.fault.take() {
             return Err(io::Error::from_raw_os_error(errno));
         }
-        if !state.is_free(self.opened, mode) {
-            return Ok(Attempt::Busy);
-        }
-        state.take(self.opened, mode);
-        drop(state);
-        self.inode.changed.notify_all();
-        Ok(Attempt::Acquired)
+        let acquired = self.inode.attempt(&mut state, protocol, self.opened, mode);
+        Ok(if acquired { Attempt::Acquired } else { Attempt::Busy })
     }
 
     pub(crate) fn lock(
         &self,
-        _protocol: Protocol,
+        protocol: Protocol,
         _region: Region,
         mode: Mode,
         interrupt: &Interrupt,
     ) -> io::Result<Waited> {
         *interrupt.waits_on.lock() = Some(self.inode.clone());
-        let waited = self.wait(mode, interrupt);
+        let waited = self.wait(protocol, mode, interrupt);
         *interrupt.waits_on.lock() = None;
         waited
     }
 
-    fn wait(&self, mode: Mode, interrupt: &Interrupt) -> io::Result<Waited> {
+    fn wait(&self, protocol: Protocol, mode: Mode, interrupt: &Interrupt) -> io::Result<Waited> {
         let mut state = self.inode.state.lock();
-        state.waiting.push_back(self.opened);
-        loop {
+        if self.inode.attempt(&mut state, protocol, self.opened, mode) {
+            return Ok(Waited::Acquired);
+        }
+        state.line_up(self.opened, mode);
+        let answer = loop {
             if let Some(errno) = state.wait_fault.take() {
-                state.waiting.retain(|waiting| *waiting != self.opened);
-                return Err(io::Error::from_raw_os_error(errno));
+                break Err(io::Error::from_raw_os_error(errno));
             }
-            let first = state.waiting.front() == Some(&self.opened);
-            if first && state.is_free(self.opened, mode) {
-                break;
+            if !state.is_behind(self.opened)
+                && self.inode.attempt(&mut state, protocol, self.opened, mode)
+            {
+                break Ok(Waited::Acquired);
             }
             if interrupt.requested.load(Ordering::SeqCst) {
-                state.waiting.retain(|waiting| *waiting != self.opened);
-                drop(state);
-                self.inode.changed.notify_all();
-                return Ok(Waited::Interrupted);
+                break Ok(Waited::Interrupted);
             }
             state = self.inode.changed.wait(state);
-        }
-        state.waiting.pop_front();
-        state.take(self.opened, mode);
+        };
+        state.leave_line(self.opened);
         drop(state);
-        // Whoever is next may share it.
         self.inode.changed.notify_all();
-        Ok(Waited::Acquired)
+        answer
     }
 
     pub(crate) fn unlock(&self, _protocol: Protocol, _region: Region) -> io::Result<()> {
@@ -251,5 +291,13 @@ pub(crate) fn fail_waiter(path: &Path, errno: i32) {
 pub(crate) fn hold_for_ever(path: &Path) {
     const NOBODY: u64 = 0;
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
-    inode.state.lock().take(NOBODY, Mode::Exclusive);
+    inode.state.lock().held.push((NOBODY, Mode::Exclusive));
+}
+
+/// How many lock calls on the file at this path are blocked.
+#[cfg(not(tokio_filelock_loom))]
+pub(crate) fn blocked(path: &Path) -> usize {
+    let inode = DISK.lock().paths.get(path).cloned();
+    let blocked = inode.expect("the file exists").state.lock().waiting.len();
+    blocked
 }
