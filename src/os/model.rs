@@ -298,6 +298,5 @@ pub(crate) fn hold_for_ever(path: &Path) {
 #[cfg(not(tokio_filelock_loom))]
 pub(crate) fn blocked(path: &Path) -> usize {
     let inode = DISK.lock().paths.get(path).cloned();
-    let blocked = inode.expect("the file exists").state.lock().waiting.len();
-    blocked
+    inode.expect("the file exists").state.lock().waiting.len()
 }
