@@ -21,6 +21,9 @@ const HANGS: Duration = Duration::from_secs(60);
 
 type Name = usize;
 
+/// Whose call has returned, and how.
+type Returned = (Name, Waited);
+
 const A: Name = 0;
 const B: Name = 1;
 const C: Name = 2;
@@ -39,6 +42,8 @@ enum Step {
     Gets(Name),
     /// These two get the lock, one before the other.
     GetTogether(Name, Name),
+    /// The call that blocks is interrupted, and returns without the lock.
+    GivesUp(Name),
     /// Those who block and have not got the lock are blocked, however often they were woken.
     StillBlocked,
     Unlock(Name),
@@ -348,25 +353,51 @@ const SCENARIOS: &[Scenario] = &[
             Gets(C),
         ],
     },
+    Scenario {
+        name: "a call that is interrupted takes nothing, and nobody's turn",
+        protocols: &[Flock, Fcntl],
+        steps: &[
+            Open(A),
+            Open(B),
+            Open(C),
+            Acquires(A, Exclusive),
+            Blocks(B, Exclusive),
+            Blocks(C, Exclusive),
+            GivesUp(B),
+            StillBlocked,
+            Unlock(A),
+            Gets(C),
+            Unlock(C),
+            Acquires(A, Exclusive),
+        ],
+    },
 ];
 
 /// The calls that both kernels have.
 trait Kernel: Send + Sync + Sized + 'static {
+    type Interrupt: Default + Send + Sync;
+    fn interrupt(end: &Self::Interrupt);
     fn open(path: &Path) -> Self;
     fn unlink(path: &Path);
     fn identity_at(path: &Path) -> Option<Identity>;
     fn identity(&self) -> Identity;
     fn is_linked(&self) -> io::Result<bool>;
     fn try_lock(&self, protocol: Protocol, mode: Mode) -> io::Result<Attempt>;
-    fn lock(&self, protocol: Protocol, mode: Mode) -> io::Result<()>;
+    fn lock(&self, protocol: Protocol, mode: Mode, end: &Self::Interrupt) -> io::Result<Waited>;
     fn unlock(&self, protocol: Protocol) -> io::Result<()>;
     /// How many lock calls on the file at this path are blocked.
     fn blocked(path: &Path) -> usize;
 }
 
 macro_rules! kernel {
-    ($file:ty, $unlink:expr, $blocked:expr) => {
+    ($file:ty, $interrupt:ty, $unlink:expr, $blocked:expr) => {
         impl Kernel for $file {
+            type Interrupt = $interrupt;
+
+            fn interrupt(end: &Self::Interrupt) {
+                end.request();
+            }
+
             fn open(path: &Path) -> Self {
                 let access = Access { create: true, mode: None, read_only: false };
                 <$file>::open(path, access).expect("open")
@@ -392,8 +423,13 @@ macro_rules! kernel {
                 <$file>::try_lock(self, protocol, Region::ONLY, mode)
             }
 
-            fn lock(&self, protocol: Protocol, mode: Mode) -> io::Result<()> {
-                <$file>::lock(self, protocol, Region::ONLY, mode)
+            fn lock(
+                &self,
+                protocol: Protocol,
+                mode: Mode,
+                end: &Self::Interrupt,
+            ) -> io::Result<Waited> {
+                <$file>::lock(self, protocol, Region::ONLY, mode, end)
             }
 
             fn unlock(&self, protocol: Protocol) -> io::Result<()> {
@@ -407,8 +443,13 @@ macro_rules! kernel {
     };
 }
 
-kernel!(LockFile, |path| std::fs::remove_file(path).expect("unlink"), blocked_by_the_kernel);
-kernel!(model::LockFile, model::unlink, model::blocked);
+kernel!(
+    LockFile,
+    Interrupt,
+    |path| std::fs::remove_file(path).expect("unlink"),
+    blocked_by_the_kernel
+);
+kernel!(model::LockFile, model::Interrupt, model::unlink, model::blocked);
 
 /// proc_locks(5): a line for each lock, and after it, with arrows, one for each call that it
 /// blocks; the file as `major:minor:inode`.
@@ -428,20 +469,28 @@ fn blocked_by_the_kernel(path: &Path) -> usize {
 }
 
 /// A directory, a path in it, and who has opened it.
-struct Stage<K> {
+struct Stage<K: Kernel> {
     directory: tempfile::TempDir,
     protocol: Protocol,
     files: [Option<Arc<K>>; 4],
     /// How many calls have blocked and not returned.
     blocked: usize,
-    /// Those whose call has returned with the lock.
-    got: (Sender<Name>, Receiver<Name>),
+    /// What ends their calls early.
+    ends: [Arc<K::Interrupt>; 4],
+    got: (Sender<Returned>, Receiver<Returned>),
 }
 
 impl<K: Kernel> Stage<K> {
     fn new(protocol: Protocol) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
-        Self { directory, protocol, files: Default::default(), blocked: 0, got: mpsc::channel() }
+        Self {
+            directory,
+            protocol,
+            files: Default::default(),
+            blocked: 0,
+            ends: Default::default(),
+            got: mpsc::channel(),
+        }
     }
 
     fn path(&self) -> PathBuf {
@@ -483,6 +532,11 @@ impl<K: Kernel> Stage<K> {
                 assert_eq!(got, [one, other]);
                 self.blocked -= 2;
             }
+            GivesUp(name) => {
+                K::interrupt(&self.ends[name]);
+                assert_eq!(self.returned(), (name, Waited::Interrupted));
+                self.blocked -= 1;
+            }
             StillBlocked => self.until_blocked(),
             Unlock(name) => self.file(name).unlock(protocol).expect("unlock"),
             Close(name) => {
@@ -507,25 +561,31 @@ impl<K: Kernel> Stage<K> {
 
     fn lock_on_a_thread(&self, name: Name, mode: Mode) {
         let (file, protocol, got) = (self.file(name).clone(), self.protocol, self.got.0.clone());
+        let end = self.ends[name].clone();
         thread::spawn(move || {
-            let answer = file.lock(protocol, mode);
+            let answer = file.lock(protocol, mode, &end);
             // First: whoever is told may close it.
             drop(file);
-            answer.expect("lock");
-            let _ = got.send(name);
+            let _ = got.send((name, answer.expect("lock")));
         });
     }
 
+    fn returned(&self) -> Returned {
+        self.got.1.recv_timeout(HANGS).expect("somebody's call returns")
+    }
+
     fn next(&self) -> Name {
-        self.got.1.recv_timeout(HANGS).expect("somebody gets the lock")
+        let (name, waited) = self.returned();
+        assert_eq!(waited, Waited::Acquired);
+        name
     }
 
     fn until_blocked(&self) {
         let started = Instant::now();
         while K::blocked(&self.path()) != self.blocked {
             // One who was woken in vain is not blocked for a moment; one who got it, never again.
-            if let Ok(name) = self.got.1.try_recv() {
-                panic!("{name} got the lock");
+            if let Ok((name, waited)) = self.got.1.try_recv() {
+                panic!("{name} returned: {waited:?}");
             }
             assert!(started.elapsed() < HANGS, "{} are not blocked", self.blocked);
             thread::yield_now();
