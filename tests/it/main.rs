@@ -1,2 +1,12 @@
-//! Integration tests.
-fn main() {}
+//! The crate against the real kernel, among real processes.
+//!
+//! One binary, one module per theme. Where a test needs other processes, the binary runs itself
+//! again in a role ([`child`]). Processes meet on events, which are lines on pipes, and never on
+//! sleeps; no test asserts how long something takes. What a test needs and does not find
+//! (flock(1), Python 3, `/proc`) makes it fail.
+//!
+//! `cargo test --test it -- --show-output` shows how many processes and acquisitions there were.
+
+mod child;
+mod exclusion;
+mod support;

@@ -1,0 +1,39 @@
+//! What the kernel says about locks and threads, in `/proc`.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+use super::PATIENCE;
+
+/// Returns when at least so many lock calls wait in the kernel for this file.
+///
+/// Looks again and again: the kernel tells nobody when a call begins to wait.
+#[track_caller]
+pub(crate) fn await_waiting_calls(file: &Path, count: usize) {
+    let inode = fs::metadata(file).expect("the locked file is there").ino();
+    let started = Instant::now();
+    while waiting_calls(inode) < count {
+        assert!(started.elapsed() < PATIENCE, "fewer than {count} calls wait for {file:?}");
+        thread::yield_now();
+    }
+}
+
+/// Lines of waiting calls carry an arrow: `1: -> FLOCK  ADVISORY  WRITE 711 fe:00:4711 0 EOF`.
+fn waiting_calls(inode: u64) -> usize {
+    let file = format!(":{inode} ");
+    let locks = fs::read_to_string("/proc/locks").expect("/proc/locks tells who waits");
+    locks.lines().filter(|line| line.contains("->") && line.contains(&file)).count()
+}
+
+/// The names of a process's threads.
+pub(crate) fn threads(pid: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a live process");
+    tasks
+        // A thread may end while we look.
+        .filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok())
+        .map(|name| name.trim_end().to_owned())
+        .collect()
+}

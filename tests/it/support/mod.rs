@@ -1,0 +1,107 @@
+//! What the tests share: processes and their events, lock files to play with, ways to look.
+
+pub(crate) mod foreign;
+pub(crate) mod kernel;
+pub(crate) mod locker;
+pub(crate) mod place;
+pub(crate) mod process;
+pub(crate) mod snapshot;
+
+use std::fmt;
+use std::future::Future;
+use std::str::FromStr;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tokio_filelock::{Error, ErrorKind, FileLock, Protocol, TryLockError};
+
+/// How long a test waits for what must happen before it fails. It runs out only in a test that
+/// would hang otherwise.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) const PROTOCOLS: [Protocol; 2] = [Protocol::Flock, Protocol::Fcntl];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Exclusive,
+    Shared,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Exclusive => "exclusive",
+            Mode::Shared => "shared",
+        })
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "exclusive" => Ok(Mode::Exclusive),
+            "shared" => Ok(Mode::Shared),
+            _ => Err(format!("no mode: {name}")),
+        }
+    }
+}
+
+/// The protocol whose `Debug` name this is.
+pub(crate) fn protocol(name: &str) -> Protocol {
+    PROTOCOLS
+        .into_iter()
+        .find(|protocol| format!("{protocol:?}") == name)
+        .unwrap_or_else(|| panic!("no protocol: {name}"))
+}
+
+/// Awaits what must happen; panics where it does not.
+#[track_caller]
+pub(crate) fn in_time<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let limited = tokio::time::timeout(PATIENCE, future).await;
+        limited.unwrap_or_else(|_| panic!("nothing came of the await at {caller}"))
+    }
+}
+
+/// Runs on a thread of its own what must return; panics where it does not.
+#[track_caller]
+pub(crate) fn returns<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    let (answer, answered) = mpsc::sync_channel(1);
+    thread::spawn(move || drop(answer.send(call())));
+    match answered.recv_timeout(PATIENCE) {
+        Ok(value) => value,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("the call hangs"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => panic!("the call panicked"),
+    }
+}
+
+pub(crate) async fn open(path: impl AsRef<std::path::Path>, protocol: Protocol) -> FileLock {
+    FileLock::options().protocol(protocol).open(path).await.expect("the lock file opens")
+}
+
+#[track_caller]
+pub(crate) fn assert_would_block<G: fmt::Debug>(tried: Result<G, TryLockError>) {
+    assert!(matches!(tried, Err(TryLockError::WouldBlock)), "not refused: {tried:?}");
+}
+
+/// The error is of this kind and its message names the file.
+#[track_caller]
+pub(crate) fn assert_names(error: &Error, kind: ErrorKind, path: &std::path::Path) {
+    assert_eq!(error.kind(), kind, "{error}");
+    assert_eq!(error.path(), path, "{error}");
+    let name = format!("`{}`", path.display());
+    assert!(error.to_string().contains(&name), "the message does not say {name}: {error}");
+}
+
+/// What a caught panic said.
+pub(crate) fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .expect("panics carry text")
+}
