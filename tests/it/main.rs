@@ -8,5 +8,6 @@
 //! `cargo test --test it -- --show-output` shows how many processes and acquisitions there were.
 
 mod child;
+mod crash;
 mod exclusion;
 mod support;
