@@ -10,4 +10,5 @@
 mod child;
 mod crash;
 mod exclusion;
+mod guards;
 mod support;
