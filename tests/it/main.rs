@@ -11,4 +11,5 @@ mod child;
 mod crash;
 mod exclusion;
 mod guards;
+mod identity;
 mod support;
