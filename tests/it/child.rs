@@ -1,6 +1,6 @@
 //! The entry point of child processes: this binary again, in the role that the parent names.
 
-use crate::{exclusion, support};
+use crate::{exclusion, replaced, support};
 
 type Role = fn(&[String]);
 
@@ -8,6 +8,8 @@ const ROLES: &[(&str, Role)] = &[
     ("locker", support::locker::serve),
     ("count", exclusion::count),
     ("read and write", exclusion::read_and_write),
+    ("count verified", replaced::count_verified),
+    ("remove", replaced::remove),
 ];
 
 #[test]

@@ -12,4 +12,5 @@ mod crash;
 mod exclusion;
 mod guards;
 mod identity;
+mod replaced;
 mod support;
