@@ -1,6 +1,6 @@
 //! The entry point of child processes: this binary again, in the role that the parent names.
 
-use crate::{exclusion, replaced, support};
+use crate::{bad_input, exclusion, replaced, support};
 
 type Role = fn(&[String]);
 
@@ -10,6 +10,8 @@ const ROLES: &[(&str, Role)] = &[
     ("read and write", exclusion::read_and_write),
     ("count verified", replaced::count_verified),
     ("remove", replaced::remove),
+    ("create with modes", bad_input::create_with_modes),
+    ("run out of descriptors", bad_input::run_out_of_descriptors),
 ];
 
 #[test]

@@ -7,6 +7,7 @@
 //!
 //! `cargo test --test it -- --show-output` shows how many processes and acquisitions there were.
 
+mod bad_input;
 mod child;
 mod crash;
 mod exclusion;
