@@ -13,5 +13,6 @@ mod crash;
 mod exclusion;
 mod guards;
 mod identity;
+mod interop;
 mod replaced;
 mod support;

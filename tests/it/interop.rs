@@ -1,0 +1,120 @@
+//! Programs that know nothing of this crate: those that take the same OS lock exclude us and are
+//! excluded, and those that take another one are not seen at all.
+
+use tokio_filelock::{FileLock, Protocol};
+
+use crate::support::foreign::{PROGRAMS, Program};
+use crate::support::locker::is_free;
+use crate::support::place::Place;
+use crate::support::{Mode, PROTOCOLS, assert_would_block, in_time, kernel, open};
+
+/// What is held, what is tried, and whether it is to be had.
+const MODES: [(Mode, Mode, bool); 4] = [
+    (Mode::Exclusive, Mode::Exclusive, false),
+    (Mode::Exclusive, Mode::Shared, false),
+    (Mode::Shared, Mode::Exclusive, false),
+    (Mode::Shared, Mode::Shared, true),
+];
+
+async fn assert_excludes_us(program: Program) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), program.protocol()).await;
+    for (held, tried, granted) in MODES {
+        let foreign = program.hold(&place.lock_file(), held);
+        assert_eq!(tries(&lock, tried), granted, "{program:?}: {tried} beside its {held}");
+        foreign.finish();
+        assert!(tries(&lock, tried), "{program:?}: {tried} after its {held}");
+    }
+    // And while we wait: no sooner than it lets go.
+    let foreign = program.hold(&place.lock_file(), Mode::Exclusive);
+    let mut waiting = tokio_test::task::spawn(lock.lock());
+    assert!(waiting.poll().is_pending());
+    kernel::await_waiting_calls(&place.lock_file(), 1);
+    assert!(waiting.poll().is_pending());
+    foreign.finish();
+    drop(in_time(waiting).await.unwrap());
+}
+
+async fn assert_is_excluded(program: Program) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), program.protocol()).await;
+    for (held, tried, granted) in MODES {
+        let guard: Box<dyn Send> = match held {
+            Mode::Exclusive => Box::new(lock.try_lock().unwrap()),
+            Mode::Shared => Box::new(lock.try_lock_shared().unwrap()),
+        };
+        let gets = program.gets(&place.lock_file(), tried);
+        assert_eq!(gets, granted, "{program:?}: its {tried} beside {held}");
+        drop(guard);
+        assert!(program.gets(&place.lock_file(), tried), "{program:?}: its {tried} after {held}");
+    }
+    // And while it waits.
+    let guard = lock.lock().await.unwrap();
+    let foreign = program.start_to_wait(&place.lock_file(), Mode::Exclusive);
+    kernel::await_waiting_calls(&place.lock_file(), 1);
+    drop(guard);
+    foreign.expect("held");
+    assert_would_block(lock.try_lock_shared());
+    foreign.finish();
+    assert!(lock.try_lock().is_ok());
+}
+
+fn tries(lock: &FileLock, mode: Mode) -> bool {
+    match mode {
+        Mode::Exclusive => lock.try_lock().is_ok(),
+        Mode::Shared => lock.try_lock_shared().is_ok(),
+    }
+}
+
+#[tokio::test]
+async fn flock_1_excludes_us() {
+    assert_excludes_us(Program::Flock1).await;
+}
+
+#[tokio::test]
+async fn flock_1_is_excluded() {
+    assert_is_excluded(Program::Flock1).await;
+}
+
+#[tokio::test]
+async fn python_flock_excludes_us() {
+    assert_excludes_us(Program::PythonFlock).await;
+}
+
+#[tokio::test]
+async fn python_flock_is_excluded() {
+    assert_is_excluded(Program::PythonFlock).await;
+}
+
+#[tokio::test]
+async fn python_lockf_excludes_us() {
+    assert_excludes_us(Program::PythonLockf).await;
+}
+
+#[tokio::test]
+async fn python_lockf_is_excluded() {
+    assert_is_excluded(Program::PythonLockf).await;
+}
+
+/// On a local file system of Linux. The protocol is a wire format.
+#[tokio::test]
+async fn locks_of_another_protocol_are_not_seen() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let lock = open(place.lock_file(), protocol).await;
+        for program in PROGRAMS.into_iter().filter(|program| program.protocol() != protocol) {
+            let foreign = program.hold(&place.lock_file(), Mode::Exclusive);
+            let guard = lock.try_lock().unwrap();
+            foreign.finish();
+            assert!(program.gets(&place.lock_file(), Mode::Exclusive), "{program:?}");
+            drop(guard);
+        }
+    }
+    // Nor by another process of this crate.
+    let place = Place::new();
+    let lock = open(place.lock_file(), Protocol::Flock).await;
+    let guard = lock.lock().await.unwrap();
+    assert!(is_free(&place.lock_file(), Protocol::Fcntl, Mode::Exclusive));
+    assert!(!is_free(&place.lock_file(), Protocol::Flock, Mode::Exclusive));
+    drop(guard);
+}
