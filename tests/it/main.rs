@@ -9,8 +9,10 @@
 
 mod bad_input;
 mod child;
+mod cooperative;
 mod crash;
 mod exclusion;
+mod executors;
 mod guards;
 mod identity;
 mod interop;
