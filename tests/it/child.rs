@@ -1,6 +1,6 @@
 //! The entry point of child processes: this binary again, in the role that the parent names.
 
-use crate::{bad_input, exclusion, replaced, support};
+use crate::{bad_input, cancel, exclusion, replaced, support};
 
 type Role = fn(&[String]);
 
@@ -8,6 +8,7 @@ const ROLES: &[(&str, Role)] = &[
     ("locker", support::locker::serve),
     ("count", exclusion::count),
     ("read and write", exclusion::read_and_write),
+    ("count impatiently", cancel::count_impatiently),
     ("count verified", replaced::count_verified),
     ("remove", replaced::remove),
     ("create with modes", bad_input::create_with_modes),

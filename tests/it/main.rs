@@ -8,6 +8,7 @@
 //! `cargo test --test it -- --show-output` shows how many processes and acquisitions there were.
 
 mod bad_input;
+mod cancel;
 mod child;
 mod cooperative;
 mod crash;
