@@ -18,4 +18,5 @@ mod guards;
 mod identity;
 mod interop;
 mod replaced;
+mod shutdown;
 mod support;
