@@ -188,12 +188,11 @@ fn acquire(
         match state {
             State::Start => *state = State::Queued(Request::new(lock.member(), mode)),
             State::Queued(request) => match ready!(Pin::new(&mut *request).poll(cx)) {
-                Ok(hold) if !lock.must_verify(&hold) => *state = State::Held(hold),
-                Ok(hold) if hold.is_local() => {
-                    let from = hold.member().clone();
+                Ok(hold) if hold.is_local() || !lock.handle.options.verifies_path() => {
                     *state = if lock.leads_to(&hold)? {
                         State::Held(hold)
                     } else {
+                        let from = hold.member().clone();
                         drop(hold);
                         State::Checking(Box::pin(move_on(lock.clone(), mode, from)))
                     };

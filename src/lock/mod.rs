@@ -326,17 +326,13 @@ impl FileLock {
         self.handle.current.lock().clone()
     }
 
-    /// The path is to be looked at before a guard of this tenure is given out.
-    fn must_verify(&self, hold: &Hold) -> bool {
-        self.handle.options.verifies_path() && !hold.member().is_verified(hold.epoch())
-    }
-
     /// Whether the lock is on the file that the path leads to, as far as that is asked for.
     fn leads_to(&self, hold: &Hold) -> Result<bool, Error> {
-        if !self.must_verify(hold) {
-            return Ok(true);
+        if self.handle.options.verifies_path() {
+            hold.member().is_at(self.path())
+        } else {
+            Ok(true)
         }
-        hold.member().verify(&self.handle.path, hold.epoch())
     }
 
     /// Opens the file at the path anew, unless another request of this handle has done so. Blocks

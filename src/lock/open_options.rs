@@ -88,10 +88,12 @@ impl OpenOptions {
     /// Whether the path must still lead to the locked file when a guard is given out; `false` by
     /// default.
     ///
-    /// A lock file that no path leads to any more is noticed in any case, and everybody who waits
-    /// moves to the new one. This option also notices a file that was *renamed* away, or that
-    /// another hard link keeps alive, at the cost of one `lstat` for each acquisition of the OS
-    /// lock.
+    /// A lock file that no path leads to any more is noticed in any case whenever the process
+    /// acquires the lock of the operating system, and everybody who waits moves to the new one.
+    /// This option looks at the path for each guard, at the cost of one `lstat` (a microsecond on
+    /// a local file system), and so notices as well a file that was *renamed* away, one that
+    /// another hard link keeps alive, and one that was removed between two tasks of this process
+    /// that hand the lock on: use it where a holder removes the lock file.
     pub fn verify_path(mut self, verify_path: bool) -> Self {
         self.verify_path = verify_path;
         self

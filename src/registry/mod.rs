@@ -27,7 +27,7 @@ use std::sync::{LazyLock, OnceLock};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::os::fork::{self, Generation};
 use crate::os::{Access, Identity, LockFile, Protocol, Region};
-use crate::shim::{Arc, AtomicU64, Mutex, Ordering};
+use crate::shim::{Arc, Mutex};
 use crate::wait::{self, Pool, WaitOn};
 
 pub(crate) use entry::{Entry, OpenFile};
@@ -198,8 +198,6 @@ pub(crate) struct Membership {
     wait_on: WaitOn,
     /// The process that it belongs to, among the forked ones.
     generation: Generation,
-    /// The last tenure for which the path of this membership was seen to lead to the file.
-    verified: AtomicU64,
 }
 
 impl Membership {
@@ -209,7 +207,6 @@ impl Membership {
             entry: Some(entry),
             wait_on: wanted.wait_on,
             generation: Generation::current(),
-            verified: AtomicU64::new(0),
         })
     }
 
@@ -231,18 +228,9 @@ impl Membership {
         self.generation.is_past()
     }
 
-    /// Whether the path was already seen to lead to the file in the tenure of this epoch.
-    pub(crate) fn is_verified(&self, epoch: u64) -> bool {
-        self.verified.load(Ordering::Relaxed) == epoch
-    }
-
     /// Whether the path still leads to the file. Makes a system call.
-    pub(crate) fn verify(&self, path: &Path, epoch: u64) -> Result<bool, Error> {
-        let leads_here = LockFile::identity_of(path)? == Some(self.entry().file().identity());
-        if leads_here {
-            self.verified.store(epoch, Ordering::Relaxed);
-        }
-        Ok(leads_here)
+    pub(crate) fn is_at(&self, path: &Path) -> Result<bool, Error> {
+        Ok(LockFile::identity_of(path)? == Some(self.entry().file().identity()))
     }
 }
 

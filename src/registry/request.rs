@@ -60,7 +60,7 @@ impl Request {
 
     fn settled(&self, settled: Settled<io::Error>) -> Result<Hold, Denied> {
         match settled {
-            Settled::Granted(epoch) => Ok(Hold { member: self.member.clone(), epoch, held: true }),
+            Settled::Granted(_) => Ok(Hold { member: self.member.clone(), held: true }),
             Settled::Failed(error) => Err(Denied::Failed(error)),
             Settled::Refused => Err(Denied::Refused),
             Settled::Moved => Err(Denied::Moved),
@@ -144,16 +144,10 @@ impl Drop for Request {
 #[derive(Debug)]
 pub(crate) struct Hold {
     member: Arc<Membership>,
-    epoch: u64,
     held: bool,
 }
 
 impl Hold {
-    /// The tenure it was granted in.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
     pub(crate) fn member(&self) -> &Arc<Membership> {
         &self.member
     }

@@ -13,7 +13,7 @@ mod real {
     use std::sync::{self, PoisonError};
     use std::time::Duration;
 
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
     pub(crate) use std::sync::{Arc, MutexGuard};
 
     #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ mod real {
     use std::sync::PoisonError;
     use std::time::Duration;
 
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicBool, Ordering};
     pub(crate) use loom::sync::{Arc, MutexGuard};
 
     #[derive(Debug, Default)]
