@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Instant, SystemTime};
 
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::Error;
@@ -55,15 +55,15 @@ async fn run_workers(
     plan: &Plan,
     index: &Path,
 ) -> Result<(Vec<(u32, Report)>, Vec<String>), Error> {
-    let mut workers = JoinSet::new();
+    let mut started = Vec::new();
     for process in 1..=plan.processes {
-        let output = start(Job {
-            process,
-            tasks: plan.tasks,
-            index: index.to_owned(),
-            directory: plan.directory.clone(),
-        })?;
-        workers.spawn(async move { (process, output.await) });
+        let (tasks, index) = (plan.tasks, index.to_owned());
+        started.push(start(Job { process, tasks, index, directory: plan.directory.clone() })?);
+    }
+    let mut workers = JoinSet::new();
+    for (child, process) in started.into_iter().zip(1..) {
+        // Closes the child's standard input first, which is what it waits for.
+        workers.spawn(async move { (process, child.wait_with_output().await) });
     }
     let (mut reports, mut deaths) = (Vec::new(), Vec::new());
     while let Some(ended) = workers.join_next().await {
@@ -78,15 +78,14 @@ async fn run_workers(
 }
 
 /// Starts this program again as a worker.
-fn start(job: Job) -> Result<impl Future<Output = std::io::Result<Output>>, Error> {
-    let child = Command::new(env::current_exe()?)
+fn start(job: Job) -> Result<Child, Error> {
+    Command::new(env::current_exe()?)
         .args(job.to_arguments())
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| format!("cannot start process {}: {error}", job.process))?;
-    Ok(child.wait_with_output())
+        .map_err(|error| format!("cannot start process {}: {error}", job.process).into())
 }
 
 fn report(output: Output) -> Result<Report, String> {

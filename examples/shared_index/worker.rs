@@ -1,10 +1,10 @@
 //! One process of several: its tasks take files from the index until there are none left.
 
-use std::io::{Write, stdout};
+use std::io::{self, Write, stdin, stdout};
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::Error;
 use crate::arguments::Job;
@@ -16,6 +16,7 @@ use crate::report::Report;
 /// Runs the tasks, and prints a [`Report`] for the parent.
 pub(crate) async fn run(job: Job) -> Result<(), Error> {
     let index = Index::open(&job.index).await?;
+    spawn_blocking(wait_for_the_others).await??;
     let directory: Arc<Path> = job.directory.into();
     let mut tasks = JoinSet::new();
     for task in 1..=job.tasks {
@@ -29,6 +30,12 @@ pub(crate) async fn run(job: Job) -> Result<(), Error> {
     report.counters = index.counters();
     stdout().write_all(report.to_string().as_bytes())?;
     Ok(())
+}
+
+/// The parent closes the standard input of all processes when the last one is started. Without
+/// this the first one would be done with a small tree before there is a second one.
+fn wait_for_the_others() -> io::Result<()> {
+    io::copy(&mut stdin(), &mut io::sink()).map(drop)
 }
 
 /// One task. The lock is free while it hashes.
