@@ -70,7 +70,7 @@ async fn run_workers(
         let (process, output) = ended?;
         match report(output?) {
             Ok(report) => reports.push((process, report)),
-            Err(death) => deaths.push(format!("process {process} {death}")),
+            Err(death) => deaths.push(format!("number {process} {death}")),
         }
     }
     reports.sort_by_key(|(process, _)| *process);
@@ -98,18 +98,18 @@ fn report(output: Output) -> Result<Report, String> {
 
 fn conclude(verification: &Verification, deaths: &[String]) -> Result<(), Error> {
     let Verification { faults, skipped, changed, exact } = verification;
+    complain("process lost", deaths);
     complain("skipped", skipped.iter().map(about));
     complain("not verified", changed.iter().map(about));
     complain("fault", faults);
-    complain("fault", deaths);
     if !faults.is_empty() || !deaths.is_empty() {
         let (faults, deaths) = (faults.len(), deaths.len());
-        return Err(format!("the index has {faults} faults, {deaths} processes died").into());
+        return Err(format!("faults in the index: {faults}, processes lost: {deaths}").into());
     }
     writeln!(
         stdout(),
-        "verified: every file claimed once and recorded once; {exact} digests right, \
-         {} files skipped, {} changed meanwhile",
+        "verified: every file claimed once and recorded once, {exact} digests right, {} skipped, \
+         {} changed meanwhile",
         skipped.len(),
         changed.len(),
     )?;
