@@ -115,7 +115,7 @@ impl Index {
         self.waits.push(asked.elapsed());
         let done = spawn_blocking(move || {
             let answer = calls();
-            drop(guard);
+            drop(guard); // here, and not where a cancelled task would drop it
             answer
         });
         done.await?.map_err(|error| format!("index `{}`: {error}", self.path.display()).into())

@@ -36,11 +36,12 @@ pub(crate) async fn run(plan: Plan) -> Result<(), Error> {
     drop(progress);
     let table = Table { reports: &reports, elapsed: begun.elapsed() };
     write!(stdout(), "{table}")?;
+    complain("process lost", &deaths);
 
     let expected = Expected { root: &plan.directory, files: &tree.files, since };
     let mut verification = Verification::of(index.contents().await?, expected).await;
     verification.skipped.extend(tree.unreadable);
-    conclude(&verification, &deaths)
+    conclude(&verification, deaths.len())
 }
 
 async fn list(directory: &Path) -> Result<Tree, Error> {
@@ -96,14 +97,13 @@ fn report(output: Output) -> Result<Report, String> {
     report.ok_or_else(|| "ended without a whole report".into())
 }
 
-fn conclude(verification: &Verification, deaths: &[String]) -> Result<(), Error> {
+fn conclude(verification: &Verification, deaths: usize) -> Result<(), Error> {
     let Verification { faults, skipped, changed, exact } = verification;
-    complain("process lost", deaths);
     complain("skipped", skipped.iter().map(about));
     complain("not verified", changed.iter().map(about));
     complain("fault", faults);
-    if !faults.is_empty() || !deaths.is_empty() {
-        let (faults, deaths) = (faults.len(), deaths.len());
+    if !faults.is_empty() || deaths > 0 {
+        let faults = faults.len();
         return Err(format!("faults in the index: {faults}, processes lost: {deaths}").into());
     }
     writeln!(

@@ -49,3 +49,25 @@ impl Tree {
         Ok(directories)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regular_files_only_and_no_build_products() -> io::Result<()> {
+        let root = tempfile::tempdir()?;
+        for directory in ["below", "target", "below/.git"] {
+            fs::create_dir(root.path().join(directory))?;
+        }
+        for file in ["b", "a", "below/c", "target/d", "below/.git/e"] {
+            fs::write(root.path().join(file), "")?;
+        }
+        std::os::unix::fs::symlink(root.path(), root.path().join("circle"))?;
+        let tree = Tree::list(root.path())?;
+        assert_eq!(tree.files, ["a", "b", "below/c"].map(PathBuf::from));
+        assert!(tree.unreadable.is_empty());
+        assert!(Tree::list(&root.path().join("missing")).is_err());
+        Ok(())
+    }
+}

@@ -135,3 +135,59 @@ fn times(tasks: &[TaskId]) -> String {
 fn modified_since(path: &Path, since: SystemTime) -> bool {
     path.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|time| time >= since)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use crate::entry::Header;
+
+    const ME: &str = "1.1";
+
+    /// The faults of an index of one file, `a`, that contains `x`.
+    async fn faults(recorded: u64, lines: &[String]) -> Result<Vec<String>, Error> {
+        let directory = tempfile::tempdir()?;
+        std::fs::write(directory.path().join("a"), "x")?;
+        let since = SystemTime::now() + std::time::Duration::from_secs(60);
+        let files = [PathBuf::from("a")];
+        let header = Header { next: 0, recorded };
+        let entries = lines.iter().filter_map(|line| Entry::parse(line)).collect();
+        let damaged = lines.iter().filter(|line| Entry::parse(line).is_none()).cloned().collect();
+        let contents = Contents { header, entries, damaged };
+        let expected = Expected { root: directory.path(), files: &files, since };
+        Ok(Verification::of(contents, expected).await.faults)
+    }
+
+    fn hashed(by: &str, content: &str) -> String {
+        format!("hash {by} {} 1 a", blake3::hash(content.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn an_exact_index_has_no_faults() -> Result<(), Error> {
+        let lines = ["file a".into(), format!("claim {ME} a"), hashed(ME, "x")];
+        assert_eq!(faults(1, &lines).await?, [""; 0]);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn each_loss_is_noticed() -> Result<(), Error> {
+        let (file, claim) = ("file a".to_owned(), format!("claim {ME} a"));
+        let right = hashed(ME, "x");
+        let cases = [
+            ("lost count", 0, vec![file.clone(), claim.clone(), right.clone()]),
+            ("lost file", 1, vec![claim.clone(), right.clone()]),
+            ("lost claim", 1, vec![file.clone(), right.clone()]),
+            ("lost result", 0, vec![file.clone(), claim.clone()]),
+            ("double claim", 1, vec![file.clone(), claim.clone(), claim.clone(), right.clone()]),
+            ("double result", 2, vec![file.clone(), claim.clone(), right.clone(), right.clone()]),
+            ("foreign result", 1, vec![file.clone(), claim.clone(), hashed("2.1", "x")]),
+            ("wrong digest", 1, vec![file.clone(), claim.clone(), hashed(ME, "y")]),
+            ("damaged line", 1, vec![file.clone(), claim.clone(), right.clone(), "ha".into()]),
+            ("foreign file", 1, vec![file, claim, right, "file b".into()]),
+        ];
+        for (what, recorded, lines) in cases {
+            assert_eq!(faults(recorded, &lines).await?.len(), 1, "{what}");
+        }
+        Ok(())
+    }
+}
