@@ -128,11 +128,18 @@ impl Error {
         Self(Box::new(Inner { kind, operation, path: path.into(), detail, source }))
     }
 
-    /// The same error, said to have stopped another operation.
-    pub(crate) fn replaced(mut self, operation: Operation) -> Self {
-        self.0.kind = ErrorKind::Replaced;
+    /// The same error, met while an open lock file that was removed was opened again.
+    pub(crate) fn met_while_reopening(mut self, operation: Operation) -> Self {
+        let not_found = |source: &io::Error| source.kind() == io::ErrorKind::NotFound;
+        if self.0.kind == ErrorKind::NotAFile || self.0.source.as_ref().is_some_and(not_found) {
+            self.0.kind = ErrorKind::Replaced;
+        }
         self.0.operation = operation;
-        self.0.detail = Some("the lock file was removed and could not be opened again".into());
+        let reopening = "the lock file was removed and could not be opened again";
+        self.0.detail = Some(match self.0.detail.take() {
+            Some(detail) => format!("{reopening}: {detail}"),
+            None => reopening.to_owned(),
+        });
         self
     }
 

@@ -144,10 +144,6 @@ impl<G: Guard> Future for Acquire<G> {
             Poll::Pending => {
                 let Limit::Running { since } = *this.limit else { return Poll::Pending };
                 let sleep = this.sleep.as_mut().as_pin_mut().expect("set with the limit");
-                // A lock that is held and only short of budget is not late.
-                if matches!(this.state, State::Held(_)) {
-                    return Poll::Pending;
-                }
                 ready!(sleep.poll(cx));
                 Err(Error::timed_out(operation(G::MODE), this.lock.path(), since.elapsed()))
             }

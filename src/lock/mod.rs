@@ -204,7 +204,8 @@ impl FileLock {
     /// Locks exclusively if that is possible at once.
     ///
     /// On a file system that is not known to be local this blocks the thread for the answer of a
-    /// server; in a task, use `lock().timeout(Duration::ZERO)` there.
+    /// server; in a task, use `lock().timeout(..)` there. A guard that was dropped there a moment
+    /// ago may still be on its way back to the server, and counts as held; await its `unlock`.
     ///
     /// # Errors
     ///
@@ -343,7 +344,7 @@ impl FileLock {
             return Ok(());
         }
         let opened = Registry::join(&handle.registry, &handle.path, handle.options.wanted())
-            .map_err(|error| error.replaced(operation(mode)))?;
+            .map_err(|error| error.met_while_reopening(operation(mode)))?;
         // What is not kept, and what was there before, is dropped outside of the mutex.
         let _outside = {
             let mut current = handle.current.lock();

@@ -191,10 +191,10 @@ impl<W, E> Queue<W, E> {
             return (Requested::Moved, effects);
         }
         if self.waiters.is_empty() {
-            if let Phase::Held { mode: os, .. } = self.phase {
-                if self.holders.admit(mode) && os >= mode && self.hand_over() {
-                    return (Requested::Granted(self.grant(mode)), effects);
-                }
+            // There is a holder, so a newcomer that is admitted asks for no stronger OS lock.
+            let held = matches!(self.phase, Phase::Held { .. });
+            if held && self.holders.admit(mode) && self.hand_over() {
+                return (Requested::Granted(self.grant(mode)), effects);
             }
         }
         if patience == Patience::Try && !(self.waiters.is_empty() && self.phase == Phase::Free) {
@@ -284,7 +284,8 @@ impl<W, E> Queue<W, E> {
     pub(crate) fn os_busy(&mut self, epoch: u64) -> Effects<W> {
         let mut effects = Effects::default();
         let tried = self.attempted(epoch);
-        while self.waiters.first().is_some_and(|first| first.patience == Patience::Try) {
+        // It was alone when it came, so there is one at most.
+        if self.waiters.first().is_some_and(|first| first.patience == Patience::Try) {
             effects.wake(self.waiters.settle_first(Settled::Refused));
         }
         match self.waiters.first() {

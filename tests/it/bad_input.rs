@@ -358,7 +358,7 @@ pub(crate) fn run_out_of_descriptors(arguments: &[String]) {
         // A removed lock file does, to be opened anew.
         fs::remove_file(path).unwrap();
         let error = lock.lock().await.unwrap_err();
-        out_of_descriptors(error, ErrorKind::Replaced, path);
+        out_of_descriptors(error, ErrorKind::Io, path);
 
         drop(hoard);
         drop(in_time(lock.lock()).await.unwrap());

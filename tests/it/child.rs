@@ -1,6 +1,6 @@
 //! The entry point of child processes: this binary again, in the role that the parent names.
 
-use crate::{bad_input, cancel, exclusion, replaced, support};
+use crate::{bad_input, cancel, exclusion, forked, replaced, signals, support, waits};
 
 type Role = fn(&[String]);
 
@@ -13,6 +13,15 @@ const ROLES: &[(&str, Role)] = &[
     ("remove", replaced::remove),
     ("create with modes", bad_input::create_with_modes),
     ("run out of descriptors", bad_input::run_out_of_descriptors),
+    ("take and free", waits::take_and_free),
+    ("give up", waits::give_up),
+    ("contend", waits::contend_in_child),
+    ("crowd", waits::crowd),
+    ("leave", waits::leave),
+    ("no more threads", waits::no_more_threads),
+    ("hold many", waits::hold_many_in_child),
+    ("signals", signals::in_child),
+    ("fork", forked::in_child),
 ];
 
 #[test]

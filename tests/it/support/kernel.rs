@@ -21,6 +21,27 @@ pub(crate) fn await_waiting_calls(file: &Path, count: usize) {
     }
 }
 
+/// Returns when no lock call waits in the kernel for this file.
+#[track_caller]
+pub(crate) fn await_no_waiting_calls(file: &Path) {
+    let inode = fs::metadata(file).expect("the locked file is there").ino();
+    let started = Instant::now();
+    while waiting_calls(inode) > 0 {
+        assert!(started.elapsed() < PATIENCE, "calls wait for {file:?} and do not end");
+        thread::yield_now();
+    }
+}
+
+/// Returns when this process has no thread of the wait pool: idle ones end by themselves.
+#[track_caller]
+pub(crate) fn await_no_wait_threads() {
+    let started = Instant::now();
+    while threads(std::process::id()).iter().any(|name| name == "filelock-wait") {
+        assert!(started.elapsed() < PATIENCE, "a thread of the wait pool does not end");
+        thread::yield_now();
+    }
+}
+
 /// Lines of waiting calls carry an arrow: `1: -> FLOCK  ADVISORY  WRITE 711 fe:00:4711 0 EOF`.
 fn waiting_calls(inode: u64) -> usize {
     let file = format!(":{inode} ");

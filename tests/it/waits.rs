@@ -1,0 +1,485 @@
+//! Waits that end when nobody wants them. What is counted are threads and lock calls that wait in
+//! the kernel, so the waiting is done in processes of its own.
+
+use std::fs;
+use std::future::{Future, poll_fn};
+use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, yield_now};
+use tokio_filelock::{Error, ExclusiveGuard, FileLock, OpenOptions, WaitOn};
+
+use crate::support::locker::{Locker, is_free};
+use crate::support::place::Place;
+use crate::support::process::{Process, commands, say};
+use crate::support::{Mode, PROTOCOLS, in_time, kernel, protocol, returns};
+
+// ---- cancelled waits ----
+
+#[test]
+fn a_storm_of_cancels_leaves_nothing_behind() {
+    for protocol in PROTOCOLS {
+        storm(protocol, |_, _| {});
+    }
+}
+
+#[test]
+fn a_storm_of_cancels_against_a_holder_that_is_stopped_and_continued_leaves_nothing_behind() {
+    for protocol in PROTOCOLS {
+        storm(protocol, |holder, round| {
+            let signal = if round % 2 == 0 { Signal::SIGSTOP } else { Signal::SIGCONT };
+            kill(Pid::from_raw(holder.pid().try_into().unwrap()), signal).unwrap();
+        });
+    }
+}
+
+const REQUESTS: usize = 10_000;
+const REQUESTS_PER_ROUND: usize = 1_000;
+
+fn storm(protocol: tokio_filelock::Protocol, each_round: impl Fn(&Process, usize)) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let arguments = [path.to_str().unwrap(), &format!("{protocol:?}")];
+    let holder = Process::in_role("take and free", &arguments);
+    holder.expect("taking");
+    let mut waiter = Process::in_role("give up", &arguments);
+    for round in 0..REQUESTS / REQUESTS_PER_ROUND {
+        waiter.expect("round");
+        each_round(&holder, round);
+    }
+    let granted: usize = waiter.event().parse().unwrap();
+    println!("{protocol:?}: {REQUESTS} requests, {granted} granted, the others given up");
+    holder.finish();
+    kernel::await_no_waiting_calls(&path);
+    assert!(is_free(&path, protocol, Mode::Exclusive));
+    waiter.tell("count threads");
+    waiter.expect("no thread left");
+    waiter.finish();
+}
+
+/// Takes the lock and frees it, again and again, until the parent has enough.
+pub(crate) fn take_and_free(arguments: &[String]) {
+    let lock = open_from(arguments);
+    let enough = Arc::new(AtomicBool::new(false));
+    std::thread::spawn({
+        let enough = enough.clone();
+        move || {
+            assert_eq!(commands().next(), None);
+            enough.store(true, Ordering::Relaxed);
+        }
+    });
+    say("taking");
+    while !enough.load(Ordering::Relaxed) {
+        let guard = lock.blocking_lock().unwrap();
+        std::thread::yield_now();
+        drop(guard);
+        std::thread::yield_now();
+    }
+}
+
+/// Asks for the lock and gives up at a random point, again and again.
+pub(crate) fn give_up(arguments: &[String]) {
+    let lock = open_from(arguments);
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut granted = 0;
+    for round in 0..REQUESTS / REQUESTS_PER_ROUND {
+        granted += runtime.block_on(async {
+            let mut tasks = JoinSet::new();
+            for task in 0..10 {
+                let random = Random::new((round * 10 + task) as u64);
+                tasks.spawn(ask_and_give_up(lock.clone(), REQUESTS_PER_ROUND / 10, random));
+            }
+            in_time(tasks.join_all()).await.into_iter().sum::<usize>()
+        });
+        say("round");
+    }
+    say(&granted.to_string());
+    assert_eq!(commands().next().as_deref(), Some("count threads"));
+    drop(runtime);
+    kernel::await_no_wait_threads();
+    say("no thread left");
+}
+
+async fn ask_and_give_up(lock: FileLock, requests: usize, mut random: Random) -> usize {
+    let mut granted = 0;
+    for _ in 0..requests {
+        let mut acquire = pin!(lock.lock());
+        if random.below(16) == 0 {
+            let patience = Duration::from_micros(random.below(2_000));
+            granted += usize::from(tokio::time::timeout(patience, acquire).await.is_ok());
+            continue;
+        }
+        for _ in 0..random.below(20) {
+            let polled = poll_fn(|cx| Poll::Ready(acquire.as_mut().poll(cx))).await;
+            if let Poll::Ready(guard) = polled {
+                drop(guard.unwrap());
+                granted += 1;
+                break;
+            }
+            yield_now().await;
+        }
+    }
+    granted
+}
+
+/// Marsaglia's xorshift: the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+// ---- pools and threads ----
+
+const CONTENDED_FILES: usize = 50;
+const TASKS_PER_FILE: usize = 20;
+
+#[test]
+fn many_contended_files_leave_a_pool_of_one_thread_alone() {
+    contend("multi thread", 1);
+}
+
+#[test]
+fn many_contended_files_leave_a_pool_of_two_threads_alone() {
+    contend("multi thread", 2);
+}
+
+#[test]
+fn many_contended_files_leave_the_pool_of_a_current_thread_runtime_alone() {
+    contend("current thread", 1);
+}
+
+fn contend(flavor: &str, pool: usize) {
+    let place = Place::new();
+    let directory = place.directory().to_str().unwrap();
+    let holder = hold_many(directory, CONTENDED_FILES);
+    let waiter = Process::in_role("contend", &[directory, flavor, &pool.to_string()]);
+    // It has read and written files by then.
+    waiter.expect("waiting");
+    holder.finish();
+    let expected = CONTENDED_FILES * TASKS_PER_FILE;
+    waiter.expect(&format!("{expected} acquisitions"));
+    waiter.finish();
+}
+
+pub(crate) fn contend_in_child(arguments: &[String]) {
+    let [directory, flavor, pool] = arguments else { panic!("{arguments:?}") };
+    let directory = Path::new(directory);
+    let mut builder = builder(flavor);
+    let runtime = builder.max_blocking_threads(pool.parse().unwrap()).build().unwrap();
+    runtime.block_on(async {
+        let data = directory.join("data");
+        let mut locks = Vec::new();
+        for number in 0..CONTENDED_FILES {
+            locks.push(FileLock::open(numbered(directory, number)).await.unwrap());
+        }
+        let waiting = start_waiting(&locks, TASKS_PER_FILE, move || {
+            let data = data.clone();
+            async move { drop(in_time(tokio::fs::read(data)).await.unwrap()) }
+        })
+        .await;
+        in_time(tokio::fs::write(directory.join("data"), "text")).await.unwrap();
+        assert_eq!(in_time(tokio::fs::read(directory.join("data"))).await.unwrap(), b"text");
+        in_time(tokio::task::spawn_blocking(|| ())).await.unwrap();
+        say("waiting");
+        in_time(waiting.join_all()).await;
+        let acquisitions: u64 = locks.iter().map(|lock| lock.counters().acquisitions).sum();
+        say(&format!("{acquisitions} acquisitions"));
+    });
+}
+
+const CROWD: usize = 10_000;
+
+#[test]
+fn ten_thousand_waiting_tasks_cost_one_thread_and_leave_none() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let holder = Locker::holding(&path, protocol, Mode::Exclusive);
+        let crowd = Process::in_role("crowd", &[path.to_str().unwrap(), &format!("{protocol:?}")]);
+        crowd.expect("1 thread more");
+        holder.finish();
+        crowd.expect(&format!("{CROWD} acquisitions"));
+        crowd.expect("no thread left");
+        crowd.finish();
+    }
+}
+
+pub(crate) fn crowd(arguments: &[String]) {
+    let lock = open_from(arguments);
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let before = kernel::threads(std::process::id()).len();
+    runtime.block_on(async {
+        let waiting = start_waiting(std::slice::from_ref(&lock), CROWD, || async {}).await;
+        kernel::await_waiting_calls(lock.path(), 1);
+        let more = kernel::threads(std::process::id()).len() - before;
+        say(&format!("{more} thread more"));
+        in_time(waiting.join_all()).await;
+    });
+    say(&format!("{} acquisitions", lock.counters().acquisitions));
+    kernel::await_no_wait_threads();
+    say("no thread left");
+}
+
+// ---- runtimes ----
+
+const FILES_OF_RUNTIME: usize = 64;
+
+/// The wait, and where it is parked; what is left of it after the runtime has been dropped.
+const LEAVERS: [(&str, &str, &str); 6] = [
+    ("in a task", "wait pool", "nothing"),
+    ("in a timeout", "wait pool", "nothing"),
+    ("leaked", "wait pool", "the wait"),
+    ("adopted", "wait pool", "the wait"),
+    ("in a task", "runtime pool", "nothing"),
+    ("in a timeout", "runtime pool", "nothing"),
+];
+
+#[test]
+fn dropping_a_multi_thread_runtime_with_many_waits_returns() {
+    drop_runtimes("multi thread");
+}
+
+#[test]
+fn dropping_a_current_thread_runtime_with_many_waits_returns() {
+    drop_runtimes("current thread");
+}
+
+fn drop_runtimes(flavor: &str) {
+    for (wait, parked, left) in LEAVERS {
+        let place = Place::new();
+        let directory = place.directory().to_str().unwrap();
+        let holder = hold_many(directory, FILES_OF_RUNTIME);
+        let waiter = Process::in_role("leave", &[directory, flavor, wait, parked, left]);
+        waiter.expect("dropped");
+        if wait == "adopted" {
+            waiter.expect("left as expected");
+            holder.finish();
+            waiter.expect(&format!("{FILES_OF_RUNTIME} acquisitions"));
+            waiter.finish();
+        } else {
+            waiter.expect("left as expected");
+            // Whatever is parked does not hold up the end of the process.
+            waiter.finish();
+            holder.finish();
+        }
+        for number in 0..FILES_OF_RUNTIME {
+            let protocol = tokio_filelock::Protocol::Flock;
+            let lock = numbered(place.directory(), number);
+            let lock = FileLock::options().protocol(protocol).blocking_open(lock).unwrap();
+            drop(lock.try_lock().expect("nothing stays locked"));
+        }
+    }
+}
+
+pub(crate) fn leave(arguments: &[String]) {
+    let [directory, flavor, wait, parked, left] = arguments else { panic!("{arguments:?}") };
+    let wait_on = match parked.as_str() {
+        "wait pool" => WaitOn::WaitPool,
+        "runtime pool" => WaitOn::RuntimePool,
+        _ => panic!("{parked}"),
+    };
+    let paths: Vec<PathBuf> =
+        (0..FILES_OF_RUNTIME).map(|number| numbered(Path::new(directory), number)).collect();
+    let options = FileLock::options().wait_on(wait_on);
+    let locks: Vec<_> =
+        paths.iter().map(|path| options.clone().blocking_open(path).unwrap()).collect();
+    let runtime = builder(flavor).build().unwrap();
+    let heir = builder("multi thread").build().unwrap();
+    let wait_in_first = |how: &str| {
+        for lock in &locks {
+            wait_once(&runtime, lock.lock(), how);
+        }
+    };
+    let mut adopted = None;
+    match wait.as_str() {
+        "adopted" => {
+            wait_in_first("in a task");
+            adopted = Some(heir.block_on(start_waiting(&locks, 1, || async {})));
+        }
+        how => wait_in_first(how),
+    }
+    paths.iter().for_each(|path| kernel::await_waiting_calls(path, 1));
+    returns(|| drop(runtime));
+    say("dropped");
+    match left.as_str() {
+        "nothing" => {
+            paths.iter().for_each(|path| kernel::await_no_waiting_calls(path));
+            kernel::await_no_wait_threads();
+        }
+        "the wait" => paths.iter().for_each(|path| kernel::await_waiting_calls(path, 1)),
+        _ => panic!("{left}"),
+    }
+    say("left as expected");
+    if let Some(adopted) = adopted {
+        heir.block_on(async { in_time(adopted.join_all()).await });
+        let acquisitions: u64 = locks.iter().map(|lock| lock.counters().acquisitions).sum();
+        say(&format!("{acquisitions} acquisitions"));
+    }
+}
+
+/// Starts one wait on the runtime and returns when it is in line.
+fn wait_once(
+    runtime: &Runtime,
+    acquire: impl Future<Output = Result<ExclusiveGuard, Error>> + Send + 'static,
+    how: &str,
+) {
+    let (queued, mut in_queue) = mpsc::channel(1);
+    let mut acquire = Box::pin(acquire);
+    if how == "leaked" {
+        runtime.block_on(get_in_line(acquire.as_mut()));
+        std::mem::forget(acquire);
+        return;
+    }
+    let acquire = async move {
+        get_in_line(acquire.as_mut()).await;
+        queued.send(()).await.unwrap();
+        drop(acquire.await);
+    };
+    match how {
+        "in a task" => drop(runtime.spawn(acquire)),
+        "in a timeout" => {
+            let hour = Duration::from_secs(3_600);
+            drop(runtime.spawn(async move { tokio::time::timeout(hour, acquire).await }));
+        }
+        _ => panic!("{how}"),
+    }
+    runtime.block_on(in_queue.recv()).expect("queued");
+}
+
+// ---- the process that may not have more threads ----
+
+#[test]
+fn without_a_thread_to_be_had_the_wait_parks_on_the_runtimes_pool() {
+    let place = Place::new();
+    let path = place.lock_file();
+    fs::write(&path, "").unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let holder = Locker::holding(&path, tokio_filelock::Protocol::Flock, Mode::Exclusive);
+    let waiter = Process::in_role("no more threads", &[path.to_str().unwrap(), "Flock"]);
+    waiter.expect("refused without a runtime");
+    waiter.expect("waiting");
+    holder.finish();
+    waiter.expect("held");
+    waiter.finish();
+}
+
+pub(crate) fn no_more_threads(arguments: &[String]) {
+    use nix::sys::resource::{Resource, setrlimit};
+
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    // The pool has one thread by then, which stays for some seconds.
+    runtime.block_on(runtime.spawn_blocking(|| ())).unwrap();
+    crate::support::locker::become_nobody();
+    setrlimit(Resource::RLIMIT_NPROC, 1, 1).unwrap();
+    std::thread::Builder::new().spawn(|| ()).expect_err("no thread is to be had");
+
+    let lock = open_from(arguments);
+    let error = futures::executor::block_on(lock.lock()).unwrap_err();
+    assert_eq!(error.kind(), tokio_filelock::ErrorKind::Io, "{error}");
+    say("refused without a runtime");
+    runtime.block_on(async {
+        let mut acquire = pin!(lock.lock());
+        get_in_line(acquire.as_mut()).await;
+        kernel::await_waiting_calls(lock.path(), 1);
+        say("waiting");
+        drop(in_time(acquire).await.unwrap());
+        say("held");
+    });
+}
+
+// ---- what the roles share ----
+
+fn builder(flavor: &str) -> Builder {
+    let mut builder = match flavor {
+        "multi thread" => Builder::new_multi_thread(),
+        "current thread" => Builder::new_current_thread(),
+        _ => panic!("{flavor}"),
+    };
+    builder.worker_threads(2).enable_all();
+    builder
+}
+
+fn open_from(arguments: &[String]) -> FileLock {
+    let [path, name] = arguments else { panic!("{arguments:?}") };
+    let options: OpenOptions = FileLock::options().protocol(protocol(name));
+    options.blocking_open(path).unwrap()
+}
+
+fn numbered(directory: &Path, number: usize) -> PathBuf {
+    directory.join(format!("{number}.lock"))
+}
+
+/// A process that holds so many lock files of the directory until it finishes.
+fn hold_many(directory: &str, count: usize) -> Process {
+    let holder = Process::in_role("hold many", &[directory, &count.to_string()]);
+    holder.expect("held");
+    holder
+}
+
+pub(crate) fn hold_many_in_child(arguments: &[String]) {
+    let [directory, count] = arguments else { panic!("{arguments:?}") };
+    let hold = |number| {
+        let path = numbered(Path::new(directory), number);
+        FileLock::options().blocking_open(path).unwrap().try_lock().unwrap()
+    };
+    let held: Vec<_> = (0..count.parse().unwrap()).map(hold).collect();
+    say("held");
+    assert_eq!(commands().next(), None);
+    drop(held);
+}
+
+/// Polls once a request that has to wait.
+async fn get_in_line<F: Future>(mut acquire: Pin<&mut F>) {
+    let waits = poll_fn(|cx| Poll::Ready(acquire.as_mut().poll(cx).is_pending())).await;
+    assert!(waits, "somebody holds the lock");
+}
+
+/// Starts tasks that wait for a lock, do something with it and let it go; returns when each is in
+/// line.
+async fn start_waiting<F>(
+    locks: &[FileLock],
+    tasks_per_lock: usize,
+    section: impl Fn() -> F,
+) -> JoinSet<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    let (queued, mut in_queue) = mpsc::channel(1);
+    for lock in locks {
+        for _ in 0..tasks_per_lock {
+            let (lock, queued, section) = (lock.clone(), queued.clone(), section());
+            tasks.spawn(async move {
+                let mut acquire = pin!(lock.lock());
+                get_in_line(acquire.as_mut()).await;
+                queued.send(()).await.unwrap();
+                let guard = acquire.await.unwrap();
+                section.await;
+                drop(guard);
+            });
+        }
+    }
+    drop(queued);
+    for _ in 0..tasks.len() {
+        in_time(in_queue.recv()).await.expect("every task reports");
+    }
+    tasks
+}
