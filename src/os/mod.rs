@@ -21,7 +21,7 @@ pub(crate) mod interrupt;
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod lock_file;
 #[cfg(any(test, tokio_filelock_loom))]
-#[cfg_attr(not(tokio_filelock_loom), allow(dead_code))]
+#[cfg_attr(not(all(test, tokio_filelock_loom)), allow(dead_code))] // used in models
 pub(crate) mod model;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod scenarios;

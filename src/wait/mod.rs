@@ -177,6 +177,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 
 /// In models: a runtime whose blocking pool has no thread left, until it shuts down.
 #[cfg(tokio_filelock_loom)]
+#[cfg_attr(not(test), allow(dead_code))] // used in models
 pub(crate) mod model_runtime {
     use super::SentToRuntime;
     use crate::shim::Mutex;
