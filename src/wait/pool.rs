@@ -117,7 +117,7 @@ mod models {
     /// A thread that has been idle for long enough ends while the next job is handed to it.
     #[test]
     fn idle_thread_against_the_next_job() {
-        model("idle_thread_against_the_next_job", None, || {
+        model("idle_thread_against_the_next_job", Some(3), || {
             let pool = Pool::default();
             let ran = Arc::new(Ran::default());
             for _ in 0..2 {
