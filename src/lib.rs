@@ -11,6 +11,7 @@ mod wait;
 pub use error::{Error, ErrorKind, TryLockError};
 pub use lock::{Acquire, Counters, ExclusiveGuard, FileLock, Guard, OpenOptions, SharedGuard};
 pub use os::Protocol;
+pub use registry::Tenure;
 pub use wait::WaitOn;
 
 /// How a parked wait is ended when nobody wants it any more.

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{FileLock, open};
 use crate::error::Error;
 use crate::os::{Access, Protocol, Region};
-use crate::registry::{Wanted, registry};
+use crate::registry::{Tenure, Wanted, registry};
 use crate::wait::{self, WaitOn};
 
 /// Options for opening a lock file, in the manner of [`std::fs::OpenOptions`].
@@ -32,6 +32,7 @@ pub struct OpenOptions {
     access: Access,
     verify_path: bool,
     wait_on: WaitOn,
+    tenure: Tenure,
 }
 
 impl OpenOptions {
@@ -42,6 +43,7 @@ impl OpenOptions {
             access,
             verify_path: false,
             wait_on: WaitOn::default(),
+            tenure: Tenure::default(),
         }
     }
 
@@ -118,6 +120,13 @@ impl OpenOptions {
         self
     }
 
+    /// How long this process keeps the lock of the operating system for its own tasks while others
+    /// may want it; see [`Tenure`].
+    pub fn tenure(mut self, tenure: Tenure) -> Self {
+        self.tenure = tenure;
+        self
+    }
+
     /// Opens the lock file.
     ///
     /// Changes nothing of a file that exists, follows no symbolic link in the last component of
@@ -159,7 +168,13 @@ impl OpenOptions {
 
     pub(super) fn wanted(&self) -> Wanted {
         let access = Access { create: self.access.create && !self.access.read_only, ..self.access };
-        Wanted { protocol: self.protocol, region: Region::ONLY, access, wait_on: self.wait_on }
+        Wanted {
+            protocol: self.protocol,
+            region: Region::ONLY,
+            access,
+            wait_on: self.wait_on,
+            tenure: self.tenure,
+        }
     }
 
     pub(super) fn verifies_path(&self) -> bool {

@@ -14,16 +14,21 @@ use nix::libc;
 
 use super::{Mode, Region};
 
-/// The range that stands for a region, when this process locks it.
-#[derive(Debug, Clone, Copy)]
+/// A range of bytes, which need not exist in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
     start: u64,
     length: u64,
 }
 
 impl Range {
+    /// The range that stands for a region, when this process locks it.
     pub(super) fn of(region: Region, pid: u32) -> Self {
         Self { start: region.start, length: 1 + u64::from(pid) }
+    }
+
+    pub(super) const fn byte(start: u64) -> Self {
+        Self { start, length: 1 }
     }
 }
 
@@ -39,6 +44,18 @@ pub(super) fn unlock(file: &File, range: Range) -> io::Result<()> {
     call(file, |lock| FcntlArg::F_OFD_SETLK(lock), libc::F_UNLCK, range)
 }
 
+/// The range that somebody else has locked so that this one cannot be locked exclusively; `None`
+/// if nobody has. The kernel names one of several.
+pub(super) fn blocker(file: &File, range: Range) -> io::Result<Option<Range>> {
+    let mut lock = describe(libc::F_WRLCK, range)?;
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    if libc::c_int::from(lock.l_type) == libc::F_UNLCK {
+        return Ok(None);
+    }
+    let [start, length] = [lock.l_start, lock.l_len].map(|offset| offset.try_into().unwrap_or(0));
+    Ok(Some(Range { start, length }))
+}
+
 fn kind(mode: Mode) -> libc::c_int {
     match mode {
         Mode::Shared => libc::F_RDLCK,
@@ -52,14 +69,18 @@ fn call(
     kind: libc::c_int,
     range: Range,
 ) -> io::Result<()> {
+    let lock = describe(kind, range)?;
+    fcntl(file, command(&lock))?;
+    Ok(())
+}
+
+fn describe(kind: libc::c_int, range: Range) -> io::Result<libc::flock> {
     let too_far = |_| io::Error::from(io::ErrorKind::InvalidInput);
-    let lock = libc::flock {
+    Ok(libc::flock {
         l_type: kind.try_into().map_err(too_far)?,
         l_whence: libc::SEEK_SET.try_into().map_err(too_far)?,
         l_start: range.start.try_into().map_err(too_far)?,
         l_len: range.length.try_into().map_err(too_far)?,
         l_pid: 0, // required of OFD locks (fcntl(2))
-    };
-    fcntl(file, command(&lock))?;
-    Ok(())
+    })
 }

@@ -23,7 +23,7 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
@@ -74,16 +74,43 @@ impl Interrupt {
     pub(super) fn wait(
         &self,
         again: Option<Duration>,
-        mut call: impl FnMut() -> io::Result<()>,
+        call: impl FnMut() -> io::Result<()>,
     ) -> io::Result<Waited> {
-        let _listening = Listening::begin(self, again);
+        let _listening = Listening::begin(self, again.map(|again| (again, again)));
+        let waited = self.call_until(|| false, call)?;
+        Ok(waited.expect("the time is never up"))
+    }
+
+    /// As `wait`, for no longer than this: `None` if the time is up, and at once if no limit can be
+    /// set.
+    pub(super) fn wait_for(
+        &self,
+        limit: Duration,
+        call: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<Option<Waited>> {
+        let deadline = Instant::now() + limit;
+        let listening = Listening::begin(self, Some((limit, REPEAT)));
+        if !listening.has_timer() {
+            return Ok(None);
+        }
+        self.call_until(|| Instant::now() >= deadline, call)
+    }
+
+    fn call_until(
+        &self,
+        mut time_is_up: impl FnMut() -> bool,
+        mut call: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<Option<Waited>> {
         loop {
             if self.lock().requested {
-                return Ok(Waited::Interrupted);
+                return Ok(Some(Waited::Interrupted));
+            }
+            if time_is_up() {
+                return Ok(None);
             }
             match call() {
-                Ok(()) => return Ok(Waited::Acquired),
-                // Asked for, or time to call again, or somebody else's signal.
+                Ok(()) => return Ok(Some(Waited::Acquired)),
+                // Asked for, or time to look at the clock, or somebody else's signal.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -91,7 +118,7 @@ impl Interrupt {
     }
 
     /// Lets this much time pass; returns early when the end of the wait is asked for.
-    pub(super) fn pause(&self, time: Duration) -> Option<Waited> {
+    pub(crate) fn pause(&self, time: Duration) -> Option<Waited> {
         let state = self.lock();
         let (state, _) = self
             .requested
@@ -112,18 +139,23 @@ struct Listening<'a> {
 }
 
 impl<'a> Listening<'a> {
-    fn begin(interrupt: &'a Interrupt, again: Option<Duration>) -> Self {
+    /// The timer goes off for the first time, and then again and again, after these times.
+    fn begin(interrupt: &'a Interrupt, alarm: Option<(Duration, Duration)>) -> Self {
         let mut listening = Self { interrupt, mask: None };
         if let Some(signal) = signal::number() {
             if let Some(timer) = Timer::new(signal) {
                 listening.mask = unblock(signal);
-                if let Some(again) = again {
-                    timer.arm(again, again);
+                if let Some((first, repeat)) = alarm {
+                    timer.arm(first, repeat);
                 }
                 interrupt.lock().timer = Some(timer);
             }
         }
         listening
+    }
+
+    fn has_timer(&self) -> bool {
+        self.mask.is_some()
     }
 }
 
@@ -399,6 +431,15 @@ mod tests {
             if calls < 3 { sleep_in_the_kernel() } else { Ok(()) }
         });
         assert_eq!((waited.unwrap(), calls), (Waited::Acquired, 3));
+    }
+
+    #[test]
+    fn a_wait_with_a_limit_ends_by_itself() {
+        let interrupt = Interrupt::default();
+        let waited = interrupt.wait_for(Duration::from_millis(1), sleep_in_the_kernel);
+        assert_eq!(waited.unwrap(), None);
+        let waited = interrupt.wait_for(Duration::from_secs(60), || Ok(()));
+        assert_eq!(waited.unwrap(), Some(Waited::Acquired));
     }
 
     #[test]

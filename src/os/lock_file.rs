@@ -10,7 +10,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -18,6 +19,7 @@ use nix::sys::stat::fstat;
 
 use super::file_system::{self, FileSystem};
 use super::interrupt::{self, Interrupt};
+use super::turnstile::{DISTRUST, Gate, Turn, lock_in_turn};
 use super::{
     Access, Attempt, Identity, Mode, Protocol, Region, Waited, errno, fcntl, flock, fork,
     is_contention,
@@ -45,6 +47,8 @@ pub(crate) struct LockFile {
     file_system: FileSystem,
     /// The process that opened it, and that its locks name.
     pid: u32,
+    /// Until when the turnstile is not looked at.
+    distrusted_until: Mutex<Option<Instant>>,
 }
 
 impl LockFile {
@@ -70,6 +74,7 @@ impl LockFile {
             writable,
             file_system,
             pid: process::id(),
+            distrusted_until: Mutex::new(None),
         })
     }
 
@@ -120,40 +125,43 @@ impl LockFile {
         mode: Mode,
         end: &Interrupt,
     ) -> io::Result<Waited> {
-        let again = match self.file_system {
-            FileSystem::Local => None,
-            FileSystem::Nfs if interrupt::is_available() => Some(ASK_AGAIN),
-            FileSystem::Nfs | FileSystem::Other => return self.poll(protocol, region, mode, end),
-        };
-        let waited = end.wait(again, || match protocol {
-            Protocol::Flock => flock::lock(&self.file, mode),
-            Protocol::Fcntl => fcntl::lock(&self.file, self.range(region), mode),
-        });
-        match waited {
-            // It did not wait, although it was asked to.
-            Err(error) if is_contention(&error) => self.poll(protocol, region, mode, end),
-            waited => waited,
+        let wait = Wait { file: self, protocol, region, mode, end };
+        match self.file_system {
+            FileSystem::Local => lock_in_turn(&wait),
+            FileSystem::Nfs if interrupt::is_available() => wait.park(Some(ASK_AGAIN)),
+            FileSystem::Nfs | FileSystem::Other => wait.poll(),
         }
     }
 
-    /// Tries again and again, where the kernel may not wake a wait, or not let it go.
-    fn poll(
+    /// As `lock` on a local file system, with no regard for others who wait.
+    #[cfg(test)]
+    pub(super) fn lock_out_of_turn(
         &self,
         protocol: Protocol,
         region: Region,
         mode: Mode,
         end: &Interrupt,
     ) -> io::Result<Waited> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            if let Some(ended) = end.pause(pause) {
-                return Ok(ended);
-            }
-            if self.try_lock(protocol, region, mode)? == Attempt::Acquired {
-                return Ok(Waited::Acquired);
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+        Wait { file: self, protocol, region, mode, end }.lock()
+    }
+
+    /// Somebody else waits for the lock, and would be overtaken by whoever takes it now.
+    ///
+    /// `false` where there is no turnstile: on file systems that are not local.
+    pub(crate) fn is_turnstile_taken(&self, protocol: Protocol, region: Region) -> bool {
+        if !self.is_local() {
+            return false;
         }
+        let turnstile = turnstile(protocol, region);
+        // Another range that covers the byte is somebody's lock on the whole file.
+        let taken =
+            matches!(fcntl::blocker(&self.file, turnstile), Ok(Some(by)) if by == turnstile);
+        taken && !self.distrusts_turnstile()
+    }
+
+    fn distrusts_turnstile(&self) -> bool {
+        let until = *self.distrusted_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
     }
 
     pub(crate) fn unlock(&self, protocol: Protocol, region: Region) -> io::Result<()> {
@@ -173,6 +181,96 @@ impl LockFile {
                 retrying(|| fcntl::try_lock(&self.file, self.range(region), Mode::Shared)).is_ok()
             }
         }
+    }
+}
+
+/// The byte that is the turnstile of a region: far beyond the data, and for byte ranges the last one
+/// of the region's slot.
+fn turnstile(protocol: Protocol, region: Region) -> fcntl::Range {
+    const OF_WHOLE_FILE: u64 = 1 << 61;
+    const SLOT: u64 = 1 << 23;
+    match protocol {
+        Protocol::Flock => fcntl::Range::byte(OF_WHOLE_FILE),
+        Protocol::Fcntl => fcntl::Range::byte(region.start + SLOT - 1),
+    }
+}
+
+/// One wait for the lock.
+struct Wait<'a> {
+    file: &'a LockFile,
+    protocol: Protocol,
+    region: Region,
+    mode: Mode,
+    end: &'a Interrupt,
+}
+
+impl Wait<'_> {
+    /// Leaves the wait to the kernel.
+    fn park(&self, again: Option<Duration>) -> io::Result<Waited> {
+        let waited = self.end.wait(again, || match self.protocol {
+            Protocol::Flock => flock::lock(&self.file.file, self.mode),
+            Protocol::Fcntl => {
+                fcntl::lock(&self.file.file, self.file.range(self.region), self.mode)
+            }
+        });
+        match waited {
+            // It did not wait, although it was asked to.
+            Err(error) if is_contention(&error) => self.poll(),
+            waited => waited,
+        }
+    }
+
+    /// Tries again and again, where the kernel may not wake a wait, or not let it go.
+    fn poll(&self) -> io::Result<Waited> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if let Some(ended) = self.end.pause(pause) {
+                return Ok(ended);
+            }
+            if self.try_lock()? == Attempt::Acquired {
+                return Ok(Waited::Acquired);
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn turnstile(&self) -> fcntl::Range {
+        turnstile(self.protocol, self.region)
+    }
+}
+
+impl Gate for Wait<'_> {
+    fn take_turnstile(&self, limit: Duration) -> Turn {
+        if self.file.distrusts_turnstile() || !interrupt::is_available() {
+            return Turn::None;
+        }
+        // An exclusive lock needs write access. Readers who have none may wait side by side.
+        let mode = if self.file.writable { Mode::Exclusive } else { Mode::Shared };
+        let take = || fcntl::lock(&self.file.file, self.turnstile(), mode);
+        match self.end.wait_for(limit, take) {
+            Ok(Some(Waited::Acquired)) => Turn::Taken,
+            Ok(Some(Waited::Interrupted)) => Turn::Interrupted,
+            Ok(None) => Turn::TimedOut,
+            Err(_) => Turn::None,
+        }
+    }
+
+    fn leave_turnstile(&self) {
+        // Where this fails nobody else has the turnstile, and nobody waits for it without a limit.
+        let _ = retrying(|| fcntl::unlock(&self.file.file, self.turnstile()));
+    }
+
+    fn distrust_turnstile(&self) {
+        let until = Instant::now() + DISTRUST;
+        *self.file.distrusted_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    fn try_lock(&self) -> io::Result<Attempt> {
+        self.file.try_lock(self.protocol, self.region, self.mode)
+    }
+
+    fn lock(&self) -> io::Result<Waited> {
+        self.park(None)
     }
 }
 

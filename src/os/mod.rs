@@ -25,6 +25,7 @@ mod lock_file;
 pub(crate) mod model;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod scenarios;
+mod turnstile;
 
 pub(crate) use interrupt::Waited;
 #[cfg(not(tokio_filelock_loom))]

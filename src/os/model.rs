@@ -12,10 +12,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::turnstile::{Gate, Turn, lock_in_turn};
 use super::{Access, Attempt, Identity, Mode, Protocol, Region, Waited};
 use crate::error::{Error, ErrorKind, Operation};
-use crate::shim::{Arc, AtomicBool, Condvar, Mutex, Ordering};
+use crate::shim::{Arc, AtomicBool, Condvar, Mutex, Ordering, yield_now};
 
 #[cfg(tokio_filelock_loom)]
 loom::lazy_static! {
@@ -23,6 +25,9 @@ loom::lazy_static! {
 }
 #[cfg(not(tokio_filelock_loom))]
 static DISK: std::sync::LazyLock<Mutex<Disk>> = std::sync::LazyLock::new(Mutex::default);
+
+/// An open file that there is not: its locks are never let go.
+const NOBODY: u64 = 0;
 
 #[derive(Debug, Default)]
 struct Disk {
@@ -45,6 +50,10 @@ struct State {
     held: Vec<(u64, Mode)>,
     /// Lock calls that wait, in order of arrival.
     waiting: Vec<Waiter>,
+    /// Which open file holds the turnstile.
+    turnstile: Option<u64>,
+    /// Locks that were taken past somebody else's turnstile.
+    overtakings: u64,
     /// The error of the next lock call.
     fault: Option<i32>,
     /// The error with which the next wait ends, or the one that is under way.
@@ -114,6 +123,7 @@ fn excludes(one: Mode, other: Mode) -> bool {
 pub(crate) struct LockFile {
     inode: Arc<Inode>,
     opened: u64,
+    distrusts: AtomicBool,
 }
 
 impl LockFile {
@@ -147,7 +157,7 @@ impl LockFile {
             state.opened += 1;
             state.opened
         };
-        Ok(Self { inode, opened })
+        Ok(Self { inode, opened, distrusts: AtomicBool::new(false) })
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -177,10 +187,33 @@ impl LockFile {
             return Err(io::Error::from_raw_os_error(errno));
         }
         let acquired = self.inode.attempt(&mut state, protocol, self.opened, mode);
+        if acquired && state.turnstile.is_some_and(|by| by != self.opened) {
+            state.overtakings += 1;
+        }
         Ok(if acquired { Attempt::Acquired } else { Attempt::Busy })
     }
 
+    pub(crate) fn is_turnstile_taken(&self, _protocol: Protocol, _region: Region) -> bool {
+        let taken = self.inode.state.lock().turnstile.is_some_and(|by| by != self.opened);
+        taken && !self.distrusts.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn lock(
+        &self,
+        protocol: Protocol,
+        _region: Region,
+        mode: Mode,
+        interrupt: &Interrupt,
+    ) -> io::Result<Waited> {
+        *interrupt.waits_on.lock() = Some(self.inode.clone());
+        let waited = lock_in_turn(&Wait { file: self, protocol, mode, interrupt });
+        *interrupt.waits_on.lock() = None;
+        waited
+    }
+
+    /// As `lock`, with no regard for others who wait.
+    #[cfg(test)]
+    pub(super) fn lock_out_of_turn(
         &self,
         protocol: Protocol,
         _region: Region,
@@ -232,12 +265,68 @@ impl LockFile {
         self.inode.state.lock().held.retain(|(other, _)| *other != self.opened);
         self.inode.changed.notify_all();
     }
+
+    fn release_turnstile(&self) {
+        let mut state = self.inode.state.lock();
+        if state.turnstile == Some(self.opened) {
+            state.turnstile = None;
+        }
+        drop(state);
+        self.inode.changed.notify_all();
+    }
 }
 
 impl Drop for LockFile {
     /// Closing gives back what the open file holds.
     fn drop(&mut self) {
         self.release();
+        self.release_turnstile();
+    }
+}
+
+struct Wait<'a> {
+    file: &'a LockFile,
+    protocol: Protocol,
+    mode: Mode,
+    interrupt: &'a Interrupt,
+}
+
+impl Gate for Wait<'_> {
+    /// There is no time here: it is up when the owner of the turnstile is one that never goes on.
+    fn take_turnstile(&self, _limit: Duration) -> Turn {
+        if self.file.distrusts.load(Ordering::SeqCst) {
+            return Turn::None;
+        }
+        let mut state = self.file.inode.state.lock();
+        loop {
+            match state.turnstile {
+                None => {
+                    state.turnstile = Some(self.file.opened);
+                    return Turn::Taken;
+                }
+                Some(NOBODY) => return Turn::TimedOut,
+                Some(_) if self.interrupt.requested.load(Ordering::SeqCst) => {
+                    return Turn::Interrupted;
+                }
+                Some(_) => state = self.file.inode.changed.wait(state),
+            }
+        }
+    }
+
+    fn leave_turnstile(&self) {
+        self.file.release_turnstile();
+    }
+
+    fn distrust_turnstile(&self) {
+        self.file.distrusts.store(true, Ordering::SeqCst);
+    }
+
+    fn try_lock(&self) -> io::Result<Attempt> {
+        self.file.try_lock(self.protocol, Region::ONLY, self.mode)
+    }
+
+    fn lock(&self) -> io::Result<Waited> {
+        self.file.wait(self.protocol, self.mode, self.interrupt)
     }
 }
 
@@ -249,6 +338,12 @@ pub(crate) struct Interrupt {
 }
 
 impl Interrupt {
+    /// There is no time here: others have their chance.
+    pub(crate) fn pause(&self, _time: Duration) -> Option<Waited> {
+        yield_now();
+        self.requested.load(Ordering::SeqCst).then_some(Waited::Interrupted)
+    }
+
     pub(crate) fn request(&self) {
         self.requested.store(true, Ordering::SeqCst);
         let waits_on = self.waits_on.lock().clone();
@@ -289,7 +384,6 @@ pub(crate) fn fail_waiter(path: &Path, errno: i32) {
 /// Locks the file at this path for a holder that never lets go.
 #[cfg(tokio_filelock_loom)]
 pub(crate) fn hold_for_ever(path: &Path) {
-    const NOBODY: u64 = 0;
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
     inode.state.lock().held.push((NOBODY, Mode::Exclusive));
 }
@@ -299,4 +393,19 @@ pub(crate) fn hold_for_ever(path: &Path) {
 pub(crate) fn blocked(path: &Path) -> usize {
     let inode = DISK.lock().paths.get(path).cloned();
     inode.expect("the file exists").state.lock().waiting.len()
+}
+
+/// Takes the turnstile of the file at this path for a process that never goes on.
+#[cfg(tokio_filelock_loom)]
+pub(crate) fn hold_turnstile_for_ever(path: &Path) {
+    let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
+    inode.state.lock().turnstile = Some(NOBODY);
+}
+
+/// How often the lock of the file at this path was taken past somebody else's turnstile.
+#[cfg(tokio_filelock_loom)]
+pub(crate) fn overtakings(path: &Path) -> u64 {
+    let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
+    let overtakings = inode.state.lock().overtakings;
+    overtakings
 }

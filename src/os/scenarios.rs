@@ -429,7 +429,7 @@ macro_rules! kernel {
                 mode: Mode,
                 end: &Self::Interrupt,
             ) -> io::Result<Waited> {
-                <$file>::lock(self, protocol, Region::ONLY, mode, end)
+                <$file>::lock_out_of_turn(self, protocol, Region::ONLY, mode, end)
             }
 
             fn unlock(&self, protocol: Protocol) -> io::Result<()> {

@@ -52,6 +52,8 @@ pub(crate) enum OsCall {
     Try { mode: Mode, epoch: u64 },
     /// Ask and block; answered by `os_acquired`, `os_interrupted`, `os_stale` or `os_failed`.
     Wait { mode: Mode, epoch: u64 },
+    /// Let those of other processes in who were woken by the unlock, then as `Wait`.
+    StandBack { mode: Mode, epoch: u64 },
     /// Make the wait of this epoch return early, if that is possible. Has no answer of its own.
     Interrupt { epoch: u64 },
     /// Give the lock back; answered by `os_released`.
@@ -121,9 +123,20 @@ enum Phase {
     Held {
         mode: Mode,
         handovers: Option<u32>,
-        over: bool,
+        over: Option<End>,
     },
-    Releasing,
+    Releasing {
+        stand_back: bool,
+    },
+}
+
+/// Why a tenure is ended before its bound, and so what comes after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Somebody waits who is seen by the next try.
+    Seen,
+    /// Somebody may wait who can not be seen, and needs a moment to get in.
+    Unseen,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,14 +169,14 @@ pub(crate) struct Queue<W, E> {
 }
 
 impl<W, E> Queue<W, E> {
-    /// A tenure ends at the first release after `max_handovers` handovers.
-    pub(crate) fn new(max_handovers: u32) -> Self {
+    /// A tenure has no bound, until [`limit_handovers`](Self::limit_handovers) sets one.
+    pub(crate) fn new() -> Self {
         Self {
             waiters: Waiters::new(),
             holders: Holders::None,
             phase: Phase::Free,
             epoch: 0,
-            max_handovers,
+            max_handovers: u32::MAX,
             stale: false,
             counts: Counts::default(),
         }
@@ -178,6 +191,20 @@ impl<W, E> Queue<W, E> {
         !self.waiters.is_empty()
     }
 
+    /// A request of this mode would be granted at once, by those who hold.
+    pub(crate) fn would_join(&self, mode: Mode) -> bool {
+        self.waiters.is_empty() && self.is_held() && self.holders.admit(mode)
+    }
+
+    fn is_held(&self) -> bool {
+        matches!(self.phase, Phase::Held { .. })
+    }
+
+    /// From now on a tenure ends after this many handovers, if that is fewer than before.
+    pub(crate) fn limit_handovers(&mut self, most: u32) {
+        self.max_handovers = self.max_handovers.min(most);
+    }
+
     /// The wait that is under way is to return early.
     pub(crate) fn is_interrupted(&self) -> bool {
         matches!(self.phase, Phase::Waiting { interrupted: true, .. })
@@ -190,12 +217,9 @@ impl<W, E> Queue<W, E> {
         if self.stale {
             return (Requested::Moved, effects);
         }
-        if self.waiters.is_empty() {
-            // There is a holder, so a newcomer that is admitted asks for no stronger OS lock.
-            let held = matches!(self.phase, Phase::Held { .. });
-            if held && self.holders.admit(mode) && self.hand_over() {
-                return (Requested::Granted(self.grant(mode)), effects);
-            }
+        // There is a holder, so a newcomer that is admitted asks for no stronger OS lock.
+        if self.would_join(mode) && self.hand_over() {
+            return (Requested::Granted(self.grant(mode)), effects);
         }
         if patience == Patience::Try && !(self.waiters.is_empty() && self.phase == Phase::Free) {
             return (Requested::Refused, effects);
@@ -262,11 +286,11 @@ impl<W, E> Queue<W, E> {
         effects
     }
 
-    /// The time of this tenure is up: no more handovers, the OS lock goes back when the present
-    /// holders leave. Nothing happens outside a tenure.
-    pub(crate) fn end_tenure(&mut self) {
+    /// No more handovers: the OS lock goes back when the present holders leave. Nothing happens
+    /// outside a tenure.
+    pub(crate) fn end_tenure(&mut self, end: End) {
         if let Phase::Held { over, .. } = &mut self.phase {
-            *over = true;
+            over.get_or_insert(end);
         }
     }
 
@@ -276,7 +300,7 @@ impl<W, E> Queue<W, E> {
         let mut effects = Effects::default();
         let mode = self.attempted(epoch);
         self.counts.tenures += 1;
-        self.phase = Phase::Held { mode, handovers: None, over: false };
+        self.phase = Phase::Held { mode, handovers: None, over: None };
         self.advance(&mut effects);
         effects
     }
@@ -345,9 +369,18 @@ impl<W, E> Queue<W, E> {
 
     pub(crate) fn os_released(&mut self) -> Effects<W> {
         let mut effects = Effects::default();
-        debug_assert_eq!(self.phase, Phase::Releasing);
+        debug_assert!(matches!(self.phase, Phase::Releasing { .. }));
+        let stand_back = self.phase == Phase::Releasing { stand_back: true };
         self.phase = Phase::Free;
-        self.advance(&mut effects);
+        match self.waiters.first() {
+            Some(first) if stand_back => {
+                let mode = first.mode;
+                self.epoch += 1;
+                self.phase = Phase::Waiting { mode, interrupted: false };
+                effects.os = Some(OsCall::StandBack { mode, epoch: self.epoch });
+            }
+            _ => self.advance(&mut effects),
+        }
         effects
     }
 
@@ -358,7 +391,7 @@ impl<W, E> Queue<W, E> {
         debug_assert_eq!(epoch, self.epoch, "an answer to another attempt");
         match self.phase {
             Phase::Trying(mode) | Phase::Waiting { mode, .. } => mode,
-            Phase::Free | Phase::Held { .. } | Phase::Releasing => {
+            Phase::Free | Phase::Held { .. } | Phase::Releasing { .. } => {
                 unreachable!("no attempt is under way")
             }
         }
@@ -381,14 +414,15 @@ impl<W, E> Queue<W, E> {
                     effects.os = Some(OsCall::Interrupt { epoch: self.epoch });
                 }
             }
-            Phase::Held { .. } => {
+            Phase::Held { over, .. } => {
+                let stand_back = *over == Some(End::Unseen);
                 self.admit_head(effects);
                 if self.holders == Holders::None {
-                    self.phase = Phase::Releasing;
+                    self.phase = Phase::Releasing { stand_back };
                     effects.os = Some(OsCall::Unlock);
                 }
             }
-            Phase::Trying(_) | Phase::Releasing => {}
+            Phase::Trying(_) | Phase::Releasing { .. } => {}
         }
     }
 
@@ -413,7 +447,7 @@ impl<W, E> Queue<W, E> {
         let Phase::Held { handovers, over, .. } = &mut self.phase else { return false };
         match handovers {
             None => *handovers = Some(0),
-            Some(_) if *over => return false,
+            Some(_) if over.is_some() => return false,
             Some(count) if *count >= self.max_handovers => return false,
             Some(count) => {
                 *count += 1;

@@ -171,6 +171,7 @@ struct Kernel {
 enum Before {
     Busy(Mode),
     Interrupted,
+    StoodBack,
     Other,
 }
 
@@ -200,13 +201,13 @@ impl Kernel {
                 assert_eq!(wanted, Some(mode));
                 match before {
                     Before::Busy(tried) => assert_eq!((tried, self.epoch), (mode, epoch)),
-                    Before::Interrupted => assert_eq!(epoch, self.epoch + 1),
+                    Before::Interrupted | Before::StoodBack => assert_eq!(epoch, self.epoch + 1),
                     Before::Other => panic!("a wait that no try came before"),
                 }
                 self.epoch = epoch;
             }
             OsCall::Unlock => assert!(self.held.take().is_some(), "nothing to unlock"),
-            OsCall::Interrupt { .. } => unreachable!("handled above"),
+            OsCall::StandBack { .. } | OsCall::Interrupt { .. } => unreachable!("handled before"),
         }
     }
 }
@@ -221,7 +222,7 @@ enum Event {
     Cancel(Index),
     Release(Index),
     Downgrade(Index, Mode),
-    EndTenure,
+    EndTenure(End),
     Os(OsAnswer),
 }
 
@@ -247,7 +248,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => any::<Index>().prop_map(Event::Cancel),
         4 => any::<Index>().prop_map(Event::Release),
         1 => (any::<Index>(), mode()).prop_map(|(holder, os)| Event::Downgrade(holder, os)),
-        1 => Just(Event::EndTenure),
+        1 => prop_oneof![Just(End::Seen), Just(End::Unseen)].prop_map(Event::EndTenure),
         6 => os_answer.prop_map(Event::Os),
     ]
 }
@@ -264,12 +265,16 @@ struct World {
     wakers: usize,
     /// The wakers in the queue, by request.
     registered: BTreeMap<Id, usize>,
+    /// How the tenure was ended from outside, first.
+    end: Option<End>,
 }
 
 impl World {
     fn new(max_handovers: u32) -> Self {
+        let mut queue = Queue::new();
+        queue.limit_handovers(max_handovers);
         Self {
-            queue: Queue::new(max_handovers),
+            queue,
             reference: Reference::new(max_handovers),
             kernel: Kernel::default(),
             requests: 0,
@@ -277,6 +282,7 @@ impl World {
             settled: BTreeMap::new(),
             wakers: 0,
             registered: BTreeMap::new(),
+            end: None,
         }
     }
 
@@ -308,11 +314,12 @@ impl World {
                     self.carry_out(effects, Before::Other);
                 }
             }
-            Event::EndTenure => {
+            Event::EndTenure(end) => {
                 if let Some(tenure) = &mut self.reference.tenure {
                     tenure.over = true;
+                    self.end.get_or_insert(end);
                 }
-                self.queue.end_tenure();
+                self.queue.end_tenure(end);
             }
             Event::Os(answer) => self.answer(answer),
         }
@@ -394,7 +401,7 @@ impl World {
     fn answer(&mut self, answer: OsAnswer) {
         let Some(call) = self.kernel.call else { return };
         let (effects, before) = match (call, answer) {
-            (OsCall::Unlock, _) => (self.queue.os_released(), Before::Other),
+            (OsCall::Unlock, _) => return self.released(),
             (OsCall::Wait { .. }, OsAnswer::Negative) if !self.kernel.interrupted => return,
             (OsCall::Wait { epoch, .. }, OsAnswer::Negative) => {
                 (self.queue.os_interrupted(epoch), Before::Interrupted)
@@ -412,10 +419,27 @@ impl World {
                 self.reference.acquired(mode, epoch);
                 (self.queue.os_acquired(epoch), Before::Other)
             }
-            (OsCall::Interrupt { .. }, _) => unreachable!("an interrupt has no answer"),
+            (OsCall::StandBack { .. } | OsCall::Interrupt { .. }, _) => {
+                unreachable!("not a call of the kernel")
+            }
         };
         self.kernel.call = None;
         self.carry_out(effects, before);
+    }
+
+    /// The process stands back after a tenure that ended for those who cannot be seen. To the
+    /// kernel that is a wait.
+    fn released(&mut self) {
+        let stands_back = self.end.take() == Some(End::Unseen) && !self.reference.line.is_empty();
+        let mut effects = self.queue.os_released();
+        if let Some(OsCall::StandBack { mode, epoch }) = effects.os {
+            assert!(stands_back);
+            effects.os = Some(OsCall::Wait { mode, epoch });
+        } else {
+            assert!(!stands_back, "{effects:?}");
+        }
+        self.kernel.call = None;
+        self.carry_out(effects, if stands_back { Before::StoodBack } else { Before::Other });
     }
 
     fn carry_out(&mut self, effects: Effects<usize>, before: Before) {

@@ -25,7 +25,7 @@ enum Event {
     Release(Name),
     /// The mode is the one that the OS lock has afterwards.
     Downgrade(Name, Mode),
-    EndTenure,
+    EndTenure(End),
     Acquired,
     Busy,
     Failed(Name),
@@ -41,8 +41,8 @@ const UNBOUNDED: u32 = u32::MAX;
 /// Plays a table on a new queue, and returns the queue as it is at the end.
 #[track_caller]
 fn play(max_handovers: u32, table: &[Line]) -> Queue<Name, Name> {
-    let mut player =
-        Player { queue: Queue::new(max_handovers), requests: HashMap::new(), epoch: 0 };
+    let mut player = Player { queue: Queue::new(), requests: HashMap::new(), epoch: 0 };
+    player.queue.limit_handovers(max_handovers);
     for (number, (event, expected)) in (1..).zip(table) {
         let found = player.play(*event).join(", ");
         assert_eq!(found, *expected, "line {number}: {event:?}");
@@ -87,8 +87,8 @@ impl Player {
                 assert_eq!(self.requests[name], None, "{name} is polled to its end");
                 self.queue.downgrade(os)
             }
-            EndTenure => {
-                self.queue.end_tenure();
+            EndTenure(end) => {
+                self.queue.end_tenure(end);
                 Effects::default()
             }
             Acquired => self.queue.os_acquired(epoch),
@@ -146,6 +146,11 @@ impl Player {
             OsCall::Wait { mode, epoch } => {
                 self.epoch = epoch;
                 format!("wait {}", lower(mode))
+            }
+            OsCall::StandBack { mode, epoch } => {
+                assert_eq!(epoch, self.epoch + 1, "it is a new attempt");
+                self.epoch = epoch;
+                format!("stand back, wait {}", lower(mode))
             }
             OsCall::Interrupt { epoch } => {
                 assert_eq!(epoch, self.epoch, "an interrupt means the present wait");
@@ -378,7 +383,7 @@ fn an_ended_tenure_lasts_as_long_as_its_holders() {
             (LockShared("a"), "queued, try shared"),
             (Acquired, "wake a"),
             (LockShared("b"), "granted"),
-            (EndTenure, ""),
+            (EndTenure(End::Seen), ""),
             (LockShared("c"), "queued"),
             (Release("a"), ""),
             (Release("b"), "unlock"),
@@ -395,16 +400,16 @@ fn there_is_nothing_to_end_outside_a_tenure() {
     play(
         UNBOUNDED,
         &[
-            (EndTenure, ""),
+            (EndTenure(End::Seen), ""),
             (Lock("a"), "queued, try exclusive"),
-            (EndTenure, ""),
+            (EndTenure(End::Seen), ""),
             (Busy, "wait exclusive"),
-            (EndTenure, ""),
+            (EndTenure(End::Seen), ""),
             (Lock("b"), "queued"),
             (Acquired, "wake a"),
             (Release("a"), "wake b"),
             (Release("b"), "unlock"),
-            (EndTenure, ""),
+            (EndTenure(End::Seen), ""),
             (Lock("c"), "queued"),
             (Lock("d"), "queued"),
             (Released, "try exclusive"),
@@ -890,7 +895,7 @@ fn a_downgrade_in_an_ended_tenure_lets_nobody_in() {
             (Acquired, "wake a"),
             (Poll("a"), "granted"),
             (LockShared("b"), "queued"),
-            (EndTenure, ""),
+            (EndTenure(End::Seen), ""),
             (Downgrade("a", Shared), ""),
             (Release("a"), "unlock"),
             (Released, "try shared"),
@@ -920,7 +925,7 @@ fn every_waker_comes_back_once() {
 
 #[test]
 fn contended_means_that_somebody_waits_in_line() {
-    let mut queue: Queue<Name, Name> = Queue::new(UNBOUNDED);
+    let mut queue: Queue<Name, Name> = Queue::new();
     assert!(!queue.is_contended());
     let (Requested::Queued(_), _) = queue.request(Exclusive, Patience::Wait) else {
         panic!("a free queue asks the OS first");
@@ -928,4 +933,70 @@ fn contended_means_that_somebody_waits_in_line() {
     assert!(queue.is_contended());
     assert_eq!(queue.os_acquired(1).wake, None, "no waker was registered");
     assert!(!queue.is_contended());
+}
+
+// ---- standing back ----
+
+#[test]
+fn after_a_tenure_that_ended_for_the_unseen_the_process_stands_back() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Acquired, "wake a"),
+            (Lock("b"), "queued"),
+            (EndTenure(End::Unseen), ""),
+            (Release("a"), "unlock"),
+            (Released, "stand back, wait exclusive"),
+            (Acquired, "wake b"),
+            (Release("b"), "unlock"),
+            (Released, ""),
+        ],
+    );
+}
+
+#[test]
+fn it_does_not_stand_back_for_nobody_nor_after_a_tenure_that_ended_for_the_seen() {
+    for end in [End::Seen, End::Unseen] {
+        play(
+            UNBOUNDED,
+            &[
+                (Lock("a"), "queued, try exclusive"),
+                (Acquired, "wake a"),
+                (EndTenure(end), ""),
+                (Release("a"), "unlock"),
+                (Released, ""),
+                (Lock("b"), "queued, try exclusive"),
+            ],
+        );
+    }
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Acquired, "wake a"),
+            (Lock("b"), "queued"),
+            (EndTenure(End::Seen), ""),
+            (EndTenure(End::Unseen), ""),
+            (Release("a"), "unlock"),
+            (Released, "try exclusive"),
+        ],
+    );
+}
+
+#[test]
+fn standing_back_is_interrupted_as_a_wait_is() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Acquired, "wake a"),
+            (Lock("b"), "queued"),
+            (EndTenure(End::Unseen), ""),
+            (Release("a"), "unlock"),
+            (Released, "stand back, wait exclusive"),
+            (Cancel("b"), "interrupt, drop b"),
+            (Interrupted, ""),
+        ],
+    );
 }

@@ -10,18 +10,18 @@ use std::sync::OnceLock;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::Membership;
+use super::{Membership, Tenure};
 use crate::os::{self, Attempt, Identity, Interrupt, LockFile, Protocol, Region, Waited};
-use crate::queue::{Counts, Effects, Mode, OsCall, Queue};
-use crate::shim::{self, Arc, AtomicBool, Mutex, Ordering};
+use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Requested};
+use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::wait;
 
-/// Handovers inside a tenure, after which the OS lock goes back so that other processes get in.
-/// (Models are small: they reach a bound of one.)
-const MAX_HANDOVERS: u32 = if cfg!(tokio_filelock_loom) { 1 } else { 64 };
+/// After so many handovers a process looks whether another one waits.
+const LOOK_EVERY: u32 = 16;
 
-/// Time since the first handover of a tenure, after which it ends at the next release.
-const MAX_HANDING_OVER: Duration = Duration::from_millis(5);
+/// For so long a process stands back after a tenure whose time is up. A process that the unlock has
+/// woken takes 23 µs at the median to get the lock, 129 µs at the 99th percentile.
+const STAND_BACK: Duration = Duration::from_micros(100);
 
 /// The open file of an identity.
 ///
@@ -72,8 +72,11 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 struct State {
     queue: Queue<Waker, io::Error>,
-    /// Since when the lock goes from task to task in this tenure, if it does.
+    /// Handing over for longer than this ends a tenure.
+    longest_tenure: Duration,
+    /// Since when the lock goes from task to task with no chance for others, if it does.
     handing_over_since: Option<Instant>,
+    handovers_since_look: u32,
     /// How to end the wait that is parked, if there is one: of which epoch, and by what.
     parked: Option<(u64, Arc<Interrupt>)>,
 }
@@ -91,8 +94,13 @@ pub(super) enum Thread {
 
 impl Entry {
     pub(super) fn new(file: Arc<OpenFile>, protocol: Protocol, region: Region) -> Self {
-        let state =
-            State { queue: Queue::new(MAX_HANDOVERS), handing_over_since: None, parked: None };
+        let state = State {
+            queue: Queue::new(),
+            longest_tenure: Duration::MAX,
+            handing_over_since: None,
+            handovers_since_look: 0,
+            parked: None,
+        };
         let on_writable = AtomicBool::new(false);
         Self { file, protocol, region, on_writable, state: Mutex::new(state) }
     }
@@ -114,20 +122,65 @@ impl Entry {
         event(&mut self.state.lock().queue)
     }
 
+    /// From now on these bounds count, where they are stricter than those before.
+    pub(super) fn limit(&self, tenure: Tenure) {
+        let mut state = self.state.lock();
+        state.queue.limit_handovers(tenure.handovers);
+        state.longest_tenure = state.longest_tenure.min(tenure.time);
+    }
+
+    pub(super) fn request(&self, mode: Mode, patience: Patience) -> (Requested, Effects<Waker>) {
+        let mut state = self.state.lock();
+        if state.queue.would_join(mode) {
+            state = self.look_before_handover(state);
+        }
+        state.queue.request(mode, patience)
+    }
+
     /// A holder lets go.
     pub(super) fn release(&self) -> Effects<Waker> {
         let mut state = self.state.lock();
         if state.queue.is_contended() {
-            // The clock may be a system call.
-            drop(state);
-            let now = shim::now();
-            state = self.state.lock();
-            let since = *state.handing_over_since.get_or_insert(now);
-            if now.saturating_duration_since(since) >= MAX_HANDING_OVER {
-                state.queue.end_tenure();
-            }
+            state = self.look_before_handover(state);
         }
-        state.queue.release()
+        let effects = state.queue.release();
+        if effects.os.is_some() && !state.queue.is_contended() {
+            state.handing_over_since = None;
+        }
+        effects
+    }
+
+    /// Ends the tenure if others have waited for long enough, or are seen to wait.
+    fn look_before_handover<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        state.handovers_since_look += 1;
+        let look = state.handovers_since_look >= LOOK_EVERY;
+        // The clock may be a system call, and the turnstile is one.
+        drop(state);
+        let now = shim::now();
+        let seen = look && self.is_turnstile_taken();
+        let mut state = self.state.lock();
+        if look {
+            state.handovers_since_look = 0;
+        }
+        let since = *state.handing_over_since.get_or_insert(now);
+        if seen {
+            state.queue.end_tenure(End::Seen);
+        } else if now.saturating_duration_since(since) >= state.longest_tenure {
+            state.queue.end_tenure(End::Unseen);
+        }
+        state
+    }
+
+    /// Somebody waits for the lock, in this process or, as far as it can be seen, in another one.
+    pub(super) fn is_contended(&self) -> bool {
+        self.event(|queue| queue.is_contended()) || self.is_turnstile_taken()
+    }
+
+    fn is_turnstile_taken(&self) -> bool {
+        self.locked_file().is_turnstile_taken(self.protocol, self.region)
     }
 
     /// The exclusive holder becomes a shared one.
@@ -150,6 +203,10 @@ impl Entry {
 
     fn try_os(&self, mode: Mode, epoch: u64) -> Effects<Waker> {
         self.on_writable.store(self.file.writable.get().is_some(), Ordering::Relaxed);
+        if self.is_turnstile_taken() {
+            // It is the turn of another process.
+            return self.event(|queue| queue.os_busy(epoch));
+        }
         match self.locked_file().try_lock(self.protocol, self.region, mode.into()) {
             Ok(Attempt::Acquired) => self.acquired(epoch),
             Ok(Attempt::Busy) => self.event(|queue| queue.os_busy(epoch)),
@@ -157,7 +214,7 @@ impl Entry {
         }
     }
 
-    fn wait_os(&self, mode: Mode, epoch: u64) -> Effects<Waker> {
+    fn wait_os(&self, mode: Mode, epoch: u64, stand_back: bool) -> Effects<Waker> {
         let interrupt = Arc::new(Interrupt::default());
         {
             // From here on the wait can be interrupted; it may have been meanwhile.
@@ -166,6 +223,11 @@ impl Entry {
                 return state.queue.os_interrupted(epoch);
             }
             state.parked = Some((epoch, interrupt.clone()));
+            // The others have their chance now.
+            state.handing_over_since = None;
+        }
+        if stand_back {
+            let _ = interrupt.pause(STAND_BACK);
         }
         let waited = self.locked_file().lock(self.protocol, self.region, mode.into(), &interrupt);
         self.state.lock().parked = None;
@@ -192,9 +254,7 @@ impl Entry {
         let file = self.locked_file();
         let linked = file.is_linked();
         if let Ok(true) = linked {
-            let mut state = self.state.lock();
-            state.handing_over_since = None;
-            return state.queue.os_acquired(epoch);
+            return self.event(|queue| queue.os_acquired(epoch));
         }
         // Part of this attempt: the next one must not start before the lock is back. Where the
         // unlock fails, nobody has a lock on this file that he could lose.
@@ -260,9 +320,12 @@ fn carry_out_call(
             Some(effects)
         }
         OsCall::Wait { mode, epoch } if thread == Thread::Parked => {
-            Some(entry.wait_os(mode, epoch))
+            Some(entry.wait_os(mode, epoch, false))
         }
-        OsCall::Wait { epoch, .. } => {
+        OsCall::StandBack { mode, epoch } if thread == Thread::Parked => {
+            Some(entry.wait_os(mode, epoch, true))
+        }
+        OsCall::Wait { epoch, .. } | OsCall::StandBack { epoch, .. } => {
             let parked = member.clone();
             let effects = Effects { os: Some(call), ..Effects::default() };
             let started = wait::park(member.pool(), member.wait_on(), move |placed| {

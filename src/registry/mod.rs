@@ -10,11 +10,12 @@
 //! 2. Requests, guards and parked waits each own a reference to a membership. So when the last
 //!    one goes, nobody holds, nobody waits and no OS call is under way: the phase is `Free`, and
 //!    closing the file cannot drop a lock.
-//! 3. Lock order: the registry's mutex before an entry's. No path takes them together today;
-//!    neither is held across a system call, a waker, or the drop of a file.
+//! 3. Lock order: the registry's mutex before an entry's. Neither is held across a system call, a
+//!    waker, or the drop of a file.
 
 mod entry;
 mod request;
+mod tenure;
 
 #[cfg(test)]
 mod models;
@@ -31,6 +32,8 @@ use crate::shim::{Arc, Mutex};
 use crate::wait::{self, Pool, WaitOn};
 
 pub(crate) use entry::{Entry, OpenFile};
+pub use tenure::Tenure;
+
 pub(crate) use request::{Denied, Hold, Request, try_hold};
 
 #[derive(Debug, Default)]
@@ -81,6 +84,7 @@ pub(crate) struct Wanted {
     pub(crate) region: Region,
     pub(crate) access: Access,
     pub(crate) wait_on: WaitOn,
+    pub(crate) tenure: Tenure,
 }
 
 impl Registry {
@@ -185,6 +189,7 @@ impl Registered {
             members: 0,
         });
         counted.members += 1;
+        counted.entry.limit(wanted.tenure);
         Ok(counted.entry.clone())
     }
 }

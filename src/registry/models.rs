@@ -13,10 +13,11 @@ use std::future::{Future, poll_fn};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use super::{Denied, Hold, Membership, Registry, Request, Wanted, try_hold};
+use super::{Denied, Hold, Membership, Registry, Request, Tenure, Wanted, try_hold};
 use crate::os::{self, Access, Attempt, Interrupt, LockFile, Protocol, Region, Waited};
-use crate::queue::Mode;
+use crate::queue::{End, Mode};
 use crate::shim::{self, Arc, AtomicBool, Ordering};
 #[cfg(tokio_filelock_loom)]
 use crate::wait::model_runtime;
@@ -80,6 +81,7 @@ const WANTED: Wanted = Wanted {
     region: Region::ONLY,
     access: Access { create: true, mode: None, read_only: false },
     wait_on: WaitOn::WaitPool,
+    tenure: Tenure { handovers: 1, time: Duration::from_secs(1) },
 };
 
 /// Another process.
@@ -435,10 +437,8 @@ fn handover_at_the_bound() {
         thread.join().unwrap();
         visitor.join().unwrap();
         let counts = member.entry().counts();
-        if cfg!(tokio_filelock_loom) {
-            assert!(counts.tenures >= 2, "{counts:?}");
-            assert!(counts.handovers <= counts.tenures, "{counts:?}");
-        }
+        assert!(counts.tenures >= 2, "{counts:?}");
+        assert!(counts.handovers <= counts.tenures, "{counts:?}");
         drop(member);
     });
 }
@@ -511,6 +511,116 @@ fn error_of_a_parked_wait() {
         let releaser = spawn(move || foreign.unlock());
         drop(block_on(behind).unwrap());
         releaser.join().unwrap();
+        drop(member);
+    });
+}
+
+// ---- two processes: each has a registry of its own ----
+
+impl Fixture {
+    /// Another process that uses this crate.
+    fn second_process(&self) -> Arc<Registry> {
+        Arc::default()
+    }
+
+    fn join_in(&self, registry: &Arc<Registry>) -> Arc<Membership> {
+        Registry::join(registry, &self.path, WANTED).unwrap()
+    }
+}
+
+/// A process that locks again and again does not overtake one that waits: at most the one time
+/// when it had looked at the turnstile just before.
+#[test]
+fn turnstile_against_barging() {
+    model("turnstile_against_barging", Some(2), |fixture| {
+        let member = fixture.join();
+        let second = fixture.second_process();
+        let (other, inside) = (fixture.join_in(&second), fixture.inside.clone());
+        let hold = block_on(exclusive(&member)).unwrap();
+        let patient = spawn(move || lock_and_visit(&other, &inside));
+        drop(hold);
+        for _ in 0..3 {
+            lock_and_visit(&member, &fixture.inside);
+        }
+        patient.join().unwrap();
+        #[cfg(tokio_filelock_loom)]
+        assert!(os::model::overtakings(&fixture.path) <= 1);
+        drop(member);
+    });
+}
+
+/// Two processes of readers that come and go do not keep a writer out.
+#[test]
+fn writer_against_two_reading_processes() {
+    model("writer_against_two_reading_processes", Some(2), |fixture| {
+        let member = fixture.join();
+        let readers = [(); 2].map(|()| {
+            let reader = fixture.foreign();
+            spawn(move || {
+                for _ in 0..2 {
+                    reader.read_in_turn();
+                }
+            })
+        });
+        lock_and_visit(&member, &fixture.inside);
+        for reader in readers {
+            reader.join().unwrap();
+        }
+        #[cfg(tokio_filelock_loom)]
+        assert!(os::model::overtakings(&fixture.path) <= 2, "one for each reader");
+        drop(member);
+    });
+}
+
+impl Foreign {
+    /// As a process that uses this crate reads.
+    fn read_in_turn(&self) {
+        let (shared, interrupt) = (os::Mode::Shared, Interrupt::default());
+        let (protocol, region) = (WANTED.protocol, WANTED.region);
+        if self.file.is_turnstile_taken(protocol, region)
+            || self.file.try_lock(protocol, region, shared).unwrap() == Attempt::Busy
+        {
+            let waited = self.file.lock(protocol, region, shared, &interrupt);
+            assert_eq!(waited.unwrap(), Waited::Acquired);
+        }
+        self.unlock();
+    }
+}
+
+/// A stopped process has the turnstile: the others get the lock all the same.
+#[cfg(tokio_filelock_loom)]
+#[test]
+fn turnstile_that_is_never_left() {
+    model("turnstile_that_is_never_left", None, |fixture| {
+        let member = fixture.join();
+        os::model::hold_turnstile_for_ever(&fixture.path);
+        let (other, inside) = (member.clone(), fixture.inside.clone());
+        let thread = spawn(move || lock_and_visit(&other, &inside));
+        lock_and_visit(&member, &fixture.inside);
+        thread.join().unwrap();
+        drop(member);
+    });
+}
+
+/// A tenure ends while more tasks of the process come and another process waits.
+#[test]
+fn tenure_end_against_arrivals() {
+    model("tenure_end_against_arrivals", Some(2), |fixture| {
+        let member = fixture.join();
+        let second = fixture.second_process();
+        let (foreign, inside) = (fixture.join_in(&second), fixture.inside.clone());
+        let hold = block_on(exclusive(&member)).unwrap();
+        let waiting = exclusive(&member);
+        let visitor = spawn(move || lock_and_visit(&foreign, &inside));
+        let (other, inside) = (member.clone(), fixture.inside.clone());
+        let arrival = spawn(move || lock_and_visit(&other, &inside));
+        // As it is when the time is up: the process stands back before it asks again.
+        member.entry().event(|queue| queue.end_tenure(End::Unseen));
+        drop(hold);
+        drop(block_on(waiting).unwrap());
+        arrival.join().unwrap();
+        visitor.join().unwrap();
+        assert!(member.entry().counts().tenures >= 2);
         drop(member);
     });
 }

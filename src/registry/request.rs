@@ -41,7 +41,7 @@ impl Request {
     }
 
     fn with(member: Arc<Membership>, mode: Mode, patience: Patience, thread: Thread) -> Self {
-        let (requested, effects) = member.entry().event(|queue| queue.request(mode, patience));
+        let (requested, effects) = member.entry().request(mode, patience);
         let state = match requested {
             Requested::Queued(ticket) => State::Queued(Some(ticket)),
             Requested::Granted(epoch) => State::Settled(Some(Settled::Granted(epoch))),
@@ -150,6 +150,11 @@ pub(crate) struct Hold {
 impl Hold {
     pub(crate) fn member(&self) -> &Arc<Membership> {
         &self.member
+    }
+
+    /// Somebody waits for the lock, as far as this process can see. Makes a system call.
+    pub(crate) fn is_contended(&self) -> bool {
+        !self.member.is_inherited() && self.member.entry().is_contended()
     }
 
     /// On a local file system, where calls may be made in place.

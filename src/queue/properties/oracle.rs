@@ -58,7 +58,7 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        let queue = Queue::new(u32::MAX);
+        let queue = Queue::new();
         Self { queue, lock: Arc::default(), waiters: Vec::new(), holders: Vec::new() }
     }
 
@@ -172,7 +172,7 @@ impl Pair {
             effects = match call {
                 OsCall::Try { epoch, .. } => self.queue.os_acquired(epoch),
                 OsCall::Unlock => self.queue.os_released(),
-                OsCall::Wait { .. } | OsCall::Interrupt { .. } => {
+                OsCall::Wait { .. } | OsCall::StandBack { .. } | OsCall::Interrupt { .. } => {
                     panic!("{call:?} of an OS that is never busy")
                 }
             };

@@ -1,0 +1,77 @@
+//! Taking turns with other processes: the turnstile, a second, tiny lock in the lock file.
+//!
+//! A process that has to wait takes the turnstile, then waits for the lock, then lets the turnstile
+//! go. A process that finds the turnstile taken queues there instead of overtaking. So the one who
+//! holds the turnstile is the next to get the lock, however often the others ask, and exclusive
+//! sleepers of one byte are woken by the kernel in the order of their arrival.
+//!
+//! Order must never cost exclusion or liveness:
+//! 1. The lock itself is taken in any case. The turnstile decides who asks, never who holds.
+//! 2. Nobody waits for the turnstile without a limit, for its owner may be stopped. After each
+//!    limit the waiter asks for the lock itself, without waiting: if it is free, the owner of the
+//!    turnstile is not taking it, and is passed. The limits double, so the turnstile makes a wait
+//!    at most [`FIRST_LIMIT`] or twice as long as it would have been, whichever is more; after
+//!    [`LIMITS`] of them the waiter goes to the lock without its turn.
+//! 3. A process that had to pass an owner does not look at the turnstile for [`DISTRUST`], so
+//!    that a stopped one costs the others a hundredth of their time and not all of it.
+//!
+//! The steps are here, what they call is a [`Gate`]: the kernel's, or under loom the model's.
+
+use std::io;
+use std::time::Duration;
+
+use super::{Attempt, Waited};
+
+/// How long the turnstile is waited for before the lock itself is looked at, at first.
+pub(super) const FIRST_LIMIT: Duration = Duration::from_millis(10);
+
+/// How many limits, each twice the one before, until a waiter goes without its turn: 1.27 s.
+pub(super) const LIMITS: u32 = 7;
+
+/// How long the turnstile is not looked at after its owner had to be passed.
+pub(super) const DISTRUST: Duration = Duration::from_secs(1);
+
+/// What came of a wait for the turnstile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    Taken,
+    /// The time was up.
+    TimedOut,
+    /// There is no turnstile here, or it is not trusted at present.
+    None,
+    /// The wait was to end.
+    Interrupted,
+}
+
+/// A lock and its turnstile.
+pub(super) trait Gate {
+    fn take_turnstile(&self, limit: Duration) -> Turn;
+    fn leave_turnstile(&self);
+    /// Its owner does not take the lock although it is free.
+    fn distrust_turnstile(&self);
+    fn try_lock(&self) -> io::Result<Attempt>;
+    fn lock(&self) -> io::Result<Waited>;
+}
+
+/// Waits for the lock, in turn if possible.
+pub(super) fn lock_in_turn(gate: &impl Gate) -> io::Result<Waited> {
+    let mut limit = FIRST_LIMIT;
+    for _ in 0..LIMITS {
+        match gate.take_turnstile(limit) {
+            Turn::Taken => {
+                let waited = gate.lock();
+                gate.leave_turnstile();
+                return waited;
+            }
+            Turn::Interrupted => return Ok(Waited::Interrupted),
+            Turn::None => break,
+            Turn::TimedOut => {}
+        }
+        if gate.try_lock()? == Attempt::Acquired {
+            gate.distrust_turnstile();
+            return Ok(Waited::Acquired);
+        }
+        limit *= 2;
+    }
+    gate.lock()
+}
