@@ -365,7 +365,7 @@ fn interrupt_against_a_new_waiter() {
 #[cfg(tokio_filelock_loom)]
 #[test]
 fn interrupt_without_release() {
-    shim::model("interrupt_without_release", None, || {
+    shim::model("interrupt_without_release", Some(8), || {
         let fixture = Fixture::new();
         let member = fixture.join();
         os::model::hold_for_ever(&fixture.path);
@@ -591,7 +591,7 @@ impl Foreign {
 #[cfg(tokio_filelock_loom)]
 #[test]
 fn turnstile_that_is_never_left() {
-    model("turnstile_that_is_never_left", None, |fixture| {
+    model("turnstile_that_is_never_left", Some(2), |fixture| {
         let member = fixture.join();
         os::model::hold_turnstile_for_ever(&fixture.path);
         let (other, inside) = (member.clone(), fixture.inside.clone());
@@ -612,13 +612,15 @@ fn tenure_end_against_arrivals() {
         let hold = block_on(exclusive(&member)).unwrap();
         let waiting = exclusive(&member);
         let visitor = spawn(move || lock_and_visit(&foreign, &inside));
-        let (other, inside) = (member.clone(), fixture.inside.clone());
-        let arrival = spawn(move || lock_and_visit(&other, &inside));
         // As it is when the time is up: the process stands back before it asks again.
         member.entry().event(|queue| queue.end_tenure(End::Unseen));
         drop(hold);
-        drop(block_on(waiting).unwrap());
-        arrival.join().unwrap();
+        let arrival = exclusive(&member);
+        for request in [waiting, arrival] {
+            let hold = block_on(request).unwrap();
+            fixture.inside.alone();
+            drop(hold);
+        }
         visitor.join().unwrap();
         assert!(member.entry().counts().tenures >= 2);
         drop(member);
