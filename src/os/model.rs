@@ -50,9 +50,9 @@ struct State {
     held: Vec<(u64, Mode)>,
     /// Lock calls that wait, in order of arrival.
     waiting: Vec<Waiter>,
-    /// Which open file holds the turnstile.
-    turnstile: Option<u64>,
-    /// Locks that were taken past somebody else's turnstile.
+    /// Which open file holds the turnstile, and for which mode.
+    turnstile: Option<(u64, Mode)>,
+    /// Locks that were taken without waiting, past somebody who waits.
     overtakings: u64,
     /// The error of the next lock call.
     fault: Option<i32>,
@@ -107,6 +107,13 @@ impl State {
                 waiter.behind = None;
             }
         }
+    }
+
+    /// Somebody else waits who is kept out by a lock of this mode.
+    fn others_wait(&self, opened: u64, mode: Mode) -> bool {
+        let waiting = self.waiting.iter().map(|waiter| (waiter.opened, waiter.mode));
+        let mut others = waiting.chain(self.turnstile).filter(|(other, _)| *other != opened);
+        others.any(|(_, wanted)| excludes(wanted, mode))
     }
 
     fn is_behind(&self, opened: u64) -> bool {
@@ -187,14 +194,14 @@ impl LockFile {
             return Err(io::Error::from_raw_os_error(errno));
         }
         let acquired = self.inode.attempt(&mut state, protocol, self.opened, mode);
-        if acquired && state.turnstile.is_some_and(|by| by != self.opened) {
+        if acquired && state.others_wait(self.opened, mode) {
             state.overtakings += 1;
         }
         Ok(if acquired { Attempt::Acquired } else { Attempt::Busy })
     }
 
     pub(crate) fn is_turnstile_taken(&self, _protocol: Protocol, _region: Region) -> bool {
-        let taken = self.inode.state.lock().turnstile.is_some_and(|by| by != self.opened);
+        let taken = self.inode.state.lock().turnstile.is_some_and(|(by, _)| by != self.opened);
         taken && !self.distrusts.load(Ordering::SeqCst)
     }
 
@@ -268,7 +275,7 @@ impl LockFile {
 
     fn release_turnstile(&self) {
         let mut state = self.inode.state.lock();
-        if state.turnstile == Some(self.opened) {
+        if state.turnstile.is_some_and(|(by, _)| by == self.opened) {
             state.turnstile = None;
         }
         drop(state);
@@ -301,10 +308,10 @@ impl Gate for Wait<'_> {
         loop {
             match state.turnstile {
                 None => {
-                    state.turnstile = Some(self.file.opened);
+                    state.turnstile = Some((self.file.opened, self.mode));
                     return Turn::Taken;
                 }
-                Some(NOBODY) => return Turn::TimedOut,
+                Some((NOBODY, _)) => return Turn::TimedOut,
                 Some(_) if self.interrupt.requested.load(Ordering::SeqCst) => {
                     return Turn::Interrupted;
                 }
@@ -399,10 +406,10 @@ pub(crate) fn blocked(path: &Path) -> usize {
 #[cfg(tokio_filelock_loom)]
 pub(crate) fn hold_turnstile_for_ever(path: &Path) {
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
-    inode.state.lock().turnstile = Some(NOBODY);
+    inode.state.lock().turnstile = Some((NOBODY, Mode::Exclusive));
 }
 
-/// How often the lock of the file at this path was taken past somebody else's turnstile.
+/// How often the lock of the file at this path was taken past somebody who waits.
 #[cfg(tokio_filelock_loom)]
 pub(crate) fn overtakings(path: &Path) -> u64 {
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");

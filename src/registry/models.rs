@@ -552,12 +552,12 @@ fn turnstile_against_barging() {
 /// Two processes of readers that come and go do not keep a writer out.
 #[test]
 fn writer_against_two_reading_processes() {
-    model("writer_against_two_reading_processes", Some(2), |fixture| {
+    model("writer_against_two_reading_processes", Some(3), |fixture| {
         let member = fixture.join();
         let readers = [(); 2].map(|()| {
             let reader = fixture.foreign();
             spawn(move || {
-                for _ in 0..2 {
+                for _ in 0..3 {
                     reader.read_in_turn();
                 }
             })
@@ -594,10 +594,12 @@ fn turnstile_that_is_never_left() {
     model("turnstile_that_is_never_left", Some(2), |fixture| {
         let member = fixture.join();
         os::model::hold_turnstile_for_ever(&fixture.path);
-        let (other, inside) = (member.clone(), fixture.inside.clone());
-        let thread = spawn(move || lock_and_visit(&other, &inside));
-        lock_and_visit(&member, &fixture.inside);
-        thread.join().unwrap();
+        let foreign = fixture.foreign();
+        let visitor = spawn(move || foreign.visit());
+        for _ in 0..2 {
+            lock_and_visit(&member, &fixture.inside);
+        }
+        visitor.join().unwrap();
         drop(member);
     });
 }
