@@ -137,8 +137,9 @@ impl Registry {
         let (entry, surplus) = match files.entry(file.identity()) {
             hash_map::Entry::Occupied(mut occupied) => {
                 let registered = occupied.get_mut();
-                let surplus = registered.file.offer(file);
-                (registered.count_in(path, wanted), surplus)
+                let entry = registered.count_in(path, wanted);
+                let surplus = if entry.is_ok() { registered.file.offer(file) } else { Some(file) };
+                (entry, surplus)
             }
             hash_map::Entry::Vacant(vacant) => {
                 let registered = vacant.insert(Registered {
