@@ -7,10 +7,11 @@
 
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
+use std::mem;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -47,8 +48,7 @@ pub(crate) struct LockFile {
     file_system: FileSystem,
     /// The process that opened it, and that its locks name.
     pid: u32,
-    /// Until when the turnstile is not looked at.
-    distrusted_until: Mutex<Option<Instant>>,
+    trust: Mutex<Trust>,
 }
 
 impl LockFile {
@@ -74,7 +74,7 @@ impl LockFile {
             writable,
             file_system,
             pid: process::id(),
-            distrusted_until: Mutex::new(None),
+            trust: Mutex::default(),
         })
     }
 
@@ -160,8 +160,12 @@ impl LockFile {
     }
 
     fn distrusts_turnstile(&self) -> bool {
-        let until = *self.distrusted_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = self.trust().distrusted_until;
         until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn trust(&self) -> MutexGuard<'_, Trust> {
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn unlock(&self, protocol: Protocol, region: Region) -> io::Result<()> {
@@ -193,6 +197,15 @@ fn turnstile(protocol: Protocol, region: Region) -> fcntl::Range {
         Protocol::Flock => fcntl::Range::byte(OF_WHOLE_FILE),
         Protocol::Fcntl => fcntl::Range::byte(region.start + SLOT - 1),
     }
+}
+
+/// What an open file has seen of the turnstile.
+#[derive(Debug, Default)]
+struct Trust {
+    /// The last wait passed its owner.
+    passed: bool,
+    /// Until when it is not looked at.
+    distrusted_until: Option<Instant>,
 }
 
 /// One wait for the lock.
@@ -234,6 +247,10 @@ impl Wait<'_> {
         }
     }
 
+    fn try_lock(&self) -> io::Result<Attempt> {
+        self.file.try_lock(self.protocol, self.region, self.mode)
+    }
+
     fn turnstile(&self) -> fcntl::Range {
         turnstile(self.protocol, self.region)
     }
@@ -248,7 +265,10 @@ impl Gate for Wait<'_> {
         let mode = if self.file.writable { Mode::Exclusive } else { Mode::Shared };
         let take = || fcntl::lock(&self.file.file, self.turnstile(), mode);
         match self.end.wait_for(limit, take) {
-            Ok(Some(Waited::Acquired)) => Turn::Taken,
+            Ok(Some(Waited::Acquired)) => {
+                self.file.trust().passed = false;
+                Turn::Taken
+            }
             Ok(Some(Waited::Interrupted)) => Turn::Interrupted,
             Ok(None) => Turn::TimedOut,
             Err(_) => Turn::None,
@@ -260,13 +280,26 @@ impl Gate for Wait<'_> {
         let _ = retrying(|| fcntl::unlock(&self.file.file, self.turnstile()));
     }
 
-    fn distrust_turnstile(&self) {
+    fn passed_turnstile(&self) {
         let until = Instant::now() + DISTRUST;
-        *self.file.distrusted_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        let mut trust = self.file.trust();
+        if mem::replace(&mut trust.passed, true) {
+            trust.distrusted_until = Some(until);
+        }
     }
 
-    fn try_lock(&self) -> io::Result<Attempt> {
-        self.file.try_lock(self.protocol, self.region, self.mode)
+    fn try_if_free(&self) -> io::Result<Attempt> {
+        // Only the exclusive lock shows that nobody holds it shared. A descriptor that may not have
+        // it learns nothing.
+        let free = self.file.try_lock(self.protocol, self.region, Mode::Exclusive);
+        if self.mode == Mode::Exclusive || !matches!(free, Ok(Attempt::Acquired)) {
+            return Ok(free.unwrap_or(Attempt::Busy));
+        }
+        let shared = self.try_lock();
+        if shared.is_err() {
+            let _ = self.file.unlock(self.protocol, self.region);
+        }
+        shared
     }
 
     fn lock(&self) -> io::Result<Waited> {

@@ -324,12 +324,15 @@ impl Gate for Wait<'_> {
         self.file.release_turnstile();
     }
 
-    fn distrust_turnstile(&self) {
+    fn passed_turnstile(&self) {
         self.file.distrusts.store(true, Ordering::SeqCst);
     }
 
-    fn try_lock(&self) -> io::Result<Attempt> {
-        self.file.try_lock(self.protocol, Region::ONLY, self.mode)
+    fn try_if_free(&self) -> io::Result<Attempt> {
+        match self.file.try_lock(self.protocol, Region::ONLY, Mode::Exclusive)? {
+            Attempt::Acquired => self.file.try_lock(self.protocol, Region::ONLY, self.mode),
+            Attempt::Busy => Ok(Attempt::Busy),
+        }
     }
 
     fn lock(&self) -> io::Result<Waited> {

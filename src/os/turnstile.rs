@@ -8,12 +8,14 @@
 //! Order must never cost exclusion or liveness:
 //! 1. The lock itself is taken in any case. The turnstile decides who asks, never who holds.
 //! 2. Nobody waits for the turnstile without a limit, for its owner may be stopped. After each
-//!    limit the waiter asks for the lock itself, without waiting: if it is free, the owner of the
-//!    turnstile is not taking it, and is passed. The limits double, so the turnstile makes a wait
-//!    at most [`FIRST_LIMIT`] or twice as long as it would have been, whichever is more; after
+//!    limit the waiter asks for the lock itself, without waiting: if nobody at all holds it, the
+//!    owner of the turnstile is not taking it, and is passed. That readers hold it shows nothing:
+//!    the owner may be a writer, who waits for them. The limits double, so the turnstile makes a
+//!    wait at most [`FIRST_LIMIT`] or twice as long as it would have been, whichever is more; after
 //!    [`LIMITS`] of them the waiter goes to the lock without its turn.
-//! 3. A process that had to pass an owner does not look at the turnstile for [`DISTRUST`], so
-//!    that a stopped one costs the others a hundredth of their time and not all of it.
+//! 3. A process that had to pass twice in a row does not look at the turnstile for [`DISTRUST`], so
+//!    that a stopped owner costs the others a tenth of their time and not all of it. Once is not
+//!    enough: an owner that was woken and has no processor yet looks the same.
 //!
 //! The steps are here, what they call is a [`Gate`]: the kernel's, or under loom the model's.
 
@@ -23,10 +25,10 @@ use std::time::Duration;
 use super::{Attempt, Waited};
 
 /// How long the turnstile is waited for before the lock itself is looked at, at first.
-pub(super) const FIRST_LIMIT: Duration = Duration::from_millis(10);
+pub(super) const FIRST_LIMIT: Duration = Duration::from_millis(50);
 
-/// How many limits, each twice the one before, until a waiter goes without its turn: 1.27 s.
-pub(super) const LIMITS: u32 = 7;
+/// How many limits, each twice the one before, until a waiter goes without its turn: 1.55 s.
+pub(super) const LIMITS: u32 = 5;
 
 /// How long the turnstile is not looked at after its owner had to be passed.
 pub(super) const DISTRUST: Duration = Duration::from_secs(1);
@@ -47,9 +49,10 @@ pub(super) enum Turn {
 pub(super) trait Gate {
     fn take_turnstile(&self, limit: Duration) -> Turn;
     fn leave_turnstile(&self);
-    /// Its owner does not take the lock although it is free.
-    fn distrust_turnstile(&self);
-    fn try_lock(&self) -> io::Result<Attempt>;
+    /// Its owner did not take the lock although it was free.
+    fn passed_turnstile(&self);
+    /// Takes the lock if nobody at all holds it.
+    fn try_if_free(&self) -> io::Result<Attempt>;
     fn lock(&self) -> io::Result<Waited>;
 }
 
@@ -67,8 +70,8 @@ pub(super) fn lock_in_turn(gate: &impl Gate) -> io::Result<Waited> {
             Turn::None => break,
             Turn::TimedOut => {}
         }
-        if gate.try_lock()? == Attempt::Acquired {
-            gate.distrust_turnstile();
+        if gate.try_if_free()? == Attempt::Acquired {
+            gate.passed_turnstile();
             return Ok(Waited::Acquired);
         }
         limit *= 2;

@@ -1,6 +1,6 @@
 //! The entry point of child processes: this binary again, in the role that the parent names.
 
-use crate::{bad_input, cancel, exclusion, forked, replaced, signals, support, waits};
+use crate::{bad_input, cancel, exclusion, forked, replaced, signals, support, turns, waits};
 
 type Role = fn(&[String]);
 
@@ -20,6 +20,12 @@ const ROLES: &[(&str, Role)] = &[
     ("leave", waits::leave),
     ("no more threads", waits::no_more_threads),
     ("hold many", waits::hold_many_in_child),
+    ("read until told", turns::read_until_told),
+    ("write", turns::write),
+    ("count until told", turns::count_until_told),
+    ("take turns", turns::take_turns),
+    ("sign", turns::sign),
+    ("keep a hundred tasks busy", turns::keep_a_hundred_tasks_busy),
     ("signals", signals::in_child),
     ("fork", forked::in_child),
 ];

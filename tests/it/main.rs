@@ -23,4 +23,5 @@ mod replaced;
 mod shutdown;
 mod signals;
 mod support;
+mod turns;
 mod waits;

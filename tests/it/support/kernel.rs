@@ -1,6 +1,7 @@
 //! What the kernel says about locks and threads, in `/proc`.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
@@ -38,6 +39,24 @@ pub(crate) fn await_no_wait_threads() {
     let started = Instant::now();
     while threads(std::process::id()).iter().any(|name| name == "filelock-wait") {
         assert!(started.elapsed() < PATIENCE, "a thread of the wait pool does not end");
+        thread::yield_now();
+    }
+}
+
+/// Returns when every thread of a process has been stopped.
+#[track_caller]
+pub(crate) fn await_stop(pid: u32) {
+    let stopped = |status: String| status.lines().any(|line| line.starts_with("State:\tT"));
+    let started = Instant::now();
+    loop {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a live process");
+        let status = |task: io::Result<fs::DirEntry>| {
+            fs::read_to_string(task.unwrap().path().join("status")).unwrap()
+        };
+        if tasks.map(status).all(stopped) {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "{pid} does not stop");
         thread::yield_now();
     }
 }

@@ -1,0 +1,417 @@
+//! Turns between processes: whoever waits gets in, however busy the others are. What is counted
+//! are locks and their order, never time.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::runtime::Builder;
+use tokio::task::JoinSet;
+use tokio_filelock::{FileLock, Protocol, Tenure};
+
+use crate::support::foreign::Program;
+use crate::support::locker::{Locker, is_free};
+use crate::support::place::Place;
+use crate::support::process::{Process, commands, gather, meet, say};
+use crate::support::{Mode, PROTOCOLS, assert_would_block, in_time, kernel, open, protocol};
+
+// ---- readers and a writer ----
+
+const READERS: usize = 16;
+const WRITES: usize = 20;
+
+#[test]
+fn a_writer_gets_in_among_sixteen_processes_of_readers() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        fs::write(place.data_file(), "0 0").unwrap();
+        let arguments = arguments(&place, protocol);
+        let readers: Vec<_> = (0..READERS)
+            .map(|_| Process::in_role("read until told", &as_str(&arguments)))
+            .collect();
+        // Each holds the shared lock for 2 ms, again and again, so they overlap.
+        readers.iter().for_each(|reader| reader.expect("reading"));
+        let writer = Process::in_role("write", &as_str(&arguments));
+        writer.expect("written");
+        writer.finish();
+        let reads: u64 = readers.into_iter().map(stopped).sum();
+        assert!(reads > 0, "the readers went on");
+        println!("{protocol:?}: {WRITES} writes among {READERS} processes, {reads} reads");
+    }
+}
+
+/// The counts of a process that is told to stop.
+fn stopped(mut process: Process) -> u64 {
+    process.tell("stop");
+    let count = process.event().parse().unwrap();
+    process.finish();
+    count
+}
+
+pub(crate) fn read_until_told(arguments: &[String]) {
+    let (lock, data) = opened(arguments);
+    let stop = told_to_stop();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let reads = runtime.block_on(async {
+        let mut reads = 0_u64;
+        while !stop.load(Ordering::Relaxed) {
+            let guard = in_time(lock.lock_shared()).await.unwrap();
+            let text = fs::read_to_string(&data).unwrap();
+            let (one, other) = text.split_once(' ').unwrap();
+            assert_eq!(one, other, "a writer is in here");
+            // The load, and nothing to wait for.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            drop(guard);
+            reads += 1;
+            if reads == 1 {
+                say("reading");
+            }
+        }
+        reads
+    });
+    say(&reads.to_string());
+}
+
+pub(crate) fn write(arguments: &[String]) {
+    let (lock, data) = opened(arguments);
+    for count in 1..=WRITES {
+        let guard = lock.blocking_lock().unwrap();
+        fs::write(&data, count.to_string()).unwrap();
+        std::thread::yield_now();
+        fs::write(&data, format!("{count} {count}")).unwrap();
+        drop(guard);
+    }
+    say("written");
+}
+
+// ---- busy processes ----
+
+const TURNS: u64 = 50;
+
+#[test]
+fn a_process_that_locks_again_at_once_does_not_overtake_one_that_waits() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        fs::write(place.data_file(), 0_u64.to_le_bytes()).unwrap();
+        let arguments = arguments(&place, protocol);
+        let hot = Process::in_role("count until told", &as_str(&arguments));
+        hot.expect("counting");
+        let waiter = Process::in_role("take turns", &as_str(&arguments));
+        let overtaken: u64 = waiter.event().parse().unwrap();
+        waiter.finish();
+        let locks = stopped(hot);
+        println!(
+            "{protocol:?}: {TURNS} turns, overtaken {overtaken} times by one with {locks} locks"
+        );
+        // Plain locks are overtaken hundreds of times in a turn. Of ours, the way to the turnstile
+        // is open to others, and a busy machine makes it long.
+        assert!(overtaken < TURNS * 100, "overtaken {overtaken} times in {TURNS} turns");
+    }
+}
+
+/// Counts in the data file, under the lock, with no pause.
+pub(crate) fn count_until_told(arguments: &[String]) {
+    let (lock, data) = opened(arguments);
+    let stop = told_to_stop();
+    let mut locks = 0_u64;
+    while !stop.load(Ordering::Relaxed) {
+        let guard = lock.blocking_lock().unwrap();
+        let count = read_count(&data);
+        fs::write(&data, (count + 1).to_le_bytes()).unwrap();
+        drop(guard);
+        locks += 1;
+        if locks == 1 {
+            say("counting");
+        }
+    }
+    say(&locks.to_string());
+}
+
+/// How far the count has got from the moment when this process was seen to wait to the lock.
+pub(crate) fn take_turns(arguments: &[String]) {
+    let (lock, data) = opened(arguments);
+    let mut overtaken = 0;
+    for _ in 0..TURNS {
+        let before = read_count(&data);
+        let guard = lock.blocking_lock().unwrap();
+        overtaken += read_count(&data).saturating_sub(before);
+        drop(guard);
+    }
+    say(&overtaken.to_string());
+}
+
+/// The file is written in one call of eight bytes after it was truncated: empty counts as before.
+fn read_count(data: &Path) -> u64 {
+    loop {
+        if let Ok(bytes) = fs::read(data).unwrap().try_into() {
+            return u64::from_le_bytes(bytes);
+        }
+    }
+}
+
+const TASKS: usize = 100;
+const ROUNDS: usize = 20;
+
+#[test]
+fn two_processes_of_a_hundred_tasks_change_turns_and_lose_no_increment() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        fs::write(place.data_file(), "").unwrap();
+        let arguments = arguments(&place, protocol);
+        let mut processes = [(); 2].map(|()| Process::in_role("sign", &as_str(&arguments)));
+        gather(&mut processes);
+        processes.iter().for_each(|process| process.expect("signed"));
+        processes.into_iter().for_each(Process::finish);
+        let signatures = fs::read_to_string(place.data_file()).unwrap();
+        let owners: Vec<&str> = signatures.lines().collect();
+        assert_eq!(owners.len(), 2 * TASKS * ROUNDS);
+        let changes = owners.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        println!("{protocol:?}: {} locks, {changes} changes of the process", owners.len());
+        assert!(changes >= 4, "one process went first, and the other one after it");
+    }
+}
+
+/// Appends the pid, read and written back as a whole: what is lost is seen.
+pub(crate) fn sign(arguments: &[String]) {
+    let (lock, data) = opened(arguments);
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    meet();
+    runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        for _ in 0..TASKS {
+            let (lock, data) = (lock.clone(), data.clone());
+            tasks.spawn(async move {
+                for _ in 0..ROUNDS {
+                    let guard = in_time(lock.lock()).await.unwrap();
+                    let mut text = fs::read_to_string(&data).unwrap();
+                    text += &format!("{}\n", std::process::id());
+                    fs::write(&data, text).unwrap();
+                    drop(guard);
+                }
+            });
+        }
+        in_time(tasks.join_all()).await;
+    });
+    say("signed");
+}
+
+#[test]
+fn flock_1_in_a_loop_gets_in_among_a_hundred_busy_tasks() {
+    let place = Place::new();
+    fs::write(place.data_file(), "").unwrap();
+    let arguments = arguments(&place, Protocol::Flock);
+    let busy = Process::in_role("keep a hundred tasks busy", &as_str(&arguments));
+    busy.expect("busy");
+    let mut flock = Command::new("sh");
+    flock.args(["-c", "for i in $(seq 20); do flock \"$0\" echo \"event: $i\"; done"]);
+    flock.arg(place.lock_file());
+    let flock = Process::start("flock(1) in a loop", flock);
+    for turn in 1..=20 {
+        flock.expect(&turn.to_string());
+    }
+    flock.finish();
+    println!("20 turns of flock(1) among {} locks", stopped(busy));
+}
+
+pub(crate) fn keep_a_hundred_tasks_busy(arguments: &[String]) {
+    let (lock, _) = opened(arguments);
+    let stop = told_to_stop();
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        for _ in 0..100 {
+            let (lock, stop) = (lock.clone(), stop.clone());
+            tasks.spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    drop(in_time(lock.lock()).await.unwrap());
+                }
+            });
+        }
+        say("busy");
+        tasks.join_all().await;
+    });
+    say(&lock.counters().acquisitions.to_string());
+}
+
+// ---- an owner of the turnstile that does not go on ----
+
+#[test]
+fn a_stopped_process_that_is_next_does_not_keep_the_others_out() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let mut holder = Locker::holding(&path, protocol, Mode::Exclusive);
+        let mut next = Locker::open(&path, protocol);
+        next.start_to_wait(Mode::Exclusive);
+        kernel::await_waiting_calls(&path, 1);
+        let pid = Pid::from_raw(next.pid().try_into().unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        kernel::await_stop(next.pid());
+        holder.unlock();
+
+        // The lock is free now, and stays so but for the others: the one who is next is stopped.
+        let mut other = Locker::open(&path, protocol);
+        assert_eq!(other.try_lock(Mode::Exclusive), "would block", "as long as somebody is next");
+        for _ in 0..3 {
+            other.lock(Mode::Exclusive);
+            other.unlock();
+        }
+        kill(pid, Signal::SIGCONT).unwrap();
+        next.expect_held();
+        next.unlock();
+        assert!(is_free(&path, protocol, Mode::Exclusive));
+    }
+}
+
+#[test]
+fn a_lock_on_the_whole_file_by_others_is_no_turnstile() {
+    let place = Place::new();
+    let path = place.lock_file();
+    fs::write(&path, "").unwrap();
+    let whole_file = Program::PythonLockf.hold(&path, Mode::Exclusive);
+    let mut first = Locker::holding(&path, Protocol::Flock, Mode::Exclusive);
+    let mut second = Locker::open(&path, Protocol::Flock);
+    second.start_to_wait(Mode::Exclusive);
+    first.unlock();
+    second.expect_held();
+    second.unlock();
+    assert!(is_free(&path, Protocol::Flock, Mode::Exclusive), "and nobody seems to wait");
+    whole_file.finish();
+}
+
+// ---- tenures ----
+
+#[tokio::test]
+async fn a_tenure_is_as_long_as_the_strictest_handle_allows() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let options = FileLock::options().protocol(protocol);
+        let lock = options.clone().open(place.lock_file()).await.unwrap();
+        hand_over(&lock, 100).await;
+        let by_default = lock.counters();
+        assert!(by_default.tenures < 50, "{by_default:?}");
+
+        let single = options.tenure(Tenure::single()).open(place.lock_file()).await.unwrap();
+        hand_over(&lock, 100).await;
+        let strict = lock.counters();
+        assert_eq!(strict.tenures - by_default.tenures, 100, "{strict:?}");
+        assert_eq!(strict.handovers, by_default.handovers);
+        drop(single);
+    }
+}
+
+/// So many exclusive locks, of which all but the first wait in line.
+async fn hand_over(lock: &FileLock, locks: usize) {
+    let guard = lock.lock().await.unwrap();
+    let mut tasks = JoinSet::new();
+    for _ in 1..locks {
+        let lock = lock.clone();
+        tasks.spawn(async move { drop(lock.lock().await.unwrap()) });
+    }
+    tokio::task::yield_now().await;
+    drop(guard);
+    in_time(tasks.join_all()).await;
+}
+
+/// A stream of shared guards in one process, none of which waits for another.
+#[tokio::test]
+async fn readers_that_always_overlap_let_a_writer_of_another_process_in() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let lock = open(place.lock_file(), protocol).await;
+        let mut reader = lock.lock_shared().await.unwrap();
+        let mut writer = Locker::open(&place.lock_file(), protocol);
+        writer.start_to_wait(Mode::Exclusive);
+        kernel::await_waiting_calls(&place.lock_file(), 1);
+        let mut joined = 0;
+        // The next one comes before the last one goes, until one has to wait.
+        let waiting = loop {
+            let mut next = tokio_test::task::spawn(lock.lock_shared());
+            match next.poll() {
+                std::task::Poll::Ready(guard) => reader = guard.unwrap(),
+                std::task::Poll::Pending => break next,
+            }
+            joined += 1;
+            assert!(joined <= 16, "the writer is not seen");
+        };
+        drop(reader);
+        writer.expect_held();
+        writer.unlock();
+        drop(in_time(waiting).await.unwrap());
+    }
+}
+
+// ---- asking the holder ----
+
+#[tokio::test]
+async fn a_holder_sees_who_waits() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let lock = open(place.lock_file(), protocol).await;
+        let guard = lock.lock().await.unwrap();
+        assert!(!guard.contended());
+        let mut local = tokio_test::task::spawn(lock.lock());
+        assert!(local.poll().is_pending());
+        assert!(guard.contended());
+        in_time(guard.until_contended()).await;
+        drop(local);
+        assert!(!guard.contended());
+
+        let mut other = Locker::open(&place.lock_file(), protocol);
+        other.start_to_wait(Mode::Exclusive);
+        in_time(guard.until_contended()).await;
+        assert!(guard.contended());
+        drop(guard);
+        other.expect_held();
+        // Nobody waits any more, but one who tries is not let in.
+        assert_would_block(lock.try_lock());
+        other.unlock();
+        let reader = in_time(lock.lock_shared()).await.unwrap();
+        assert!(!reader.contended());
+        other.start_to_wait(Mode::Exclusive);
+        in_time(reader.until_contended()).await;
+        // It is the writer's turn: a new reader does not overtake it, nor does one that tries.
+        kernel::await_waiting_calls(&place.lock_file(), 1);
+        let newcomer = Locker::open(&place.lock_file(), protocol);
+        let mut newcomer = newcomer;
+        assert_eq!(newcomer.try_lock(Mode::Shared), "would block");
+        drop(reader);
+        other.expect_held();
+        other.finish();
+        assert_eq!(newcomer.try_lock(Mode::Shared), "held");
+        newcomer.finish();
+    }
+}
+
+// ---- what the roles share ----
+
+fn arguments(place: &Place, protocol: Protocol) -> [String; 3] {
+    let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+    [text(place.lock_file()), format!("{protocol:?}"), text(place.data_file())]
+}
+
+fn as_str(arguments: &[String; 3]) -> [&str; 3] {
+    arguments.each_ref().map(String::as_str)
+}
+
+fn opened(arguments: &[String]) -> (FileLock, std::path::PathBuf) {
+    let [path, name, data] = arguments else { panic!("{arguments:?}") };
+    let lock = FileLock::options().protocol(protocol(name)).blocking_open(path).unwrap();
+    (lock, data.into())
+}
+
+/// Becomes true when the parent says so.
+fn told_to_stop() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = stop.clone();
+    std::thread::spawn(move || {
+        assert!(commands().next().is_none_or(|command| command == "stop"));
+        told.store(true, Ordering::Relaxed);
+    });
+    stop
+}
