@@ -89,7 +89,8 @@ impl<G: Guard> Acquire<G> {
 
     /// Gives up after this time, counted from the first poll. Replaces an earlier limit.
     ///
-    /// A lock that is free is taken even with a time of zero. The error has
+    /// A lock that is free is taken even with a time of zero, on a local file system; elsewhere it
+    /// takes the time of a round trip to the server. The error has
     /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut), and says on which file and how long
     /// was waited. Unlike [`tokio::time::timeout`] around the future, which works as well, it
     /// gives an error that names the file.
@@ -226,22 +227,30 @@ fn acquire(
 
 /// Looks where the path leads, on a file system where that may take a while.
 async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, Error> {
-    let pool = hold.member().pool().clone();
+    let looking = lock.clone();
     let look = move || {
-        if lock.leads_to(&hold)? {
+        if looking.leads_to(&hold)? {
             return Ok(Some(hold));
         }
         let from = hold.member().clone();
         drop(hold);
-        lock.move_on(&from, mode).map(|()| None)
+        looking.move_on(&from, mode).map(|()| None)
     };
-    wait::errand_with_answer(&pool, look).await
+    let _turn = lock.handle.errands.lock().await;
+    wait::errand_with_answer(lock.handle.registry.pool(), look).await
 }
 
-/// Opens the file at the path anew.
+/// Opens the file at the path anew, unless that has been done.
 async fn move_on(lock: FileLock, mode: Mode, from: Arc<Membership>) -> Result<Option<Hold>, Error> {
-    let pool = from.pool().clone();
-    wait::errand_with_answer(&pool, move || lock.move_on(&from, mode).map(|()| None)).await
+    // A crowd that waited for a file that was replaced moves together: an errand each would be a
+    // thread each.
+    let _turn = lock.handle.errands.lock().await;
+    if lock.has_moved_on(&from) {
+        return Ok(None);
+    }
+    let moving = lock.clone();
+    let job = move || moving.move_on(&from, mode).map(|()| None);
+    wait::errand_with_answer(lock.handle.registry.pool(), job).await
 }
 
 impl<G> fmt::Debug for Acquire<G> {

@@ -91,7 +91,8 @@ impl ExclusiveGuard {
     }
 
     /// Turns the exclusive lock into a shared one, without a moment in between in which somebody
-    /// else could take it. Shared requests at the head of the queue enter at once.
+    /// else could take it. Shared requests at the head of the queue enter at once, unless the
+    /// tenure is over.
     ///
     /// Other processes can share the lock at once with [`Protocol::Fcntl`](crate::Protocol), which
     /// converts atomically, on local file systems; with `Flock`, which does not (flock(2)), when

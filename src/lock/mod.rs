@@ -72,6 +72,8 @@ struct Handle {
     registry: Arc<Registry>,
     /// Changes when the file at the path has been replaced.
     current: Mutex<Arc<Membership>>,
+    /// Whose turn it is to have the path looked at by another thread. First in, first out.
+    errands: tokio::sync::Mutex<()>,
 }
 
 /// How often a lock file has been locked by this process; see [`FileLock::counters`].
@@ -336,11 +338,16 @@ impl FileLock {
         }
     }
 
+    /// Another request of this handle has opened the file at the path anew.
+    fn has_moved_on(&self, from: &Arc<Membership>) -> bool {
+        !Arc::ptr_eq(&self.handle.current.lock(), from)
+    }
+
     /// Opens the file at the path anew, unless another request of this handle has done so. Blocks
     /// for the time of some file-system calls.
     fn move_on(&self, from: &Arc<Membership>, mode: Mode) -> Result<(), Error> {
         let handle = &*self.handle;
-        if !Arc::ptr_eq(&handle.current.lock(), from) {
+        if self.has_moved_on(from) {
             return Ok(());
         }
         let opened = Registry::join(&handle.registry, &handle.path, handle.options.wanted())
@@ -386,6 +393,7 @@ fn open(path: &Path, options: OpenOptions) -> Result<FileLock, Error> {
         generation: Generation::current(),
         registry: registry.clone(),
         current: Mutex::new(member),
+        errands: tokio::sync::Mutex::default(),
     };
     Ok(FileLock { handle: Arc::new(handle) })
 }

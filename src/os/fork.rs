@@ -6,6 +6,10 @@
 //! every lock file's descriptor, and counts the generation up. Whoever holds something of an
 //! earlier generation knows by it that it is the parent's ([`Generation`]).
 //!
+//! One gap is left: a fork by another thread between the opening of a lock file and its entry in the
+//! list, some instructions, leaves the child its descriptor. An unlock in the parent still
+//! releases; only if the parent dies with the lock, that child keeps it until it ends or execs.
+//!
 //! The handler runs in a process that may have been forked in the middle of anything, so it is
 //! limited to atomics, `open` and `dup3`, which are async-signal-safe (signal-safety(7)). The
 //! descriptor's number stays taken, so that its owner in the child closes /dev/null and not

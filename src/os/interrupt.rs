@@ -1,4 +1,4 @@
-//! Ending a blocking lock call early, and calling again on a file system that forgets to answer.
+//! Ending a blocking lock call early, or after a time.
 //!
 //! The waiting thread makes a POSIX timer that signals itself (`timer_create`, `SIGEV_THREAD_ID`).
 //! Whoever cancels arms it, under the wait's mutex, to fire now and again every few milliseconds.
@@ -63,20 +63,15 @@ impl Interrupt {
         if let Some(timer) = &state.timer {
             // Somebody may have replaced the handler since the wait began, and would be called.
             if signal::handler_is_ours(timer.signal) {
-                timer.arm(Duration::from_nanos(1), REPEAT);
+                timer.arm(Duration::from_nanos(1));
             }
         }
         self.requested.notify_one();
     }
 
-    /// Calls until there is an answer, or until the end is asked for. `again` is the time after
-    /// which a call that has not come back is made anew.
-    pub(super) fn wait(
-        &self,
-        again: Option<Duration>,
-        call: impl FnMut() -> io::Result<()>,
-    ) -> io::Result<Waited> {
-        let _listening = Listening::begin(self, again.map(|again| (again, again)));
+    /// Calls until there is an answer, or until the end is asked for.
+    pub(super) fn wait(&self, call: impl FnMut() -> io::Result<()>) -> io::Result<Waited> {
+        let _listening = Listening::begin(self, None);
         let waited = self.call_until(|| false, call)?;
         Ok(waited.expect("the time is never up"))
     }
@@ -89,7 +84,7 @@ impl Interrupt {
         call: impl FnMut() -> io::Result<()>,
     ) -> io::Result<Option<Waited>> {
         let deadline = Instant::now() + limit;
-        let listening = Listening::begin(self, Some((limit, REPEAT)));
+        let listening = Listening::begin(self, Some(limit));
         if !listening.has_timer() {
             return Ok(None);
         }
@@ -139,14 +134,14 @@ struct Listening<'a> {
 }
 
 impl<'a> Listening<'a> {
-    /// The timer goes off for the first time, and then again and again, after these times.
-    fn begin(interrupt: &'a Interrupt, alarm: Option<(Duration, Duration)>) -> Self {
+    /// After the limit, if there is one, the thread is signalled as for an interrupt.
+    fn begin(interrupt: &'a Interrupt, limit: Option<Duration>) -> Self {
         let mut listening = Self { interrupt, mask: None };
         if let Some(signal) = signal::number() {
             if let Some(timer) = Timer::new(signal) {
                 listening.mask = unblock(signal);
-                if let Some((first, repeat)) = alarm {
-                    timer.arm(first, repeat);
+                if let Some(limit) = limit {
+                    timer.arm(limit);
                 }
                 interrupt.lock().timer = Some(timer);
             }
@@ -214,8 +209,9 @@ impl Timer {
         (failed == 0).then(|| Self { id: unsafe { id.assume_init() }, signal })
     }
 
-    fn arm(&self, first: Duration, repeat: Duration) {
-        let times = libc::itimerspec { it_value: timespec(first), it_interval: timespec(repeat) };
+    /// Signals after this time, which is not zero, and again and again.
+    fn arm(&self, first: Duration) {
+        let times = libc::itimerspec { it_value: timespec(first), it_interval: timespec(REPEAT) };
         // SAFETY: the timer exists until it is dropped; `times` is valid for the call, and the old
         // value is not asked for.
         let failed = unsafe { libc::timer_settime(self.id, 0, &times, ptr::null_mut()) };
@@ -400,7 +396,7 @@ mod tests {
     fn a_request_before_the_wait_is_seen() {
         let interrupt = Interrupt::default();
         interrupt.request();
-        let waited = interrupt.wait(None, || unreachable!("not called any more"));
+        let waited = interrupt.wait(|| unreachable!("not called any more"));
         assert_eq!(waited.unwrap(), Waited::Interrupted);
     }
 
@@ -411,7 +407,7 @@ mod tests {
         let waiting = std::thread::spawn({
             let interrupt = interrupt.clone();
             move || {
-                interrupt.wait(None, || {
+                interrupt.wait(|| {
                     entered.send(()).unwrap();
                     sleep_in_the_kernel()
                 })
@@ -420,17 +416,6 @@ mod tests {
         entering.recv().unwrap();
         interrupt.request();
         assert_eq!(waiting.join().unwrap().unwrap(), Waited::Interrupted);
-    }
-
-    #[test]
-    fn a_call_that_does_not_come_back_is_made_again() {
-        let interrupt = Interrupt::default();
-        let mut calls = 0;
-        let waited = interrupt.wait(Some(Duration::from_millis(1)), || {
-            calls += 1;
-            if calls < 3 { sleep_in_the_kernel() } else { Ok(()) }
-        });
-        assert_eq!((waited.unwrap(), calls), (Waited::Acquired, 3));
     }
 
     #[test]
@@ -461,7 +446,7 @@ mod tests {
             unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), ptr::null_mut()) };
             let before: Vec<_> = blocked();
             let mut during = Vec::new();
-            let waited = Interrupt::default().wait(None, || {
+            let waited = Interrupt::default().wait(|| {
                 during = blocked();
                 Ok(())
             });

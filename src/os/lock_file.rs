@@ -128,8 +128,8 @@ impl LockFile {
         let wait = Wait { file: self, protocol, region, mode, end };
         match self.file_system {
             FileSystem::Local => lock_in_turn(&wait),
-            FileSystem::Nfs if interrupt::is_available() => wait.park(Some(ASK_AGAIN)),
-            FileSystem::Nfs | FileSystem::Other => wait.poll(),
+            FileSystem::Nfs => wait.park_and_ask_again(),
+            FileSystem::Other => wait.poll(),
         }
     }
 
@@ -219,17 +219,40 @@ struct Wait<'a> {
 
 impl Wait<'_> {
     /// Leaves the wait to the kernel.
-    fn park(&self, again: Option<Duration>) -> io::Result<Waited> {
-        let waited = self.end.wait(again, || match self.protocol {
+    fn park(&self) -> io::Result<Waited> {
+        match self.end.wait(|| self.call()) {
+            // It did not wait, although it was asked to.
+            Err(error) if is_contention(&error) => self.poll(),
+            waited => waited,
+        }
+    }
+
+    /// Leaves the wait to the kernel, but not for ever: the wake-up may be lost. Where a wait cannot
+    /// be given a limit this is a poll.
+    fn park_and_ask_again(&self) -> io::Result<Waited> {
+        loop {
+            match self.end.wait_for(ASK_AGAIN, || self.call()) {
+                Ok(Some(waited)) => return Ok(waited),
+                Err(error) if is_contention(&error) => return self.poll(),
+                Err(error) => return Err(error),
+                Ok(None) => {}
+            }
+            if let Some(ended) = self.end.pause(FIRST_PAUSE) {
+                return Ok(ended);
+            }
+            if self.try_lock()? == Attempt::Acquired {
+                return Ok(Waited::Acquired);
+            }
+        }
+    }
+
+    /// The lock call that blocks.
+    fn call(&self) -> io::Result<()> {
+        match self.protocol {
             Protocol::Flock => flock::lock(&self.file.file, self.mode),
             Protocol::Fcntl => {
                 fcntl::lock(&self.file.file, self.file.range(self.region), self.mode)
             }
-        });
-        match waited {
-            // It did not wait, although it was asked to.
-            Err(error) if is_contention(&error) => self.poll(),
-            waited => waited,
         }
     }
 
@@ -303,7 +326,7 @@ impl Gate for Wait<'_> {
     }
 
     fn lock(&self) -> io::Result<Waited> {
-        self.park(None)
+        self.park()
     }
 }
 

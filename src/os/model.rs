@@ -219,7 +219,7 @@ impl LockFile {
     }
 
     /// As `lock`, with no regard for others who wait.
-    #[cfg(test)]
+    #[cfg(not(tokio_filelock_loom))]
     pub(super) fn lock_out_of_turn(
         &self,
         protocol: Protocol,
@@ -415,7 +415,6 @@ pub(crate) fn hold_turnstile_for_ever(path: &Path) {
 /// How often the lock of the file at this path was taken past somebody who waits.
 #[cfg(tokio_filelock_loom)]
 pub(crate) fn overtakings(path: &Path) -> u64 {
-    let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
-    let overtakings = inode.state.lock().overtakings;
-    overtakings
+    let inode = DISK.lock().paths.get(path).cloned();
+    inode.expect("the file exists").state.lock().overtakings
 }

@@ -236,7 +236,12 @@ impl Membership {
 
     /// Whether the path still leads to the file. Makes a system call.
     pub(crate) fn is_at(&self, path: &Path) -> Result<bool, Error> {
-        Ok(LockFile::identity_of(path)? == Some(self.entry().file().identity()))
+        match LockFile::identity_of(path) {
+            Ok(identity) => Ok(identity == Some(self.entry().file().identity())),
+            // Something else is there now.
+            Err(error) if error.kind() == ErrorKind::NotAFile => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

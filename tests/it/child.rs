@@ -17,6 +17,7 @@ const ROLES: &[(&str, Role)] = &[
     ("give up", waits::give_up),
     ("contend", waits::contend_in_child),
     ("crowd", waits::crowd),
+    ("moving crowd", waits::moving_crowd),
     ("leave", waits::leave),
     ("no more threads", waits::no_more_threads),
     ("hold many", waits::hold_many_in_child),

@@ -238,6 +238,43 @@ pub(crate) fn crowd(arguments: &[String]) {
     say("no thread left");
 }
 
+#[test]
+fn a_crowd_that_moves_to_a_new_lock_file_costs_two_threads() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let holder = Locker::holding(&path, protocol, Mode::Exclusive);
+        let arguments = [path.to_str().unwrap(), &format!("{protocol:?}")];
+        let mut crowd = Process::in_role("moving crowd", &arguments);
+        crowd.expect("waiting");
+        fs::remove_file(&path).unwrap();
+        holder.finish();
+        crowd.tell("count");
+        crowd.expect(&format!("{CROWD} acquisitions"));
+        crowd.finish();
+    }
+}
+
+pub(crate) fn moving_crowd(arguments: &[String]) {
+    let lock = open_from(arguments);
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut waiting = start_waiting(std::slice::from_ref(&lock), CROWD, || async {}).await;
+        kernel::await_waiting_calls(lock.path(), 1);
+        say("waiting");
+        assert_eq!(commands().next().as_deref(), Some("count"));
+        while let Some(done) = in_time(waiting.join_next()).await {
+            done.unwrap();
+        }
+    });
+    // Idle threads stay for some seconds, so these are all there were: one that waited in the
+    // kernel, and one that opened the file anew.
+    let names = kernel::threads(std::process::id());
+    let threads = names.iter().filter(|name| *name == "filelock-wait").count();
+    assert!(threads <= 2, "{threads} threads");
+    say(&format!("{} acquisitions", lock.counters().acquisitions));
+}
+
 // ---- runtimes ----
 
 const FILES_OF_RUNTIME: usize = 64;
