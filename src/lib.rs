@@ -22,10 +22,14 @@ pub use wait::WaitOn;
 /// when the first wait begins; its handler does nothing and is installed without `SA_RESTART`.
 /// It is unblocked in the waiting thread only, and only while it waits.
 ///
-/// Safety never depends on it. Where the signal cannot be had, or the program replaces its handler
+/// Exclusion never depends on it. Where the signal cannot be had, or the program replaces its handler
 /// later, with or without `SA_RESTART`, or a seccomp filter forbids timers, a wait that nobody wants stays
 /// parked until the lock arrives, and gives it back at once; a task that asks in between takes it
-/// over. The disposition is looked at before each wait and each interrupt. A program that handles
+/// over. The disposition is looked at before each wait and each interrupt. The same signal limits
+/// the wait for another process's turn (docs/FAIRNESS.md), 50 ms or more ahead. So do not reset it to
+/// its default while tasks wait: the default action of a real-time signal ends the process. And a
+/// handler with `SA_RESTART` that is installed in such a moment lets that one wait go on until the
+/// other process has had its turn. A program that handles
 /// all real-time signals itself can choose another one, or none, with
 /// [`set_signal`](interrupt::set_signal).
 ///

@@ -90,7 +90,7 @@ impl<G: Guard> Acquire<G> {
     /// Gives up after this time, counted from the first poll. Replaces an earlier limit.
     ///
     /// A lock that is free is taken even with a time of zero, on a local file system; elsewhere it
-    /// takes the time of a round trip to the server. The error has
+    /// takes the time of a round trip to the server, and a process that is next in turn comes first. The error has
     /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut), and says on which file and how long
     /// was waited. Unlike [`tokio::time::timeout`] around the future, which works as well, it
     /// gives an error that names the file.
@@ -138,7 +138,10 @@ impl<G: Guard> Future for Acquire<G> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        this.lock.check_owner(operation(G::MODE))?;
+        if let Err(error) = this.lock.check_owner(operation(G::MODE)) {
+            *this.state = State::Done;
+            return Poll::Ready(Err(error));
+        }
         start_timer(this.limit, this.sleep.as_mut());
         let answer = match acquire(this.lock, G::MODE, this.state, this.moves, cx) {
             Poll::Ready(answer) => answer,

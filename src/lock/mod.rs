@@ -190,7 +190,9 @@ impl FileLock {
 
     /// Locks shared: together with other shared guards, and with no exclusive one.
     ///
-    /// A request does not overtake an exclusive one of this process that waits.
+    /// A request does not overtake an exclusive one that waits, in this process or, as far as it can
+    /// be seen, in another one. So a task that waits for another reader while it holds a shared guard
+    /// can wait for ever, as with any fair lock.
     ///
     /// # Cancel safety
     ///

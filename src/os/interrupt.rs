@@ -11,8 +11,10 @@
 //!    taken out under the mutex before it is deleted, so nobody arms a timer that is gone.
 //! 2. The signal is unblocked in the waiting thread and during the wait only; a signal that is
 //!    still on its way when the timer is deleted is delivered before the mask is restored.
-//! 3. Nothing depends on an interrupt. Where the signal cannot be had, or the handler is no longer
-//!    ours, the call ends when the lock arrives.
+//! 3. Exclusion never depends on a signal. Where it cannot be had, or the handler is no longer ours
+//!    when a wait begins, waits have no early end and no limit, and nobody relies on either. A
+//!    handler that is replaced while a call is under way costs that call its early end and its
+//!    limit.
 //!
 //! The mutex here is the one of the crate that is held across system calls: `sigaction` and
 //! `timer_settime`, which do not wait for anything.
@@ -63,7 +65,7 @@ impl Interrupt {
         if let Some(timer) = &state.timer {
             // Somebody may have replaced the handler since the wait began, and would be called.
             if signal::handler_is_ours(timer.signal) {
-                timer.arm(Duration::from_nanos(1));
+                timer.arm(Duration::from_nanos(1), REPEAT);
             }
         }
         self.requested.notify_one();
@@ -76,8 +78,12 @@ impl Interrupt {
         Ok(waited.expect("the time is never up"))
     }
 
-    /// As `wait`, for no longer than this: `None` if the time is up, and at once if no limit can be
-    /// set.
+    /// As `wait`, for no longer than this: `None` if the time is up.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if no limit can be set: then nothing has been called. The limit is a signal, so
+    /// it fails to come if its handler is replaced in the meantime, and the call goes on.
     pub(super) fn wait_for(
         &self,
         limit: Duration,
@@ -86,7 +92,7 @@ impl Interrupt {
         let deadline = Instant::now() + limit;
         let listening = Listening::begin(self, Some(limit));
         if !listening.has_timer() {
-            return Ok(None);
+            return Err(io::ErrorKind::Unsupported.into());
         }
         self.call_until(|| Instant::now() >= deadline, call)
     }
@@ -141,7 +147,7 @@ impl<'a> Listening<'a> {
             if let Some(timer) = Timer::new(signal) {
                 listening.mask = unblock(signal);
                 if let Some(limit) = limit {
-                    timer.arm(limit);
+                    timer.arm(limit, limit);
                 }
                 interrupt.lock().timer = Some(timer);
             }
@@ -209,9 +215,9 @@ impl Timer {
         (failed == 0).then(|| Self { id: unsafe { id.assume_init() }, signal })
     }
 
-    /// Signals after this time, which is not zero, and again and again.
-    fn arm(&self, first: Duration) {
-        let times = libc::itimerspec { it_value: timespec(first), it_interval: timespec(REPEAT) };
+    /// Signals after the first time, which is not zero, and again and again.
+    fn arm(&self, first: Duration, repeat: Duration) {
+        let times = libc::itimerspec { it_value: timespec(first), it_interval: timespec(repeat) };
         // SAFETY: the timer exists until it is dropped; `times` is valid for the call, and the old
         // value is not asked for.
         let failed = unsafe { libc::timer_settime(self.id, 0, &times, ptr::null_mut()) };

@@ -188,14 +188,16 @@ impl LockFile {
     }
 }
 
-/// The byte that is the turnstile of a region: far beyond the data, and for byte ranges the last one
-/// of the region's slot.
+/// The byte that is the turnstile of a region: far beyond the data, and for byte ranges the last but
+/// one of the region's slot.
 fn turnstile(protocol: Protocol, region: Region) -> fcntl::Range {
     const OF_WHOLE_FILE: u64 = 1 << 61;
     const SLOT: u64 = 1 << 23;
     match protocol {
         Protocol::Flock => fcntl::Range::byte(OF_WHOLE_FILE),
-        Protocol::Fcntl => fcntl::Range::byte(region.start + SLOT - 1),
+        // Not the last byte: the kernel merges neighbours of one owner, and the next slot's lock
+        // begins right behind it.
+        Protocol::Fcntl => fcntl::Range::byte(region.start + SLOT - 2),
     }
 }
 
@@ -233,7 +235,11 @@ impl Wait<'_> {
         loop {
             match self.end.wait_for(ASK_AGAIN, || self.call()) {
                 Ok(Some(waited)) => return Ok(waited),
-                Err(error) if is_contention(&error) => return self.poll(),
+                Err(error)
+                    if is_contention(&error) || error.kind() == io::ErrorKind::Unsupported =>
+                {
+                    return self.poll();
+                }
                 Err(error) => return Err(error),
                 Ok(None) => {}
             }

@@ -107,7 +107,7 @@ pub(crate) struct Counts {
     pub(crate) granted: u64,
     /// Times the OS lock was acquired.
     pub(crate) tenures: u64,
-    /// Times the lock went on inside a tenure without an OS call.
+    /// Times the lock went on to another holder, or group of shared ones, inside a tenure.
     pub(crate) handovers: u64,
 }
 
@@ -193,11 +193,14 @@ impl<W, E> Queue<W, E> {
 
     /// A request of this mode would be granted at once, by those who hold.
     pub(crate) fn would_join(&self, mode: Mode) -> bool {
-        self.waiters.is_empty() && self.is_held() && self.holders.admit(mode)
+        mode == Mode::Shared && self.waiters.is_empty() && self.may_join()
     }
 
-    fn is_held(&self) -> bool {
-        matches!(self.phase, Phase::Held { .. })
+    /// Those who share the lock let others join them for as long as nobody is seen to wait for it:
+    /// one of them may be waiting for the very one that comes.
+    fn may_join(&self) -> bool {
+        let seen = matches!(self.phase, Phase::Held { over: Some(End::Seen), .. });
+        matches!(self.holders, Holders::Shared(_)) && !seen
     }
 
     /// From now on a tenure ends after this many handovers, if that is fewer than before.
@@ -217,8 +220,7 @@ impl<W, E> Queue<W, E> {
         if self.stale {
             return (Requested::Moved, effects);
         }
-        // There is a holder, so a newcomer that is admitted asks for no stronger OS lock.
-        if self.would_join(mode) && self.hand_over() {
+        if self.would_join(mode) {
             return (Requested::Granted(self.grant(mode)), effects);
         }
         if patience == Patience::Try && !(self.waiters.is_empty() && self.phase == Phase::Free) {
@@ -290,7 +292,9 @@ impl<W, E> Queue<W, E> {
     /// outside a tenure.
     pub(crate) fn end_tenure(&mut self, end: End) {
         if let Phase::Held { over, .. } = &mut self.phase {
-            over.get_or_insert(end);
+            if *over != Some(End::Seen) {
+                *over = Some(end);
+            }
         }
     }
 
@@ -427,15 +431,18 @@ impl<W, E> Queue<W, E> {
     }
 
     /// Grants to the head and, if it is shared, to all shared requests right behind it: they
-    /// enter together, as one handover.
+    /// enter together, as one handover, or join those who share the lock.
     fn admit_head(&mut self, effects: &mut Effects<W>) {
         let Phase::Held { mode: os, .. } = self.phase else { return };
-        let mut entered = false;
+        let mut open = self.may_join();
         while let Some(mode) = self.waiters.first().map(|first| first.mode) {
-            if !self.holders.admit(mode) || os < mode || !(entered || self.hand_over()) {
+            if !self.holders.admit(mode) || os < mode {
                 return;
             }
-            entered = true;
+            open = open || self.holders == Holders::None && self.hand_over();
+            if !open {
+                return;
+            }
             let epoch = self.grant(mode);
             effects.wake(self.waiters.settle_first(Settled::Granted(epoch)));
         }

@@ -50,7 +50,7 @@ struct Tenure {
     mode: Mode,
     /// Groups of holders that entered together.
     groups: u64,
-    over: bool,
+    over: Option<End>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Reference {
 
     fn acquired(&mut self, mode: Mode, epoch: u64) {
         self.counts.tenures += 1;
-        self.tenure = Some(Tenure { epoch, mode, groups: 0, over: false });
+        self.tenure = Some(Tenure { epoch, mode, groups: 0, over: None });
         self.admit();
     }
 
@@ -133,12 +133,17 @@ impl Reference {
             let compatible = self.holders.is_empty()
                 || front.mode == Mode::Shared
                     && self.holders.values().all(|mode| *mode == Mode::Shared);
-            let another_group = tenure.groups == 0
-                || !tenure.over && tenure.groups <= u64::from(self.max_handovers);
-            if !compatible || tenure.mode < front.mode || !(entering || another_group) {
+            let joins = !self.holders.is_empty();
+            let open = if joins {
+                entering || tenure.over != Some(End::Seen)
+            } else {
+                tenure.groups == 0
+                    || tenure.over.is_none() && tenure.groups <= u64::from(self.max_handovers)
+            };
+            if !compatible || tenure.mode < front.mode || !open {
                 break;
             }
-            if !entering {
+            if !joins {
                 entering = true;
                 tenure.groups += 1;
                 self.counts.handovers += u64::from(tenure.groups > 1);
@@ -316,8 +321,10 @@ impl World {
             }
             Event::EndTenure(end) => {
                 if let Some(tenure) = &mut self.reference.tenure {
-                    tenure.over = true;
-                    self.end.get_or_insert(end);
+                    if tenure.over != Some(End::Seen) {
+                        tenure.over = Some(end);
+                    }
+                    self.end = tenure.over;
                 }
                 self.queue.end_tenure(end);
             }

@@ -7,13 +7,15 @@ use std::time::Duration;
 ///
 /// Within a tenure the lock goes from task to task without a system call. A tenure ends at the
 /// next release
-/// - when another process that uses this crate waits, which is looked for every 16 handovers;
+/// - when another process that uses this crate waits, which is looked for every 16 handovers and
+///   every millisecond;
 /// - after so many [`handovers`](Tenure::handovers);
 /// - when the tasks of the process have handed over among themselves for so long a
 ///   [`time`](Tenure::time): then the process stands back for 100 µs, so that programs get in that
 ///   know nothing of turns.
 ///
-/// And, whatever the bounds, when nobody in the process waits any more. docs/FAIRNESS.md says what
+/// Shared requests join those who share the lock whatever the bounds, until somebody is seen to
+/// wait. And, whatever the bounds, when nobody in the process waits any more. docs/FAIRNESS.md says what
 /// is promised to whom.
 ///
 /// Handles of one file share the tenure: the strictest bounds count, for as long as the process has

@@ -21,10 +21,15 @@ use std::future::Future;
 use std::io;
 
 #[cfg(not(tokio_filelock_loom))]
+use std::panic::{self, AssertUnwindSafe};
+
+#[cfg(not(tokio_filelock_loom))]
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 pub(crate) use pool::{Job, Pool};
+
+use crate::shim::{Arc, Mutex};
 
 /// Where a wait for another process is parked; see
 /// [`OpenOptions::wait_on`](crate::OpenOptions::wait_on).
@@ -111,44 +116,48 @@ fn run_somewhere(pool: &Pool, job: Job) -> Result<(), (Job, io::Error)> {
     }
 }
 
-/// Gives the job to the blocking pool of this thread's runtime; comes back if there is none. A
-/// runtime that shuts down, or has no thread to give, drops it, and so sends it to the wait pool.
+/// Gives the job to the blocking pool of this thread's runtime; comes back if there is no runtime,
+/// or no thread that it could give. A
+/// runtime that shuts down drops it, and so sends it to the wait pool.
 fn run_on_runtime(pool: &Pool, job: Job) -> Option<Job> {
-    let sent = SentToRuntime { job: Some(job), pool: pool.clone() };
+    let sent = Arc::new(Mutex::new(Some(job)));
+    let carrier = SentToRuntime { job: sent.clone(), pool: pool.clone() };
     #[cfg(not(tokio_filelock_loom))]
     if let Ok(runtime) = Handle::try_current() {
-        // tokio panics if its pool has no thread at all and may not have one.
-        let spawn = || drop(runtime.spawn_blocking(move || sent.run()));
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(spawn));
-        return None;
+        // tokio panics if its pool has no thread and may not have one, and leaves in its queue what
+        // it was given: the job is taken out of there.
+        let spawn = AssertUnwindSafe(|| drop(runtime.spawn_blocking(move || carrier.run())));
+        return match panic::catch_unwind(spawn) {
+            Ok(()) => None,
+            Err(_) => sent.lock().take(),
+        };
     }
     #[cfg(tokio_filelock_loom)]
-    let sent = model_runtime::spawn_blocking(sent)?;
-    sent.take_back()
+    let carrier = model_runtime::spawn_blocking(carrier)?;
+    let job = carrier.job.lock().take();
+    drop((carrier, sent));
+    job
 }
 
 /// A job that goes to the wait pool when it is dropped, if it has not run before.
 struct SentToRuntime {
-    job: Option<Job>,
+    job: Arc<Mutex<Option<Job>>>,
     pool: Pool,
 }
 
 impl SentToRuntime {
     #[cfg(not(tokio_filelock_loom))]
-    fn run(mut self) {
-        if let Some(job) = self.job.take() {
+    fn run(self) {
+        let job = self.job.lock().take();
+        if let Some(job) = job {
             job(Ok(()));
         }
-    }
-
-    fn take_back(mut self) -> Option<Job> {
-        self.job.take()
     }
 }
 
 impl Drop for SentToRuntime {
     fn drop(&mut self) {
-        let Some(job) = self.job.take() else { return };
+        let Some(job) = self.job.lock().take() else { return };
         if let Err((job, error)) = self.pool.submit(job) {
             job(Err(error));
         }

@@ -346,6 +346,31 @@ async fn readers_that_always_overlap_let_a_writer_of_another_process_in() {
     }
 }
 
+/// Nobody writes, and nobody waits to: the bounds of a tenure are none for readers, one of whom may
+/// wait for another one.
+#[tokio::test]
+async fn readers_join_readers_whatever_the_bounds_of_the_tenure() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let tenure = Tenure::single().time(Duration::ZERO);
+        let options = FileLock::options().protocol(protocol).tenure(tenure);
+        let lock = options.open(place.lock_file()).await.unwrap();
+        let _reader = lock.lock_shared().await.unwrap();
+        for _ in 0..100 {
+            let _other = in_time(lock.lock_shared()).await.unwrap();
+            drop(lock.try_lock_shared().unwrap());
+        }
+        assert_eq!(lock.counters().tenures, 1);
+        // A writer of this process that gives up leaves nobody out, either.
+        let mut writer = tokio_test::task::spawn(lock.lock());
+        assert!(writer.poll().is_pending());
+        let mut behind = tokio_test::task::spawn(lock.lock_shared());
+        assert!(behind.poll().is_pending());
+        drop(writer);
+        drop(in_time(behind).await.unwrap());
+    }
+}
+
 // ---- asking the holder ----
 
 #[tokio::test]

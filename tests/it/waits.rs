@@ -431,6 +431,11 @@ pub(crate) fn no_more_threads(arguments: &[String]) {
     let lock = open_from(arguments);
     let error = futures::executor::block_on(lock.lock()).unwrap_err();
     assert_eq!(error.kind(), tokio_filelock::ErrorKind::Io, "{error}");
+    // Nor has a runtime that has no thread in its pool yet one to give.
+    let cold = Builder::new_current_thread().enable_all().build().unwrap();
+    let error = cold.block_on(lock.lock()).unwrap_err();
+    assert_eq!(error.kind(), tokio_filelock::ErrorKind::Io, "{error}");
+    drop(cold);
     say("refused without a runtime");
     runtime.block_on(async {
         let mut acquire = pin!(lock.lock());
