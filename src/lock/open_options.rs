@@ -114,7 +114,9 @@ impl OpenOptions {
     ///   another runtime waits for, holds up the drop until the lock arrives. So does every one
     ///   where waits cannot be interrupted ([`interrupt`](crate::interrupt)).
     ///
-    /// The runtime's pool is also used where the process may not have another thread.
+    /// The runtime's pool is also used where the process may not have another thread. If that pool
+    /// has none either, tokio panics; the panic is caught here, reported by the panic hook, and
+    /// becomes an error of the lock.
     pub fn wait_on(mut self, wait_on: WaitOn) -> Self {
         self.wait_on = wait_on;
         self
