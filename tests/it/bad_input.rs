@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode as Bits, umask};
 use tokio_filelock::{Error, ErrorKind, FileLock, OpenOptions, Protocol, TryLockError};
 
-use crate::support::locker::{Locker, is_free};
+use crate::support::locker::Locker;
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
 use crate::support::snapshot::Snapshot;
@@ -189,6 +189,7 @@ fn a_read_only_file_in_a_read_only_directory_can_be_locked_shared() {
         fs::create_dir(&directory).unwrap();
         let path = directory.join("app.lock");
         fs::write(&path, "kept").unwrap();
+        let mut writer = Locker::open(&path, protocol);
         set_mode(&path, 0o444);
         set_mode(&directory, 0o555);
         let before = [&directory, &path].map(|path| Snapshot::of(path));
@@ -197,8 +198,11 @@ fn a_read_only_file_in_a_read_only_directory_can_be_locked_shared() {
         nobody.become_nobody();
         assert_eq!(nobody.try_open(&path, protocol), "open");
         assert_eq!(nobody.try_lock(Mode::Shared), "held");
-        assert!(!is_free(&path, protocol, Mode::Exclusive), "{protocol:?}");
+        assert_eq!(writer.try_lock(Mode::Exclusive), "would block", "{protocol:?}");
         nobody.unlock();
+        assert_eq!(writer.try_lock(Mode::Exclusive), "held", "{protocol:?}");
+        assert_eq!(nobody.try_lock(Mode::Shared), "would block", "{protocol:?}");
+        writer.finish();
         let answer = nobody.try_lock(Mode::Exclusive);
         match protocol {
             Protocol::Flock => assert_eq!(answer, "held"),

@@ -4,22 +4,14 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::thread;
-use std::time::Instant;
 
-use super::PATIENCE;
+use super::until;
 
 /// Returns when at least so many lock calls wait in the kernel for this file.
-///
-/// Looks again and again: the kernel tells nobody when a call begins to wait.
 #[track_caller]
 pub(crate) fn await_waiting_calls(file: &Path, count: usize) {
     let inode = fs::metadata(file).expect("the locked file is there").ino();
-    let started = Instant::now();
-    while waiting_calls(inode) < count {
-        assert!(started.elapsed() < PATIENCE, "fewer than {count} calls wait for {file:?}");
-        thread::yield_now();
-    }
+    until(&format!("{count} calls wait for {file:?}"), || waiting_calls(inode) >= count);
 }
 
 /// Returns when no lock call waits in the kernel for this file.

@@ -70,7 +70,10 @@ impl Locker {
     #[track_caller]
     pub(crate) fn lock(&mut self, mode: Mode) {
         self.process.tell(&format!("lock {mode}"));
-        while self.process.event() != "held" {}
+        match self.process.event().as_str() {
+            "waiting" => self.expect_held(),
+            answer => assert_eq!(answer, "held"),
+        }
     }
 
     #[track_caller]
@@ -90,7 +93,8 @@ impl Locker {
         assert_eq!(self.ask("disperse"), "dispersed");
     }
 
-    /// Starts a process that lives until the locker's own stdin closes.
+    /// Starts a process that lives until the pipe to the locker's stdin is closed. It reads from
+    /// that pipe, so there can be no more commands.
     #[track_caller]
     pub(crate) fn start_child(&mut self) -> u32 {
         self.ask("child").parse().expect("the pid of the child")

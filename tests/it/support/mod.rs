@@ -7,12 +7,15 @@ pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod snapshot;
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::panic::Location;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_filelock::{Error, ErrorKind, FileLock, Protocol, TryLockError};
 
@@ -60,7 +63,7 @@ pub(crate) fn protocol(name: &str) -> Protocol {
 /// Awaits what must happen; panics where it does not.
 #[track_caller]
 pub(crate) fn in_time<F: Future>(future: F) -> impl Future<Output = F::Output> {
-    let caller = std::panic::Location::caller();
+    let caller = Location::caller();
     async move {
         let limited = tokio::time::timeout(PATIENCE, future).await;
         limited.unwrap_or_else(|_| panic!("nothing came of the await at {caller}"))
@@ -79,7 +82,17 @@ pub(crate) fn returns<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'stat
     }
 }
 
-pub(crate) async fn open(path: impl AsRef<std::path::Path>, protocol: Protocol) -> FileLock {
+/// Looks again and again until it is so, where nobody tells when it is; panics if it never is.
+#[track_caller]
+pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "still not so: {what}");
+        thread::yield_now();
+    }
+}
+
+pub(crate) async fn open(path: impl AsRef<Path>, protocol: Protocol) -> FileLock {
     FileLock::options().protocol(protocol).open(path).await.expect("the lock file opens")
 }
 
@@ -90,7 +103,7 @@ pub(crate) fn assert_would_block<G: fmt::Debug>(tried: Result<G, TryLockError>) 
 
 /// The error is of this kind and its message names the file.
 #[track_caller]
-pub(crate) fn assert_names(error: &Error, kind: ErrorKind, path: &std::path::Path) {
+pub(crate) fn assert_names(error: &Error, kind: ErrorKind, path: &Path) {
     assert_eq!(error.kind(), kind, "{error}");
     assert_eq!(error.path(), path, "{error}");
     let name = format!("`{}`", path.display());
@@ -98,7 +111,7 @@ pub(crate) fn assert_names(error: &Error, kind: ErrorKind, path: &std::path::Pat
 }
 
 /// What a caught panic said.
-pub(crate) fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()
