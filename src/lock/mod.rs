@@ -214,7 +214,8 @@ impl FileLock {
     /// # Errors
     ///
     /// [`TryLockError::WouldBlock`] if somebody holds the lock or waits for it, in this process or
-    /// another one; [`TryLockError::Error`] as [`lock`](FileLock::lock).
+    /// another one, or while a lock call of this process is under way whose outcome is not known
+    /// yet; [`TryLockError::Error`] as [`lock`](FileLock::lock).
     ///
     /// # Examples
     ///

@@ -11,7 +11,7 @@ use nix::sys::statfs::fstatfs;
 
 /// Magic numbers of file systems whose locks are the kernel's own: statfs(2), linux/magic.h.
 /// FUSE is absent on purpose: its locks may be a user-space server's.
-const LOCAL: &[(i64, &str)] = &[
+const LOCAL: &[(u32, &str)] = &[
     (0xef53, "ext2, ext3, ext4"),
     (0x5846_5342, "xfs"),
     (0x9123_683e, "btrfs"),
@@ -32,7 +32,7 @@ const LOCAL: &[(i64, &str)] = &[
     (0x9660, "iso9660"),
 ];
 
-const NFS: i64 = 0x6969;
+const NFS: u32 = 0x6969;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FileSystem {
@@ -47,8 +47,8 @@ pub(super) enum FileSystem {
 }
 
 pub(super) fn of(file: &File) -> io::Result<FileSystem> {
-    #[allow(clippy::useless_conversion)] // the width of the number is the platform's
-    let magic = i64::from(fstatfs(file)?.filesystem_type().0);
+    // All magic numbers have 32 bits; the field has the platform's own width and sign.
+    let magic = fstatfs(file)?.filesystem_type().0 as u32;
     Ok(if LOCAL.iter().any(|(local, _)| *local == magic) {
         FileSystem::Local
     } else if magic == NFS {

@@ -2,8 +2,8 @@
 //!
 //! A child inherits the open file descriptions, and with them a part in the locks: an unlock
 //! there would drop the parent's lock, and an open descriptor would keep it after the parent has
-//! died. So a handler that `fork` runs in the child (pthread_atfork(3)) puts /dev/null in place of
-//! every lock file's descriptor, and counts the generation up. Whoever holds something of an
+//! died. So a handler that `fork` runs in the child (pthread_atfork(3)) puts an eventfd, which does
+//! nothing, in place of every lock file's descriptor, and counts the generation up. Whoever holds something of an
 //! earlier generation knows by it that it is the parent's ([`Generation`]).
 //!
 //! One gap is left: a fork by another thread between the opening of a lock file and its entry in the
@@ -11,9 +11,9 @@
 //! releases; only if the parent dies with the lock, that child keeps it until it ends or execs.
 //!
 //! The handler runs in a process that may have been forked in the middle of anything, so it is
-//! limited to atomics, `open` and `dup3`, which are async-signal-safe (signal-safety(7)). The
-//! descriptor's number stays taken, so that its owner in the child closes /dev/null and not
-//! something that was opened in between.
+//! limited to atomics, `close` and the bare system calls `eventfd` and `dup3`. The descriptor's number
+//! stays taken, so that its owner in the child closes the stand-in and not something that was opened
+//! in between.
 //!
 //! `vfork` and `posix_spawn`, which `std::process::Command` uses, run no handlers; O_CLOEXEC closes
 //! the descriptors at the exec that follows.
@@ -21,16 +21,16 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Once, OnceLock};
 
 use nix::libc;
 
-static GENERATION: AtomicU64 = AtomicU64::new(0);
+static GENERATION: AtomicUsize = AtomicUsize::new(0);
 
 /// How many forks lie between this process and the first one of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Generation(u64);
+pub(crate) struct Generation(usize);
 
 impl Generation {
     pub(crate) fn current() -> Self {
@@ -42,7 +42,7 @@ impl Generation {
         self != Self::current()
     }
 
-    pub(crate) fn number(self) -> u64 {
+    pub(crate) fn number(self) -> usize {
         self.0
     }
 }
@@ -104,21 +104,29 @@ impl Drop for Disowned {
 
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: the path is a C string; open is async-signal-safe.
-    let null = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    // SAFETY: eventfd is a bare system call.
+    let harmless = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
     let mut chunk = Some(&DESCRIPTORS);
     while let Some(listed) = chunk {
         for place in &listed.descriptors {
             let descriptor = place.load(Ordering::Acquire);
-            if descriptor != VACANT {
-                // SAFETY: dup3 is async-signal-safe. The descriptor is that of a lock file, whose
-                // owner in this process, if it is dropped, closes what is put in its place. Without
-                // /dev/null this fails and leaves the descriptor as it is.
-                unsafe { libc::dup3(null, descriptor, libc::O_CLOEXEC) };
+            if descriptor == VACANT {
+                continue;
             }
+            if harmless < 0 {
+                // All descriptors are in use, so there is room for one in this one's place.
+                // SAFETY: the descriptor is that of a lock file; close is async-signal-safe.
+                unsafe { libc::close(descriptor) };
+                // SAFETY: eventfd is a bare system call.
+                unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+                continue;
+            }
+            // SAFETY: dup3 is async-signal-safe. The descriptor is that of a lock file, whose owner
+            // in this process, if it is dropped, closes what is put in its place.
+            unsafe { libc::dup3(harmless, descriptor, libc::O_CLOEXEC) };
         }
         chunk = listed.next.get().map(|next| &**next);
     }
-    // SAFETY: `null` is ours; -1 is refused.
-    unsafe { libc::close(null) };
+    // SAFETY: it is ours; -1 is refused.
+    unsafe { libc::close(harmless) };
 }

@@ -15,7 +15,7 @@ use super::{Membership, Tenure};
 use crate::os::{self, Attempt, Identity, Interrupt, LockFile, Protocol, Region, Waited};
 use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Requested};
 use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
-use crate::wait;
+use crate::wait::{self, WaitOn};
 
 /// After so many handovers, or so long a time, a process looks whether another one waits.
 const LOOK_EVERY: (u32, Duration) = (16, Duration::from_millis(1));
@@ -65,7 +65,8 @@ pub(crate) struct Entry {
     file: Arc<OpenFile>,
     protocol: Protocol,
     region: Region,
-    /// Which descriptor carries the OS lock. Changes only while there is none: at a try.
+    /// Which descriptor carries the OS lock. Changes only while there is none: when an attempt
+    /// begins.
     on_writable: AtomicBool,
     state: Mutex<State>,
 }
@@ -84,9 +85,12 @@ struct State {
 }
 
 /// What the thread that carries out effects may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Thread {
-    /// A worker or any other thread of the user: never block.
+    /// A worker or any other thread of the user that asks for the lock: never block. A wait may be
+    /// parked where the request wants it.
+    Requester,
+    /// The same, but whoever has to wait is somebody else.
     Caller,
     /// May wait for a server, not for a holder.
     Errand,
@@ -207,8 +211,13 @@ impl Entry {
         }
     }
 
-    fn try_os(&self, mode: Mode, epoch: u64) -> Effects<Waker> {
+    /// An attempt begins, and nothing is locked: it goes through the descriptor that allows most.
+    fn choose_descriptor(&self) {
         self.on_writable.store(self.file.writable.get().is_some(), Ordering::Release);
+    }
+
+    fn try_os(&self, mode: Mode, epoch: u64) -> Effects<Waker> {
+        self.choose_descriptor();
         if self.is_turnstile_taken() {
             // It is the turn of another process.
             return self.event(|queue| queue.os_busy(epoch));
@@ -235,6 +244,8 @@ impl Entry {
         if stand_back {
             let _ = interrupt.pause(STAND_BACK);
         }
+        // The wait may be for another request than the try was, and that may want more access.
+        self.choose_descriptor();
         let waited = self.locked_file().lock(self.protocol, self.region, mode.into(), &interrupt);
         self.state.lock().parked = None;
         match waited {
@@ -315,7 +326,7 @@ fn carry_out_call(
     let entry = member.entry();
     match call {
         OsCall::Try { .. } | OsCall::Unlock
-            if thread == Thread::Caller && !entry.file.is_local() =>
+            if thread < Thread::Errand && !entry.file.is_local() =>
         {
             let member = member.clone();
             let effects = Effects { os: Some(call), ..Effects::default() };
@@ -327,7 +338,9 @@ fn carry_out_call(
         OsCall::Try { mode, epoch } => Some(entry.try_os(mode, epoch)),
         OsCall::Unlock => {
             let (answer, effects) = entry.unlock_os();
-            *unlocked = answer;
+            if unlocked.is_ok() {
+                *unlocked = answer;
+            }
             Some(effects)
         }
         OsCall::Wait { mode, epoch } if thread == Thread::Parked => {
@@ -339,7 +352,11 @@ fn carry_out_call(
         OsCall::Wait { epoch, .. } | OsCall::StandBack { epoch, .. } => {
             let parked = member.clone();
             let effects = Effects { os: Some(call), ..Effects::default() };
-            let started = wait::park(member.pool(), member.wait_on(), move |placed| {
+            let wait_on = match thread {
+                Thread::Requester => member.wait_on(),
+                _ => WaitOn::WaitPool,
+            };
+            let started = wait::park(member.pool(), wait_on, move |placed| {
                 let _ = match placed {
                     Ok(()) => carry_out(&parked, effects, Thread::Parked),
                     Err(error) => {

@@ -37,7 +37,7 @@ enum State {
 impl Request {
     /// Joins the queue now, not at the first poll.
     pub(crate) fn new(member: Arc<Membership>, mode: Mode) -> Self {
-        Self::with(member, mode, Patience::Wait, Thread::Caller)
+        Self::with(member, mode, Patience::Wait, Thread::Requester)
     }
 
     fn with(member: Arc<Membership>, mode: Mode, patience: Patience, thread: Thread) -> Self {

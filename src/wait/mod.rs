@@ -96,14 +96,30 @@ pub(crate) fn blocking_errand<T: Send + 'static>(
 }
 
 /// Runs a call for its caller. `None` if the runtime shut down before it ran.
+///
+/// Where the runtime has no thread to give and may not have one, it runs as an errand does.
 pub(crate) async fn call<T: Send + 'static>(
     pool: &Pool,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     #[cfg(not(tokio_filelock_loom))]
-    if let Ok(runtime) = Handle::try_current() {
-        return runtime.spawn_blocking(job).await.ok();
-    }
+    let job = match Handle::try_current() {
+        Err(_) => job,
+        Ok(runtime) => {
+            let kept = Arc::new(Mutex::new(Some(job)));
+            let sent = kept.clone();
+            let run = move || {
+                let job = sent.lock().take();
+                job.map(|job| job())
+            };
+            // tokio panics without a thread; see `run_on_runtime`.
+            let spawn = AssertUnwindSafe(|| runtime.spawn_blocking(run));
+            match panic::catch_unwind(spawn) {
+                Ok(running) => return running.await.ok().flatten(),
+                Err(_) => kept.lock().take()?,
+            }
+        }
+    };
     Some(errand_with_answer(pool, job).await)
 }
 

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use tokio::task::{JoinSet, yield_now};
-use tokio_filelock::{Acquire, ErrorKind, ExclusiveGuard};
+use tokio_filelock::{Acquire, ErrorKind, ExclusiveGuard, FileLock, Protocol};
 use tokio_test::task::{Spawn, spawn};
 
 use crate::support::locker::{Locker, is_free};
@@ -122,6 +122,25 @@ async fn dropped_after_the_kernel_granted_it_and_before_the_poll() {
         drop(granted);
         assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
     }
+}
+
+/// The wait that is taken over wants more access than the one that was given up.
+#[tokio::test]
+async fn a_reader_without_write_access_gives_up_for_a_writer() {
+    let (place, protocol) = (Place::new(), Protocol::Fcntl);
+    let holder = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
+    let options = FileLock::options().protocol(protocol);
+    let reading = options.clone().read_only(true).open(place.lock_file()).await.unwrap();
+    let mut reader = spawn(reading.lock_shared());
+    assert!(reader.poll().is_pending());
+    kernel::await_waiting_calls(&place.lock_file(), 1);
+    let writing = options.open(place.lock_file()).await.unwrap();
+    let writer = queued(writing.lock());
+    drop(reader);
+    kernel::await_waiting_calls(&place.lock_file(), 1);
+    holder.finish();
+    drop(in_time(writer).await.unwrap());
+    assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
 }
 
 /// The wait in the kernel belongs to the lock file and not to the one who caused it.

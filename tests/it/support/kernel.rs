@@ -18,39 +18,25 @@ pub(crate) fn await_waiting_calls(file: &Path, count: usize) {
 #[track_caller]
 pub(crate) fn await_no_waiting_calls(file: &Path) {
     let inode = fs::metadata(file).expect("the locked file is there").ino();
-    let started = Instant::now();
-    while waiting_calls(inode) > 0 {
-        assert!(started.elapsed() < PATIENCE, "calls wait for {file:?} and do not end");
-        thread::yield_now();
-    }
+    until(&format!("no call waits for {file:?}"), || waiting_calls(inode) == 0);
 }
 
 /// Returns when this process has no thread of the wait pool: idle ones end by themselves.
 #[track_caller]
 pub(crate) fn await_no_wait_threads() {
-    let started = Instant::now();
-    while threads(std::process::id()).iter().any(|name| name == "filelock-wait") {
-        assert!(started.elapsed() < PATIENCE, "a thread of the wait pool does not end");
-        thread::yield_now();
-    }
+    let is_left = || threads(std::process::id()).iter().any(|name| name == "filelock-wait");
+    until("no thread of the wait pool is left", || !is_left());
 }
 
 /// Returns when every thread of a process has been stopped.
 #[track_caller]
 pub(crate) fn await_stop(pid: u32) {
-    let stopped = |status: String| status.lines().any(|line| line.starts_with("State:\tT"));
-    let started = Instant::now();
-    loop {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a live process");
-        let status = |task: io::Result<fs::DirEntry>| {
-            fs::read_to_string(task.unwrap().path().join("status")).unwrap()
-        };
-        if tasks.map(status).all(stopped) {
-            return;
-        }
-        assert!(started.elapsed() < PATIENCE, "{pid} does not stop");
-        thread::yield_now();
-    }
+    let is_stopped = |task: io::Result<fs::DirEntry>| {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        status.lines().any(|line| line.starts_with("State:\tT"))
+    };
+    let tasks = || fs::read_dir(format!("/proc/{pid}/task")).expect("a live process");
+    until(&format!("{pid} is stopped"), || tasks().all(is_stopped));
 }
 
 /// Lines of waiting calls carry an arrow: `1: -> FLOCK  ADVISORY  WRITE 711 fe:00:4711 0 EOF`.
