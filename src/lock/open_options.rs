@@ -105,7 +105,9 @@ impl OpenOptions {
     /// [`WaitOn::WaitPool`] by default.
     ///
     /// With [`WaitOn::RuntimePool`] the wait is a `spawn_blocking` call of the runtime whose task
-    /// begins to wait: one for each contended file, however many tasks wait. It counts towards
+    /// begins to wait: one for each contended file, however many tasks wait. (A wait that begins when
+    /// another task lets go, or an errand of a remote file system comes back busy, is parked on the
+    /// wait pool: that is nobody's runtime in particular.) It counts towards
     /// [`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads), and it costs:
     /// - as many contended files as there are threads stop `tokio::fs`, DNS look-ups and everybody's
     ///   `spawn_blocking` until some holder lets go. If that holder needs one of them, for ever;
