@@ -79,6 +79,7 @@ struct State {
     /// Since when the lock goes from task to task with no chance for others, if it does.
     handing_over_since: Option<Instant>,
     handovers_since_look: u32,
+    /// In this tenure, or when its first handover was.
     last_look: Option<Instant>,
     /// How to end the wait that is parked, if there is one: of which epoch, and by what.
     parked: Option<(u64, Arc<Interrupt>)>,
@@ -168,11 +169,13 @@ impl Entry {
         drop(state);
         let now = shim::now();
         let long_ago = |last: Instant| now.saturating_duration_since(last) >= LOOK_EVERY.1;
-        let look = handovers >= LOOK_EVERY.0 || last_look.is_none_or(long_ago);
+        let look = handovers >= LOOK_EVERY.0 || last_look.is_some_and(long_ago);
         let seen = look && self.is_turnstile_taken();
         let mut state = self.state.lock();
         if look {
             state.handovers_since_look = 0;
+        }
+        if look || last_look.is_none() {
             state.last_look = Some(now);
         }
         let since = *state.handing_over_since.get_or_insert(now);
@@ -271,7 +274,11 @@ impl Entry {
         let file = self.locked_file();
         let linked = file.is_linked();
         if let Ok(true) = linked {
-            return self.event(|queue| queue.os_acquired(epoch));
+            let mut state = self.state.lock();
+            // Others were let in before this tenure, so the first look comes in a while.
+            state.handovers_since_look = 0;
+            state.last_look = None;
+            return state.queue.os_acquired(epoch);
         }
         // Part of this attempt: the next one must not start before the lock is back. Where the
         // unlock fails, nobody has a lock on this file that he could lose.
