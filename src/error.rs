@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::holder::{HeldBy, Holder, Holders, Lasting};
+
 /// Why a lock file could not be opened, locked or unlocked.
 ///
 /// The message says what was tried on which path, what came of it, and what can be done about
@@ -33,6 +35,7 @@ struct Inner {
     /// What came of it, where the source does not say it already.
     detail: Option<String>,
     source: Option<io::Error>,
+    holders: Holders,
 }
 
 /// What kind of failure an [`Error`] is.
@@ -42,6 +45,10 @@ pub enum ErrorKind {
     /// The time given with [`Acquire::timeout`](crate::Acquire::timeout) or
     /// [`Acquire::deadline`](crate::Acquire::deadline) ran out.
     TimedOut,
+    /// Somebody else holds the lock, or waits for it, and the call does not wait.
+    WouldBlock,
+    /// An option that makes no sense, as it stands or together with another one.
+    InvalidInput,
     /// The file system does not implement this kind of lock (`ENOSYS`, `EOPNOTSUPP`, `ENOTSUPP`,
     /// `EINVAL`; see the ERRORS of flock(2) and fcntl(2)).
     Unsupported,
@@ -57,7 +64,7 @@ pub enum ErrorKind {
     Replaced,
     /// This process has the file open for locks of another [`Protocol`](crate::Protocol).
     ProtocolMismatch,
-    /// The tokio runtime shut down before the lock file was opened.
+    /// The tokio runtime shut down before the lock file was opened, or its holders were found.
     RuntimeShutdown,
     /// The handle or guard belongs to a process that this one was forked from.
     Forked,
@@ -74,6 +81,7 @@ pub(crate) enum Operation {
     LockExclusive,
     LockShared,
     Unlock,
+    FindHolders,
 }
 
 impl fmt::Display for Operation {
@@ -83,6 +91,7 @@ impl fmt::Display for Operation {
             Operation::LockExclusive => "lock",
             Operation::LockShared => "lock (shared)",
             Operation::Unlock => "unlock",
+            Operation::FindHolders => "find the holders of",
         })
     }
 }
@@ -108,14 +117,28 @@ impl Error {
         Self::new(kind, operation, path, Some(detail.into()), None)
     }
 
-    pub(crate) fn timed_out(operation: Operation, path: &Path, waited: Duration) -> Self {
-        let detail = format!("waited {} for another holder", Waited(waited));
-        Self::found(ErrorKind::TimedOut, operation, path, detail)
+    pub(crate) fn timed_out(
+        operation: Operation,
+        path: &Path,
+        waited: Duration,
+        holders: Holders,
+    ) -> Self {
+        let detail = format!("within {}: {}", Lasting(waited), HeldBy(&holders));
+        let mut error = Self::found(ErrorKind::TimedOut, operation, path, detail);
+        error.0.holders = holders;
+        error
     }
 
-    pub(crate) fn runtime_shutdown(path: &Path) -> Self {
-        let detail = "the tokio runtime shut down before it was opened";
-        Self::found(ErrorKind::RuntimeShutdown, Operation::Open, path, detail)
+    pub(crate) fn would_block(operation: Operation, path: &Path, holders: Holders) -> Self {
+        let detail = format!("at once: {}", HeldBy(&holders));
+        let mut error = Self::found(ErrorKind::WouldBlock, operation, path, detail);
+        error.0.holders = holders;
+        error
+    }
+
+    pub(crate) fn runtime_shutdown(operation: Operation, path: &Path) -> Self {
+        let detail = "the tokio runtime shut down before that was done";
+        Self::found(ErrorKind::RuntimeShutdown, operation, path, detail)
     }
 
     fn new(
@@ -125,7 +148,8 @@ impl Error {
         detail: Option<String>,
         source: Option<io::Error>,
     ) -> Self {
-        Self(Box::new(Inner { kind, operation, path: path.into(), detail, source }))
+        let holders = Holders::default();
+        Self(Box::new(Inner { kind, operation, path: path.into(), detail, source, holders }))
     }
 
     /// The same error, met while an open lock file that was removed was opened again.
@@ -155,6 +179,14 @@ impl Error {
         &self.0.path
     }
 
+    /// Who held the lock, or waited for it, when a time ran out or a try was refused: as
+    /// [`FileLock::holders`](crate::FileLock::holders) gives, but without the names of users. Empty
+    /// for other errors, and if it was not known.
+    #[must_use]
+    pub fn holders(&self) -> &[Holder] {
+        &self.0.holders
+    }
+
     /// What the reader can do, where that does not follow from the rest.
     fn advice(&self) -> Option<&'static str> {
         Some(match self.0.kind {
@@ -167,8 +199,8 @@ impl Error {
                  or use a lock file on a local file system"
             }
             ErrorKind::WrongAccess => {
-                "this lock needs a descriptor open for writing: check the permissions of the \
-                 lock file, or take a shared lock"
+                "this needs a descriptor open for writing: check the permissions of the lock file, \
+                 or take a shared lock, and leave no record"
             }
             ErrorKind::Replaced => {
                 "something removes or replaces the lock file: keep it outside of directories \
@@ -183,24 +215,12 @@ impl Error {
     }
 }
 
-/// A duration with one unit and no noise: `5.2 s`, `130 ms`.
-struct Waited(Duration);
-
-impl fmt::Display for Waited {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 >= Duration::from_secs(1) {
-            write!(f, "{:.1} s", self.0.as_secs_f64())
-        } else {
-            write!(f, "{} ms", self.0.as_millis())
-        }
-    }
-}
-
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "could not {} `{}`", self.0.operation, self.0.path.display())?;
         if let Some(detail) = &self.0.detail {
-            write!(f, ": {detail}")?;
+            let is_sentence = !matches!(self.0.kind, ErrorKind::TimedOut | ErrorKind::WouldBlock);
+            write!(f, "{}{detail}", if is_sentence { ": " } else { " " })?;
         }
         if let Some(source) = &self.0.source {
             write!(f, ": {source}")?;
@@ -220,6 +240,7 @@ impl fmt::Debug for Error {
             .field("path", &self.0.path)
             .field("detail", &self.0.detail)
             .field("source", &self.0.source)
+            .field("holders", &self.0.holders)
             .finish()
     }
 }
@@ -238,7 +259,10 @@ impl From<Error> for io::Error {
             ErrorKind::Unsupported => io::ErrorKind::Unsupported,
             ErrorKind::WrongAccess => io::ErrorKind::PermissionDenied,
             ErrorKind::Deadlock => io::ErrorKind::Deadlock,
-            ErrorKind::ProtocolMismatch | ErrorKind::NotAFile => io::ErrorKind::InvalidInput,
+            ErrorKind::WouldBlock => io::ErrorKind::WouldBlock,
+            ErrorKind::ProtocolMismatch | ErrorKind::NotAFile | ErrorKind::InvalidInput => {
+                io::ErrorKind::InvalidInput
+            }
             ErrorKind::Replaced
             | ErrorKind::LockServiceUnavailable
             | ErrorKind::RuntimeShutdown
@@ -257,8 +281,9 @@ impl From<Error> for io::Error {
 /// Has the variants of [`std::fs::TryLockError`].
 #[derive(Debug)]
 pub enum TryLockError {
-    /// Somebody else holds the lock, or waits for it.
-    WouldBlock,
+    /// Somebody else holds the lock, or waits for it. The error has
+    /// [`ErrorKind::WouldBlock`], and names the holders ([`Error::holders`]).
+    WouldBlock(Error),
     /// The lock could not be asked for.
     Error(Error),
 }
@@ -266,10 +291,7 @@ pub enum TryLockError {
 impl fmt::Display for TryLockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            TryLockError::WouldBlock => {
-                f.write_str("the lock is held or waited for by somebody else")
-            }
-            TryLockError::Error(error) => error.fmt(f),
+            TryLockError::WouldBlock(error) | TryLockError::Error(error) => error.fmt(f),
         }
     }
 }
@@ -277,8 +299,7 @@ impl fmt::Display for TryLockError {
 impl std::error::Error for TryLockError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            TryLockError::WouldBlock => None,
-            TryLockError::Error(error) => error.source(),
+            TryLockError::WouldBlock(error) | TryLockError::Error(error) => error.source(),
         }
     }
 }
@@ -292,8 +313,7 @@ impl From<Error> for TryLockError {
 impl From<TryLockError> for io::Error {
     fn from(error: TryLockError) -> Self {
         match error {
-            TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
-            TryLockError::Error(error) => error.into(),
+            TryLockError::WouldBlock(error) | TryLockError::Error(error) => error.into(),
         }
     }
 }

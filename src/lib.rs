@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod error;
+mod holder;
 mod lock;
 mod os;
 mod queue;
@@ -9,10 +10,19 @@ mod shim;
 mod wait;
 
 pub use error::{Error, ErrorKind, TryLockError};
-pub use lock::{Acquire, Counters, ExclusiveGuard, FileLock, Guard, OpenOptions, SharedGuard};
+pub use holder::{Holder, Mode, Record, Source};
+pub use lock::{
+    Acquire, Counters, ExclusiveGuard, FileLock, Guard, OpenOptions, SharedGuard, Waiting,
+};
 pub use os::Protocol;
 pub use registry::Tenure;
 pub use wait::WaitOn;
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn check_record_parser(content: &[u8]) {
+    holder::check_parser(content);
+}
 
 /// How a parked wait is ended when nobody wants it any more.
 ///

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::FileLock;
 use crate::error::{Error, Operation};
+use crate::holder::Record;
 use crate::os;
 use crate::queue::Mode;
-use crate::registry::Hold;
+use crate::registry::{Hold, Told};
 
 /// A guard of this crate: [`ExclusiveGuard`] or [`SharedGuard`]. Sealed.
 pub trait Guard: sealed::Guard {}
@@ -35,6 +36,7 @@ pub(super) mod sealed {
 pub struct ExclusiveGuard {
     hold: Hold,
     lock: FileLock,
+    told: Option<Box<Told>>,
 }
 
 /// The shared lock, held. Dropping the guard releases it, as with [`ExclusiveGuard`].
@@ -51,6 +53,36 @@ impl ExclusiveGuard {
         &self.lock
     }
 
+    /// A number that grows by one with every exclusive tenure of any process that leaves
+    /// [records](crate::OpenOptions::record) in this lock file, across restarts. Guards that were handed the
+    /// lock inside one tenure have the same one. `None` if the tenure began without records.
+    ///
+    /// For fencing: a storage that remembers the highest token it has seen can refuse a writer that
+    /// was stopped for so long that others have had the lock since. And two equal tokens say that no
+    /// other process had the lock in between.
+    ///
+    /// The number is kept in the lock file. It begins anew at 1 when the file is removed or its
+    /// content is replaced by something else, and may go back when the machine crashes before the
+    /// file was written to disk.
+    #[must_use]
+    pub fn token(&self) -> Option<u64> {
+        self.told.as_ref().map(|told| told.token)
+    }
+
+    /// What the previous exclusive holder left, if it died while it held the lock: its work may be
+    /// half done. Told to the first exclusive guard of the tenure, and to nobody else. Only with
+    /// [records](crate::OpenOptions::record).
+    ///
+    /// A process has died with the lock if it ended in any way before it let go, also by an orderly
+    /// exit with a guard alive or forgotten. A guard that is dropped during a panic has let go. So
+    /// has, with [`Protocol::Fcntl`](crate::Protocol::Fcntl), one that was
+    /// [downgraded](Self::downgrade); with `Flock` the process holds exclusively until its shared
+    /// guards are gone, and counts as one that died while it held.
+    #[must_use]
+    pub fn abandoned(&self) -> Option<&Record> {
+        self.told.as_ref()?.abandoned.as_ref()
+    }
+
     /// Releases the lock and says whether the operating system agreed.
     ///
     /// # Cancel safety
@@ -59,8 +91,8 @@ impl ExclusiveGuard {
     ///
     /// # Errors
     ///
-    /// The error of the unlock call, which local file systems do not give. Whoever waits in this
-    /// process gets the lock in any case.
+    /// The error of the unlock call, which local file systems do not give, or of the call that marks
+    /// the record as released. Whoever waits in this process gets the lock in any case.
     pub async fn unlock(self) -> Result<(), Error> {
         unlock(self.lock, self.hold).await
     }
@@ -189,7 +221,8 @@ impl sealed::Guard for ExclusiveGuard {
     const MODE: Mode = Mode::Exclusive;
 
     fn new(lock: FileLock, hold: Hold) -> Self {
-        Self { hold, lock }
+        let told = hold.tell().map(Box::new);
+        Self { hold, lock, told }
     }
 }
 

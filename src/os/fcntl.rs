@@ -12,13 +12,23 @@ use std::io;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use super::{Mode, Region};
+use super::Region;
+use crate::holder::Mode;
 
 /// A range of bytes, which need not exist in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
-    start: u64,
-    length: u64,
+    pub(super) start: u64,
+    pub(super) length: u64,
+}
+
+/// A lock that somebody else has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Blocker {
+    pub(super) range: Range,
+    pub(super) mode: Mode,
+    /// Of a POSIX record lock; OFD locks belong to no process.
+    pub(super) pid: Option<u32>,
 }
 
 impl Range {
@@ -44,16 +54,21 @@ pub(super) fn unlock(file: &File, range: Range) -> io::Result<()> {
     call(file, |lock| FcntlArg::F_OFD_SETLK(lock), libc::F_UNLCK, range)
 }
 
-/// The range that somebody else has locked so that this one cannot be locked exclusively; `None`
-/// if nobody has. The kernel names one of several.
-pub(super) fn blocker(file: &File, range: Range) -> io::Result<Option<Range>> {
+/// The lock of somebody else that keeps this range from being locked exclusively; `None` if there
+/// is none. The kernel names one of several.
+pub(super) fn blocker(file: &File, range: Range) -> io::Result<Option<Blocker>> {
     let mut lock = describe(libc::F_WRLCK, range)?;
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
     if libc::c_int::from(lock.l_type) == libc::F_UNLCK {
         return Ok(None);
     }
     let [start, length] = [lock.l_start, lock.l_len].map(|offset| offset.try_into().unwrap_or(0));
-    Ok(Some(Range { start, length }))
+    let mode = match libc::c_int::from(lock.l_type) {
+        libc::F_RDLCK => Mode::Shared,
+        _ => Mode::Exclusive,
+    };
+    let pid = u32::try_from(lock.l_pid).ok().filter(|&pid| pid > 0);
+    Ok(Some(Blocker { range: Range { start, length }, mode, pid }))
 }
 
 fn kind(mode: Mode) -> libc::c_int {

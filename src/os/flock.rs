@@ -9,7 +9,7 @@ use std::io;
 
 use fs2::FileExt;
 
-use super::Mode;
+use crate::holder::Mode;
 
 pub(super) fn try_lock(file: &File, mode: Mode) -> io::Result<()> {
     match mode {

@@ -8,7 +8,7 @@
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::mem;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,10 +22,11 @@ use super::file_system::{self, FileSystem};
 use super::interrupt::{self, Interrupt};
 use super::turnstile::{DISTRUST, Gate, Turn, lock_in_turn};
 use super::{
-    Access, Attempt, Identity, Mode, Protocol, Region, Waited, errno, fcntl, flock, fork,
-    is_contention,
+    Access, Attempt, Effort, Identity, Protocol, Region, Waited, errno, fcntl, flock, fork,
+    holders, is_contention,
 };
 use crate::error::{Error, ErrorKind, Operation};
+use crate::holder::{Holder, Mode};
 
 /// Two processes that create and remove one file may make each other's open fail; after so many
 /// rounds the last error is reported.
@@ -152,11 +153,45 @@ impl LockFile {
         if !self.is_local() {
             return false;
         }
-        let turnstile = turnstile(protocol, region);
+        let start = turnstile_start(protocol, region);
         // Another range that covers the byte is somebody's lock on the whole file.
-        let taken =
-            matches!(fcntl::blocker(&self.file, turnstile), Ok(Some(by)) if by == turnstile);
+        let taken = matches!(
+            fcntl::blocker(&self.file, fcntl::Range::byte(start)),
+            Ok(Some(by)) if by.range.start == start
+        );
         taken && !self.distrusts_turnstile()
+    }
+
+    /// Who holds the lock of the region, and whose calls wait for it, as the kernel sees it.
+    pub(crate) fn holders(
+        &self,
+        protocol: Protocol,
+        region: Region,
+        effort: Effort,
+    ) -> Vec<Holder> {
+        holders::of(&self.file, protocol, region, effort)
+    }
+
+    /// Reads the beginning of the file, as much as there is or fits.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut length = 0;
+        while length < buffer.len() {
+            match self.file.read_at(&mut buffer[length..], length as u64) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(length)
+    }
+
+    pub(crate) fn write(&self, content: &[u8], at: u64) -> io::Result<()> {
+        self.file.write_all_at(content, at)
+    }
+
+    pub(crate) fn truncate(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
     }
 
     fn distrusts_turnstile(&self) -> bool {
@@ -188,16 +223,15 @@ impl LockFile {
     }
 }
 
-/// The byte that is the turnstile of a region: far beyond the data, and for byte ranges the last but
-/// one of the region's slot.
-fn turnstile(protocol: Protocol, region: Region) -> fcntl::Range {
+/// The byte at which the turnstile of a region begins: far beyond the data, and for byte ranges in
+/// the middle of the region's slot, which the lock itself never reaches. As the lock does, it carries
+/// the pid in its length.
+pub(super) fn turnstile_start(protocol: Protocol, region: Region) -> u64 {
     const OF_WHOLE_FILE: u64 = 1 << 61;
-    const SLOT: u64 = 1 << 23;
+    const HALF_A_SLOT: u64 = 1 << 22;
     match protocol {
-        Protocol::Flock => fcntl::Range::byte(OF_WHOLE_FILE),
-        // Not the last byte: the kernel merges neighbours of one owner, and the next slot's lock
-        // begins right behind it.
-        Protocol::Fcntl => fcntl::Range::byte(region.start + SLOT - 2),
+        Protocol::Flock => OF_WHOLE_FILE,
+        Protocol::Fcntl => region.start + HALF_A_SLOT,
     }
 }
 
@@ -281,7 +315,8 @@ impl Wait<'_> {
     }
 
     fn turnstile(&self) -> fcntl::Range {
-        turnstile(self.protocol, self.region)
+        let start = turnstile_start(self.protocol, self.region);
+        self.file.range(Region { start })
     }
 }
 

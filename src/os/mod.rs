@@ -17,6 +17,8 @@ mod file_system;
 mod flock;
 pub(crate) mod fork;
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]
+mod holders;
+#[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 pub(crate) mod interrupt;
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod lock_file;
@@ -27,6 +29,7 @@ pub(crate) mod model;
 mod scenarios;
 mod turnstile;
 
+pub(crate) use holders::{Effort, look_up, this_process};
 pub(crate) use interrupt::Waited;
 #[cfg(not(tokio_filelock_loom))]
 pub(crate) use {interrupt::Interrupt, lock_file::LockFile};
@@ -81,12 +84,6 @@ pub(crate) struct Access {
     /// Permission bits of a file that is created, exactly; `None`: 0666 less the umask.
     pub(crate) mode: Option<u32>,
     pub(crate) read_only: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    Shared,
-    Exclusive,
 }
 
 /// What a lock call that does not block came back with.

@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::turnstile::{Gate, Turn, lock_in_turn};
-use super::{Access, Attempt, Identity, Mode, Protocol, Region, Waited};
+use super::{Access, Attempt, Effort, Identity, Protocol, Region, Waited};
 use crate::error::{Error, ErrorKind, Operation};
+use crate::holder::{Holder, Mode};
 use crate::shim::{Arc, AtomicBool, Condvar, Mutex, Ordering, yield_now};
 
 #[cfg(tokio_filelock_loom)]
@@ -46,6 +47,7 @@ struct Inode {
 struct State {
     opened: u64,
     linked: bool,
+    content: Vec<u8>,
     /// Which open file holds which mode.
     held: Vec<(u64, Mode)>,
     /// Lock calls that wait, in order of arrival.
@@ -257,6 +259,36 @@ impl LockFile {
         drop(state);
         self.inode.changed.notify_all();
         answer
+    }
+
+    pub(crate) fn holders(
+        &self,
+        _protocol: Protocol,
+        _region: Region,
+        _effort: Effort,
+    ) -> Vec<Holder> {
+        Vec::new()
+    }
+
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let state = self.inode.state.lock();
+        let length = buffer.len().min(state.content.len());
+        buffer[..length].copy_from_slice(&state.content[..length]);
+        Ok(length)
+    }
+
+    pub(crate) fn write(&self, content: &[u8], at: u64) -> io::Result<()> {
+        let mut state = self.inode.state.lock();
+        let end = at as usize + content.len();
+        let length = state.content.len().max(end);
+        state.content.resize(length, 0);
+        state.content[at as usize..end].copy_from_slice(content);
+        Ok(())
+    }
+
+    pub(crate) fn truncate(&self, length: u64) -> io::Result<()> {
+        self.inode.state.lock().content.truncate(length as usize);
+        Ok(())
     }
 
     pub(crate) fn unlock(&self, _protocol: Protocol, _region: Region) -> io::Result<()> {

@@ -11,9 +11,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Mode::{Exclusive, Shared};
 use super::Protocol::{Fcntl, Flock};
 use super::*;
+use crate::holder::Mode::{self, Exclusive, Shared};
 use Step::*;
 
 /// Turns a test that hangs into one that fails.

@@ -11,8 +11,10 @@ use std::sync::OnceLock;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::recorded::{Recorded, Signature, Told};
 use super::{Membership, Tenure};
-use crate::os::{self, Attempt, Identity, Interrupt, LockFile, Protocol, Region, Waited};
+use crate::holder::{self, Holder, LONGEST, Record};
+use crate::os::{Attempt, Effort, Identity, Interrupt, LockFile, Protocol, Region, Waited};
 use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Requested};
 use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::wait::{self, WaitOn};
@@ -47,7 +49,7 @@ impl OpenFile {
         self.writable.set(file).err()
     }
 
-    pub(super) fn is_writable(&self) -> bool {
+    pub(crate) fn is_writable(&self) -> bool {
         self.first.is_writable() || self.writable.get().is_some()
     }
 
@@ -68,6 +70,8 @@ pub(crate) struct Entry {
     /// Which descriptor carries the OS lock. Changes only while there is none: when an attempt
     /// begins.
     on_writable: AtomicBool,
+    /// There is a signature: somebody wants records.
+    records: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -83,6 +87,11 @@ struct State {
     last_look: Option<Instant>,
     /// How to end the wait that is parked, if there is one: of which epoch, and by what.
     parked: Option<(u64, Arc<Interrupt>)>,
+    signature: Option<Arc<Signature>>,
+    /// In an exclusive tenure, if somebody wanted records when it began.
+    recorded: Option<Recorded>,
+    /// The token of the last tenure, if it could not be marked as released.
+    unreleased: Option<u64>,
 }
 
 /// What the thread that carries out effects may do.
@@ -108,9 +117,18 @@ impl Entry {
             handovers_since_look: 0,
             last_look: None,
             parked: None,
+            signature: None,
+            recorded: None,
+            unreleased: None,
         };
-        let on_writable = AtomicBool::new(false);
-        Self { file, protocol, region, on_writable, state: Mutex::new(state) }
+        Self {
+            file,
+            protocol,
+            region,
+            on_writable: AtomicBool::new(false),
+            records: AtomicBool::new(false),
+            state: Mutex::new(state),
+        }
     }
 
     pub(crate) fn file(&self) -> &OpenFile {
@@ -135,6 +153,20 @@ impl Entry {
         let mut state = self.state.lock();
         state.queue.limit_handovers(tenure.handovers);
         state.longest_tenure = state.longest_tenure.min(tenure.time);
+    }
+
+    /// From the next exclusive tenure on, holders leave a record with this signature.
+    pub(super) fn record(&self, signature: Arc<Signature>) {
+        self.state.lock().signature = Some(signature);
+        self.records.store(true, Ordering::Release);
+    }
+
+    /// What an exclusive guard that is given out now gets to know of the record of its tenure.
+    pub(super) fn tell(&self) -> Option<Told> {
+        if !self.records.load(Ordering::Acquire) {
+            return None;
+        }
+        self.state.lock().recorded.as_mut().map(Recorded::tell)
     }
 
     pub(super) fn request(&self, mode: Mode, patience: Patience) -> (Requested, Effects<Waker>) {
@@ -202,6 +234,10 @@ impl Entry {
         let in_place =
             self.file.is_local() && self.locked_file().downgrade(self.protocol, self.region);
         let os = if in_place { Mode::Shared } else { Mode::Exclusive };
+        if in_place {
+            // Others may share the lock by now, but nobody can have it exclusively.
+            let _ = self.end_record();
+        }
         self.event(|queue| queue.downgrade(os))
     }
 
@@ -226,7 +262,7 @@ impl Entry {
             return self.event(|queue| queue.os_busy(epoch));
         }
         match self.locked_file().try_lock(self.protocol, self.region, mode.into()) {
-            Ok(Attempt::Acquired) => self.acquired(epoch),
+            Ok(Attempt::Acquired) => self.acquired(mode, epoch),
             Ok(Attempt::Busy) => self.event(|queue| queue.os_busy(epoch)),
             Err(error) => self.event(|queue| queue.os_failed(epoch, error)),
         }
@@ -252,7 +288,7 @@ impl Entry {
         let waited = self.locked_file().lock(self.protocol, self.region, mode.into(), &interrupt);
         self.state.lock().parked = None;
         match waited {
-            Ok(Waited::Acquired) => self.acquired(epoch),
+            Ok(Waited::Acquired) => self.acquired(mode, epoch),
             Ok(Waited::Interrupted) => self.event(|queue| queue.os_interrupted(epoch)),
             Err(error) => self.event(|queue| queue.os_failed(epoch, error)),
         }
@@ -270,10 +306,14 @@ impl Entry {
     }
 
     /// The OS lock is ours; is it on the right file?
-    fn acquired(&self, epoch: u64) -> Effects<Waker> {
+    fn acquired(&self, mode: Mode, epoch: u64) -> Effects<Waker> {
         let file = self.locked_file();
-        let linked = file.is_linked();
-        if let Ok(true) = linked {
+        let begun = match file.is_linked() {
+            Ok(true) => self.begin_record(mode).map(Some),
+            Ok(false) => Ok(None),
+            Err(error) => Err(error),
+        };
+        if let Ok(Some(())) = begun {
             let mut state = self.state.lock();
             // Others were let in before this tenure, so the first look comes in a while.
             state.handovers_since_look = 0;
@@ -283,15 +323,56 @@ impl Entry {
         // Part of this attempt: the next one must not start before the lock is back. Where the
         // unlock fails, nobody has a lock on this file that he could lose.
         let _ = file.unlock(self.protocol, self.region);
-        match linked {
+        match begun {
             Ok(_) => self.event(|queue| queue.os_stale(epoch)),
             Err(error) => self.event(|queue| queue.os_failed(epoch, error)),
         }
     }
 
+    /// Nobody has a guard yet.
+    fn begin_record(&self, mode: Mode) -> io::Result<()> {
+        if mode != Mode::Exclusive || !self.records.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let (signature, unreleased) = {
+            let state = self.state.lock();
+            (state.signature.clone(), state.unreleased)
+        };
+        let signature = signature.expect("there is one if somebody wants records");
+        let recorded =
+            Recorded::begin(self.locked_file(), &signature, unreleased).map_err(|error| {
+                io::Error::new(error.kind(), format!("its record can not be written: {error}"))
+            })?;
+        self.state.lock().recorded = Some(recorded);
+        Ok(())
+    }
+
+    /// Nobody has an exclusive guard any more.
+    fn end_record(&self) -> io::Result<()> {
+        let Some(recorded) = self.state.lock().recorded.take() else { return Ok(()) };
+        let ended = recorded.end(self.locked_file());
+        let unreleased = ended.is_err().then(|| recorded.token());
+        self.state.lock().unreleased = unreleased;
+        ended
+    }
+
     fn unlock_os(&self) -> (io::Result<()>, Effects<Waker>) {
+        let ended = self.end_record();
         let answer = self.locked_file().unlock(self.protocol, self.region);
-        (answer, self.event(|queue| queue.os_released()))
+        (answer.and(ended), self.event(|queue| queue.os_released()))
+    }
+
+    /// Who holds the OS lock, and whose calls wait for it, as the kernel sees it. Makes system
+    /// calls.
+    pub(super) fn holders(&self, effort: Effort) -> Vec<Holder> {
+        self.locked_file().holders(self.protocol, self.region, effort)
+    }
+
+    /// The record in the lock file, if there is one. Makes a system call.
+    pub(super) fn read_record(&self) -> Option<Record> {
+        let mut content = [0; LONGEST + 1];
+        let length = self.locked_file().read(&mut content).ok()?;
+        Record::parse(&content[..length])
     }
 }
 
@@ -384,11 +465,11 @@ fn carry_out_call(
     }
 }
 
-impl From<Mode> for os::Mode {
+impl From<Mode> for holder::Mode {
     fn from(mode: Mode) -> Self {
         match mode {
-            Mode::Shared => os::Mode::Shared,
-            Mode::Exclusive => os::Mode::Exclusive,
+            Mode::Shared => holder::Mode::Shared,
+            Mode::Exclusive => holder::Mode::Exclusive,
         }
     }
 }

@@ -14,6 +14,7 @@
 //!    waker, or the drop of a file.
 
 mod entry;
+mod recorded;
 mod request;
 mod tenure;
 
@@ -26,12 +27,14 @@ use std::path::Path;
 use std::sync::{LazyLock, OnceLock};
 
 use crate::error::{Error, ErrorKind, Operation};
+use crate::holder::{Holder, Record};
 use crate::os::fork::{self, Generation};
-use crate::os::{Access, Identity, LockFile, Protocol, Region};
+use crate::os::{Access, Effort, Identity, LockFile, Protocol, Region};
 use crate::shim::{Arc, Mutex};
 use crate::wait::{self, Pool, WaitOn};
 
 pub(crate) use entry::{Entry, OpenFile};
+pub(crate) use recorded::{Signature, Told};
 pub use tenure::Tenure;
 
 pub(crate) use request::{Denied, Hold, Request, try_hold};
@@ -78,13 +81,15 @@ pub(crate) fn registry() -> &'static Arc<Registry> {
 }
 
 /// What is wanted of a lock file.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     pub(crate) protocol: Protocol,
     pub(crate) region: Region,
     pub(crate) access: Access,
     pub(crate) wait_on: WaitOn,
     pub(crate) tenure: Tenure,
+    /// What to write into the lock file, if anything.
+    pub(crate) record: Option<Arc<Signature>>,
 }
 
 impl Registry {
@@ -93,7 +98,7 @@ impl Registry {
     pub(crate) fn join(
         this: &Arc<Self>,
         path: &Path,
-        wanted: Wanted,
+        wanted: &Wanted,
     ) -> Result<Arc<Membership>, Error> {
         // Looked up before opening: where the kernel drops a process's locks when any descriptor
         // of the file is closed (POSIX record locks), a needless open would be the mistake.
@@ -123,7 +128,7 @@ impl Registry {
         &self,
         identity: Identity,
         path: &Path,
-        wanted: Wanted,
+        wanted: &Wanted,
     ) -> Result<Option<Arc<Entry>>, Error> {
         match self.files.lock().get_mut(&identity) {
             Some(registered) => registered.count_in(path, wanted).map(Some),
@@ -132,7 +137,7 @@ impl Registry {
     }
 
     /// Registers a file that was just opened, unless somebody was faster, and counts one member.
-    fn admit(&self, file: LockFile, path: &Path, wanted: Wanted) -> Result<Arc<Entry>, Error> {
+    fn admit(&self, file: LockFile, path: &Path, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
         let mut files = self.files.lock();
         let (entry, surplus) = match files.entry(file.identity()) {
             hash_map::Entry::Occupied(mut occupied) => {
@@ -177,7 +182,7 @@ impl Registry {
 }
 
 impl Registered {
-    fn count_in(&mut self, path: &Path, wanted: Wanted) -> Result<Arc<Entry>, Error> {
+    fn count_in(&mut self, path: &Path, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
         if self.protocol != wanted.protocol {
             let detail = format!(
                 "it is to be locked by {:?}, and this process has it open for {:?}",
@@ -191,6 +196,9 @@ impl Registered {
         });
         counted.members += 1;
         counted.entry.limit(wanted.tenure);
+        if let Some(signature) = &wanted.record {
+            counted.entry.record(signature.clone());
+        }
         Ok(counted.entry.clone())
     }
 }
@@ -207,7 +215,7 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    fn new(registry: &Arc<Registry>, entry: Arc<Entry>, wanted: Wanted) -> Arc<Self> {
+    fn new(registry: &Arc<Registry>, entry: Arc<Entry>, wanted: &Wanted) -> Arc<Self> {
         Arc::new(Self {
             registry: registry.clone(),
             entry: Some(entry),
@@ -232,6 +240,16 @@ impl Membership {
     /// and its locks are that process's: nothing may be done with it.
     pub(crate) fn is_inherited(&self) -> bool {
         self.generation.is_past()
+    }
+
+    /// Who holds the OS lock, and whose calls wait for it, as the kernel sees it. Makes system calls.
+    pub(crate) fn holders(&self, effort: Effort) -> Vec<Holder> {
+        self.entry().holders(effort)
+    }
+
+    /// The record in the lock file, if there is one. Makes a system call.
+    pub(crate) fn record(&self) -> Option<Record> {
+        self.entry().read_record()
     }
 
     /// Whether the path still leads to the file. Makes a system call.

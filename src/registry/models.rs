@@ -15,7 +15,8 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::{Denied, Hold, Membership, Registry, Request, Tenure, Wanted, try_hold};
+use super::{Denied, Hold, Membership, Registry, Request, Signature, Tenure, Wanted, try_hold};
+use crate::holder::{self, Record};
 use crate::os::{self, Access, Attempt, Interrupt, LockFile, Protocol, Region, Waited};
 use crate::queue::{End, Mode};
 use crate::shim::{self, Arc, AtomicBool, Ordering};
@@ -53,7 +54,7 @@ impl Fixture {
     }
 
     fn join(&self) -> Arc<Membership> {
-        Registry::join(&self.registry, &self.path, WANTED).unwrap()
+        Registry::join(&self.registry, &self.path, &WANTED).unwrap()
     }
 
     fn foreign(&self) -> Foreign {
@@ -77,6 +78,7 @@ impl Fixture {
 }
 
 const WANTED: Wanted = Wanted {
+    record: None,
     protocol: Protocol::Flock,
     region: Region::ONLY,
     access: Access { create: true, mode: None, read_only: false },
@@ -92,12 +94,12 @@ struct Foreign {
 
 impl Foreign {
     fn try_lock(&self) -> bool {
-        let exclusive = os::Mode::Exclusive;
+        let exclusive = holder::Mode::Exclusive;
         self.file.try_lock(WANTED.protocol, WANTED.region, exclusive).unwrap() == Attempt::Acquired
     }
 
     fn lock(&self) {
-        let (exclusive, interrupt) = (os::Mode::Exclusive, Interrupt::default());
+        let (exclusive, interrupt) = (holder::Mode::Exclusive, Interrupt::default());
         let waited = self.file.lock(WANTED.protocol, WANTED.region, exclusive, &interrupt);
         assert_eq!(waited.unwrap(), Waited::Acquired);
     }
@@ -108,7 +110,7 @@ impl Foreign {
 
     /// Enters and leaves as a reader, if nobody writes.
     fn visit_shared(&self) {
-        let attempt = self.file.try_lock(WANTED.protocol, WANTED.region, os::Mode::Shared);
+        let attempt = self.file.try_lock(WANTED.protocol, WANTED.region, holder::Mode::Shared);
         if attempt.unwrap() == Attempt::Acquired {
             self.inside.together();
             self.unlock();
@@ -248,6 +250,33 @@ fn cancel_before_the_first_poll() {
     });
 }
 
+/// The one who asked first gives up, before or after the lock has come and was recorded.
+#[test]
+fn dead_holder_is_told_to_the_first_guard() {
+    model("dead_holder_is_told_to_the_first_guard", Some(3), |fixture| {
+        let dead = Record::held(os::this_process(), 1, None, None);
+        fixture.foreign().file.write(dead.text(0).as_bytes(), 0).unwrap();
+        let wanted = Wanted { record: Some(Arc::new(Signature::new(None))), ..WANTED };
+        let member = Registry::join(&fixture.registry, &fixture.path, &wanted).unwrap();
+        let other = member.clone();
+        let thread = spawn(move || {
+            let mut request = exclusive(&other);
+            drop(poll_once(&mut request));
+            drop(request);
+        });
+        let hold = block_on(exclusive(&member)).unwrap();
+        let told = hold.tell().expect("records are on");
+        assert_eq!(told.abandoned, Some(dead));
+        drop(hold);
+        thread.join().unwrap();
+        let hold = block_on(exclusive(&member)).unwrap();
+        let again = hold.tell().expect("records are on");
+        assert_eq!(again.abandoned, None);
+        assert!(again.token > told.token);
+        drop((hold, member));
+    });
+}
+
 /// A reader behind a writer that gives up enters at once, beside the reader that holds.
 #[test]
 fn cancelled_writer_lets_readers_in() {
@@ -381,7 +410,7 @@ fn interrupt_without_release() {
 fn shutdown_against_adoption() {
     model("shutdown_against_adoption", Some(3), |fixture| {
         let wanted = Wanted { wait_on: WaitOn::RuntimePool, ..WANTED };
-        let member = Registry::join(&fixture.registry, &fixture.path, wanted).unwrap();
+        let member = Registry::join(&fixture.registry, &fixture.path, &wanted).unwrap();
         let foreign = fixture.foreign();
         foreign.lock();
         model_runtime::start();
@@ -449,8 +478,8 @@ fn eviction_against_open() {
         let leaving = fixture.join();
         let (registry, path) = (fixture.registry.clone(), fixture.path.clone());
         let thread = spawn(move || {
-            let member = Registry::join(&registry, &path, WANTED).unwrap();
-            let again = Registry::join(&registry, &path, WANTED).unwrap();
+            let member = Registry::join(&registry, &path, &WANTED).unwrap();
+            let again = Registry::join(&registry, &path, &WANTED).unwrap();
             assert!(Arc::ptr_eq(member.entry(), again.entry()), "one file, two entries");
         });
         drop(leaving);
@@ -524,7 +553,7 @@ impl Fixture {
     }
 
     fn join_in(&self, registry: &Arc<Registry>) -> Arc<Membership> {
-        Registry::join(registry, &self.path, WANTED).unwrap()
+        Registry::join(registry, &self.path, &WANTED).unwrap()
     }
 }
 
@@ -575,7 +604,7 @@ fn writer_against_two_reading_processes() {
 impl Foreign {
     /// As a process that uses this crate reads.
     fn read_in_turn(&self) {
-        let (shared, interrupt) = (os::Mode::Shared, Interrupt::default());
+        let (shared, interrupt) = (holder::Mode::Shared, Interrupt::default());
         let (protocol, region) = (WANTED.protocol, WANTED.region);
         if self.file.is_turnstile_taken(protocol, region)
             || self.file.try_lock(protocol, region, shared).unwrap() == Attempt::Busy

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use super::Membership;
 use super::entry::{Thread, carry_out};
+use super::recorded::Told;
 use crate::queue::{Mode, Patience, Requested, Settled, Ticket};
 use crate::shim::Arc;
 use crate::wait;
@@ -150,6 +151,11 @@ pub(crate) struct Hold {
 impl Hold {
     pub(crate) fn member(&self) -> &Arc<Membership> {
         &self.member
+    }
+
+    /// An exclusive guard is given out: what it gets to know of the record of its tenure.
+    pub(crate) fn tell(&self) -> Option<Told> {
+        self.member.entry().tell()
     }
 
     /// Somebody waits for the lock, as far as this process can see. Makes a system call.

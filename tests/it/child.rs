@@ -1,6 +1,9 @@
 //! The entry point of child processes: this binary again, in the role that the parent names.
 
-use crate::{bad_input, cancel, exclusion, forked, replaced, signals, support, turns, waits};
+use crate::{
+    bad_input, cancel, exclusion, forked, holders, records, replaced, signals, support, turns,
+    waits,
+};
 
 type Role = fn(&[String]);
 
@@ -29,6 +32,12 @@ const ROLES: &[(&str, Role)] = &[
     ("keep a hundred tasks busy", turns::keep_a_hundred_tasks_busy),
     ("signals", signals::in_child),
     ("fork", forked::in_child),
+    ("hold", holders::hold),
+    ("look", holders::look),
+    ("time out together", holders::time_out_together),
+    ("lock step by step", records::lock_step_by_step),
+    ("sign tenures", records::sign_tenures),
+    ("find no room", records::find_no_room),
 ];
 
 #[test]

@@ -9,7 +9,7 @@ use std::task::Poll;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_filelock::{Error, FileLock, Protocol, TryLockError};
+use tokio_filelock::{Error, FileLock, OpenOptions, Protocol, TryLockError};
 
 use super::process::{Process, commands, say};
 use super::{Mode, kernel, protocol};
@@ -39,6 +39,27 @@ impl Locker {
         let mut locker = Self::open(path, protocol);
         assert_eq!(locker.try_lock(mode), "held");
         locker
+    }
+
+    /// A process that holds the lock, and says so in a record with this label.
+    #[track_caller]
+    pub(crate) fn holding_with_record(path: &Path, protocol: Protocol, label: &str) -> Self {
+        let mut locker = Self::new();
+        assert_eq!(locker.try_open_recording(path, protocol, label), "open");
+        assert_eq!(locker.try_lock(Mode::Exclusive), "held");
+        locker
+    }
+
+    /// `open`, or the error.
+    #[track_caller]
+    pub(crate) fn try_open_recording(
+        &mut self,
+        path: &Path,
+        protocol: Protocol,
+        label: &str,
+    ) -> String {
+        let path = path.to_str().expect("told in text");
+        self.ask(&format!("record {protocol:?} {path} {label}"))
     }
 
     /// `open`, or the error.
@@ -196,14 +217,14 @@ impl Server {
         match verb {
             "open" => {
                 let (name, path) = rest.split_once(' ').unwrap();
-                let options = FileLock::options().protocol(protocol(name));
-                match self.runtime.block_on(options.open(path)) {
-                    Ok(lock) => {
-                        self.lock = Some(lock);
-                        "open".to_owned()
-                    }
-                    Err(error) => described(&error),
-                }
+                self.open(FileLock::options().protocol(protocol(name)), path)
+            }
+            "record" => {
+                let mut words = rest.splitn(3, ' ');
+                let mut word = || words.next().unwrap();
+                let options = FileLock::options().protocol(protocol(word()));
+                let path = word();
+                self.open(options.record(true).label(word()), path)
             }
             "try" => {
                 let lock = self.lock.as_ref().unwrap();
@@ -213,7 +234,7 @@ impl Server {
                 };
                 match tried {
                     Ok(guard) => self.hold(guard),
-                    Err(TryLockError::WouldBlock) => "would block".to_owned(),
+                    Err(TryLockError::WouldBlock(_)) => "would block".to_owned(),
                     Err(TryLockError::Error(error)) => described(&error),
                 }
             }
@@ -259,6 +280,16 @@ impl Server {
                 "changed".to_owned()
             }
             _ => panic!("no command: {verb}"),
+        }
+    }
+
+    fn open(&mut self, options: OpenOptions, path: &str) -> String {
+        match self.runtime.block_on(options.open(path)) {
+            Ok(lock) => {
+                self.lock = Some(lock);
+                "open".to_owned()
+            }
+            Err(error) => described(&error),
         }
     }
 

@@ -84,7 +84,7 @@ pub(crate) fn returns<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'stat
 
 /// Looks again and again until it is so, where nobody tells when it is; panics if it never is.
 #[track_caller]
-pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
         assert!(started.elapsed() < PATIENCE, "still not so: {what}");
@@ -98,7 +98,7 @@ pub(crate) async fn open(path: impl AsRef<Path>, protocol: Protocol) -> FileLock
 
 #[track_caller]
 pub(crate) fn assert_would_block<G: fmt::Debug>(tried: Result<G, TryLockError>) {
-    assert!(matches!(tried, Err(TryLockError::WouldBlock)), "not refused: {tried:?}");
+    assert!(matches!(tried, Err(TryLockError::WouldBlock(_))), "not refused: {tried:?}");
 }
 
 /// The error is of this kind and its message names the file.

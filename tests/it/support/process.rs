@@ -4,6 +4,7 @@
 //! Events carry a mark, because the test harness of a child writes to the same pipe. A child
 //! ends at the end of its stdin, so none outlives the test process; one that is dropped is killed.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,8 +27,15 @@ pub(crate) struct Process {
 impl Process {
     /// This binary again, in a role of `child::ROLES`.
     pub(crate) fn in_role(role: &str, arguments: &[&str]) -> Self {
+        Self::in_role_under(&[], role, arguments)
+    }
+
+    /// The same, started by another program, which may be given with its arguments.
+    pub(crate) fn in_role_under(program: &[&str], role: &str, arguments: &[&str]) -> Self {
         let binary = std::env::current_exe().expect("the path of this binary");
-        let mut command = Command::new(binary);
+        let mut words = program.iter().map(OsStr::new).chain([binary.as_os_str()]);
+        let mut command = Command::new(words.next().expect("this binary at least"));
+        command.args(words);
         command.args(["--exact", "child::entry", "--nocapture", "--test-threads=1"]);
         command.env(ROLE, [&[role], arguments].concat().join("\n"));
         Self::start(role, command)
@@ -86,6 +94,16 @@ impl Process {
         let status = self.child.wait().expect("a child of ours");
         assert_eq!(status.code(), None, "{} ended before it was killed: {status}", self.name);
         self.commands.take()
+    }
+
+    /// Waits for a process that ends by itself; gives the pipe to its stdin, which its children may
+    /// have inherited.
+    #[track_caller]
+    pub(crate) fn reap(mut self) -> Option<ChildStdin> {
+        let commands = self.commands.take();
+        let status = self.child.wait().expect("a child of ours");
+        assert!(status.success(), "{}: {status}", self.name);
+        commands
     }
 
     /// Closes the process's stdin and waits for its end; panics if it failed.

@@ -1,0 +1,104 @@
+//! What proves that a recorded holder is dead.
+//!
+//! A pid alone proves nothing: pids are used again, mean something else in each pid namespace, and
+//! start anew at each boot. The proof needs the same host, the same boot and the same namespace, and
+//! then a pid that nobody has, or that somebody has who started at another time. Whatever is
+//! missing or does not fit counts as alive: the answer words messages, it never takes a lock away.
+
+use super::{Process, Record};
+
+/// What became of a recorded holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Dead,
+    /// Or not known to be dead.
+    Alive,
+}
+
+/// What can be seen from here of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Circumstances {
+    /// No process has this pid.
+    Gone,
+    /// Some process has it, and started then.
+    Started(u64),
+    /// It can not be told.
+    Unknown,
+}
+
+/// The fate of the process that wrote the record, seen from the process `here`, which looks up a pid.
+pub(crate) fn fate(
+    record: &Record,
+    here: &Process,
+    look_up: impl FnOnce(u32) -> Circumstances,
+) -> Fate {
+    let there = &record.process;
+    let same = |one: &Option<String>, other: &Option<String>| one.is_some() && one == other;
+    let is_visible = same(&there.host, &here.host)
+        && same(&there.boot, &here.boot)
+        && there.pid_namespace.is_some()
+        && there.pid_namespace == here.pid_namespace;
+    if !is_visible {
+        return Fate::Alive;
+    }
+    match (look_up(there.pid), there.start) {
+        (Circumstances::Gone, _) => Fate::Dead,
+        (Circumstances::Started(now), Some(then)) if now != then => Fate::Dead,
+        _ => Fate::Alive,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Circumstances::{Gone, Started, Unknown};
+
+    fn process(pid: u32) -> Process {
+        Process {
+            pid,
+            host: Some("here".to_owned()),
+            boot: Some("first".to_owned()),
+            pid_namespace: Some(1),
+            start: Some(77),
+            program: None,
+        }
+    }
+
+    #[test]
+    fn only_a_proof_makes_dead() {
+        type Change = fn(&mut Process);
+        let same: Change = |_| {};
+        let table: [(Change, Circumstances, Fate); 12] = [
+            (same, Gone, Fate::Dead),
+            (same, Started(78), Fate::Dead),
+            (same, Started(77), Fate::Alive),
+            (same, Unknown, Fate::Alive),
+            (|there| there.start = None, Started(78), Fate::Alive),
+            (|there| there.start = None, Gone, Fate::Dead),
+            (|there| there.host = Some("elsewhere".to_owned()), Gone, Fate::Alive),
+            (|there| there.host = None, Gone, Fate::Alive),
+            (|there| there.boot = Some("second".to_owned()), Gone, Fate::Alive),
+            (|there| there.boot = None, Gone, Fate::Alive),
+            (|there| there.pid_namespace = Some(2), Gone, Fate::Alive),
+            (|there| there.pid_namespace = None, Gone, Fate::Alive),
+        ];
+        for (change, seen, expected) in table {
+            let mut there = process(5);
+            change(&mut there);
+            let record = Record::held(there.clone(), 1, None, None);
+            let found = fate(&record, &process(6), |pid| {
+                assert_eq!(pid, 5);
+                seen
+            });
+            assert_eq!(found, expected, "{there:?}, {seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_knows_nothing_of_itself_proves_nothing() {
+        let nobody = Process { host: None, boot: None, pid_namespace: None, ..process(6) };
+        let there = Process { host: None, boot: None, pid_namespace: None, ..process(5) };
+        let record = Record::held(there, 1, None, None);
+        assert_eq!(fate(&record, &nobody, |_| Gone), Fate::Alive);
+    }
+}

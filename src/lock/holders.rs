@@ -1,0 +1,172 @@
+//! Who holds a lock: what the kernel sees, explained by the record in the lock file.
+//!
+//! The kernel's word is the truth. A record is believed where it speaks of a holder that the kernel
+//! names as well. Where the kernel names none (on another host, or outside of this pid namespace),
+//! it is believed only while the lock is busy, and unless its writer is proved dead.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::FileLock;
+use crate::error::{Error, Operation};
+use crate::holder::{Fate, Holder, Holders, Mode, Process, Record, Source, fate};
+use crate::os::{self, Effort};
+use crate::queue;
+use crate::registry::{Denied, Membership, try_hold};
+use crate::shim::Arc;
+use crate::wait;
+
+/// An error, or a message, is not held up for longer than this by the question who holds the lock:
+/// the lock file may be on a server that does not answer.
+const LOOK_LIMIT: Duration = Duration::from_millis(250);
+
+/// What the last look showed, and when it began.
+#[derive(Debug)]
+pub(super) struct Look {
+    begun: Instant,
+    seen: Holders,
+}
+
+impl FileLock {
+    /// Who holds the lock, and who waits for it in the kernel: in this process, in others that use
+    /// this crate, and in programs that know nothing of it.
+    ///
+    /// Asks the kernel (on Linux `/proc/locks`, and the open files of all processes if those who
+    /// took a lock do not keep it any more), and then the [`record`](crate::OpenOptions::record)
+    /// in the lock file. Processes on other hosts, and outside of this pid namespace, are known by
+    /// their records only; where the kernel shows nobody and a record names somebody, the lock is
+    /// tried, shared, to see whether that is so.
+    ///
+    /// The answer is a snapshot: it may be out of date when it arrives. Tasks that wait in this
+    /// process are not in it, nor is the one wait that this process makes for all of them told apart from
+    /// the wait of a program.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time; the look goes on for a moment, on the blocking pool.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child,
+    /// [`ErrorKind::RuntimeShutdown`](crate::ErrorKind::RuntimeShutdown) if the runtime shut down
+    /// before the look.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let lock = tokio_filelock::FileLock::open(directory.path().join("app.lock")).await?;
+    /// assert!(lock.holders().await?.is_empty());
+    ///
+    /// let guard = lock.lock().await?;
+    /// let holders = lock.holders().await?;
+    /// assert_eq!(holders[0].pid(), Some(std::process::id()));
+    /// assert!(holders[0].is_this_process());
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
+        self.check_owner(Operation::FindHolders)?;
+        let member = self.member();
+        let job = move || holders(&member, Effort::Search, Busy::Unknown);
+        match wait::call(self.handle.registry.pool(), job).await {
+            Some(holders) => Ok(holders),
+            None => Err(Error::runtime_shutdown(Operation::FindHolders, self.path())),
+        }
+    }
+
+    /// [`holders`](FileLock::holders) for code outside of async: makes the system calls on the
+    /// calling thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`holders`](FileLock::holders).
+    pub fn blocking_holders(&self) -> Result<Vec<Holder>, Error> {
+        self.check_owner(Operation::FindHolders)?;
+        Ok(holders(&self.member(), Effort::Search, Busy::Unknown))
+    }
+
+    /// Who keeps this process waiting; empty if that does not become known soon.
+    ///
+    /// All who ask at one time share one look: a crowd whose time runs out takes one thread.
+    pub(super) async fn look(self) -> Holders {
+        let asked = Instant::now();
+        let look = async {
+            let mut last = self.handle.last_look.lock().await;
+            if let Some(look) = &*last {
+                if look.begun > asked {
+                    return look.seen.clone();
+                }
+            }
+            let begun = Instant::now();
+            let member = self.member();
+            let job = move || holders(&member, Effort::Search, Busy::Yes);
+            let seen: Holders =
+                wait::errand_with_answer(self.handle.registry.pool(), job).await.into();
+            *last = Some(Look { begun, seen: seen.clone() });
+            seen
+        };
+        tokio::time::timeout(LOOK_LIMIT, look).await.unwrap_or_else(|_| Holders::default())
+    }
+}
+
+/// Whether somebody else is known to hold the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Busy {
+    Yes,
+    Unknown,
+}
+
+/// Makes system calls.
+pub(super) fn holders(member: &Arc<Membership>, effort: Effort, busy: Busy) -> Vec<Holder> {
+    let mut holders = member.holders(effort);
+    let Some(record) = member.record().filter(Record::is_held) else { return holders };
+    if holders.iter().all(Holder::is_waiting) {
+        let is_believed = || fate(&record, &os::this_process(), os::look_up) == Fate::Alive;
+        let is_busy = || busy == Busy::Yes || is_busy(member);
+        if is_believed() && is_busy() {
+            holders.insert(0, recorded(&record, &os::this_process()));
+        }
+    } else {
+        explain(&mut holders, &record);
+    }
+    holders
+}
+
+/// What a record says of a holder that the kernel does not show.
+fn recorded(record: &Record, here: &Process) -> Holder {
+    let mut holder = Holder::new(Mode::Exclusive, false, Some(record.pid()), Source::Record);
+    holder.explain(record);
+    if record.process.host != here.host {
+        holder.elsewhere = record.host().map(str::to_owned);
+    }
+    holder
+}
+
+/// Adds what the record says to the holder that wrote it, if it is there.
+fn explain(holders: &mut [Holder], record: &Record) {
+    let here = os::this_process();
+    let is_of_here = record.process.host == here.host
+        && record.process.boot == here.boot
+        && record.process.pid_namespace == here.pid_namespace;
+    let holder = holders.iter_mut().find(|holder| !holder.waits && holder.mode == Mode::Exclusive);
+    let Some(holder) = holder else { return };
+    let wrote_it = match holder.pid {
+        Some(pid) => {
+            is_of_here && pid == record.pid() && fate(record, &here, os::look_up) == Fate::Alive
+        }
+        // It can not be seen from here, and the record is of somebody who can not either.
+        None => !is_of_here,
+    };
+    if wrote_it {
+        holder.explain(record);
+    }
+}
+
+fn is_busy(member: &Arc<Membership>) -> bool {
+    matches!(try_hold(member, queue::Mode::Shared), Err(Denied::Refused))
+}

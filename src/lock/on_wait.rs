@@ -1,0 +1,119 @@
+//! Telling while a lock is waited for: for how long by now, and who holds it.
+
+use std::fmt;
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use super::FileLock;
+use crate::holder::{HeldBy, Holder, Holders, Lasting};
+
+/// How often it is looked whether the holder has changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A wait that lasts; given to the function of [`Acquire::on_wait`](crate::Acquire::on_wait).
+///
+/// Its text is a sentence: ``waiting for `/var/cache/index.lock` since 5 s: held by cargo (pid 4242)``.
+#[derive(Debug)]
+pub struct Waiting<'a> {
+    path: &'a Path,
+    waited: Duration,
+    holders: &'a [Holder],
+}
+
+impl Waiting<'_> {
+    /// The lock file, as an absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.path
+    }
+
+    /// How long the lock has been waited for.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Who holds the lock, and who waits for it in the kernel, as
+    /// [`FileLock::holders`](crate::FileLock::holders) gives. Empty if it could not be found out
+    /// within 250 ms.
+    #[must_use]
+    pub fn holders(&self) -> &[Holder] {
+        self.holders
+    }
+}
+
+impl fmt::Display for Waiting<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, waited, holders } = self;
+        write!(f, "waiting for `{}` since {}: ", path.display(), Lasting(*waited))?;
+        HeldBy(holders).fmt(f)
+    }
+}
+
+/// Looks from time to time, and tells what is new.
+pub(super) struct OnWait {
+    after: Duration,
+    tell: Box<dyn FnMut(&Waiting<'_>) + Send + Sync>,
+    /// Set at the first poll.
+    since: Option<Instant>,
+    step: Step,
+    told: Option<Holders>,
+}
+
+enum Step {
+    Start,
+    Sleeping(Pin<Box<Sleep>>),
+    Looking(Pin<Box<dyn Future<Output = Holders> + Send + Sync>>),
+}
+
+impl OnWait {
+    pub(super) fn new(
+        after: Duration,
+        tell: impl FnMut(&Waiting<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        Self { after, tell: Box::new(tell), since: None, step: Step::Start, told: None }
+    }
+
+    /// The lock is still waited for. Has the task woken when there may be something to tell.
+    pub(super) fn poll(&mut self, lock: &FileLock, cx: &mut Context<'_>) {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        loop {
+            match &mut self.step {
+                Step::Start => {
+                    self.step = Step::Sleeping(Box::pin(tokio::time::sleep(self.after)));
+                }
+                Step::Sleeping(sleep) => match sleep.as_mut().poll(cx) {
+                    Poll::Ready(()) => self.step = Step::Looking(Box::pin(lock.clone().look())),
+                    Poll::Pending => return,
+                },
+                Step::Looking(look) => {
+                    let Poll::Ready(holders) = look.as_mut().poll(cx) else { return };
+                    if self.told.as_ref().is_none_or(|told| have_changed(told, &holders)) {
+                        let (path, waited) = (lock.path(), since.elapsed());
+                        (self.tell)(&Waiting { path, waited, holders: &holders });
+                        self.told = Some(holders);
+                    }
+                    self.step = Step::Sleeping(Box::pin(tokio::time::sleep(LOOK_EVERY)));
+                }
+            }
+        }
+    }
+}
+
+/// Other processes hold the lock now. Those who wait do not count, and neither does since when.
+fn have_changed(before: &[Holder], now: &[Holder]) -> bool {
+    let holding = |holders: &[Holder]| {
+        let holding = holders.iter().filter(|holder| !holder.is_waiting());
+        let mut holding: Vec<_> = holding
+            .map(|holder| (holder.pid, holder.elsewhere.clone(), holder.label.clone()))
+            .collect();
+        holding.sort();
+        holding
+    };
+    holding(before) != holding(now)
+}

@@ -1,0 +1,207 @@
+//! Who holds the locks of a file, as the kernel sees it (Linux: proc_locks(5), proc_pid_fdinfo(5)).
+//!
+//! Three sources, in this order:
+//! 1. `/proc/locks` has a line for each lock, and for each call that waits. It names the process
+//!    that *took* the lock. In a pid namespace it leaves out the locks of processes outside.
+//! 2. Where the taker does not keep the lock any more, a child that inherited the descriptor does:
+//!    `/proc/PID/fdinfo` of every process is looked through. Processes of other users can be
+//!    looked into by root only.
+//! 3. OFD locks have no pid there, as they belong to no process. Those of this crate carry it in
+//!    the length of the range, which is believed unless what is seen of that process contradicts.
+//!    `F_OFD_GETLK` tells the same where there is no `/proc`.
+
+mod process;
+mod table;
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+pub(crate) use process::{look_up, this_process};
+
+use super::lock_file::turnstile_start;
+use super::{Protocol, Region, fcntl};
+use crate::holder::{Holder, Mode, Source};
+use table::{Kind, Line};
+
+/// How hard to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Some tens of microseconds, and no question to anybody but the kernel.
+    Glance,
+    /// Looks through the open files of all processes if need be, and asks for the names of users.
+    Search,
+}
+
+/// Those who hold the lock of the region, and those whose calls wait for it.
+pub(super) fn of(file: &File, protocol: Protocol, region: Region, effort: Effort) -> Vec<Holder> {
+    let Ok(inode) = Inode::of(file) else { return Vec::new() };
+    let Ok(locks) = fs::read_to_string("/proc/locks") else {
+        return blocker(file, protocol, region).into_iter().collect();
+    };
+    let lines = locks.lines().filter_map(Line::parse);
+    let of_file: Vec<Line> = lines.filter(|line| inode.is_of(line)).collect();
+    let mut holders = Vec::new();
+    for line in of_file.iter().filter(|line| concerns(line, protocol, region)) {
+        for holder in identify(line, &inode, effort) {
+            if !holders.contains(&holder) {
+                holders.push(holder);
+            }
+        }
+    }
+    if holders.is_empty() && effort == Effort::Search && !process::sees_all() {
+        // A lock that was taken outside of this pid namespace is not in the table.
+        for (pid, line) in keepers(&inode) {
+            if concerns(&line, protocol, region) {
+                holders.push(named(line.mode, line.waits, Some(pid), Source::OpenFiles, effort));
+            }
+        }
+    }
+    holders
+}
+
+/// The inode, as the kernel's tables name it: not always as stat(2) does.
+#[derive(Debug)]
+struct Inode {
+    device: (u32, u32),
+    number: u64,
+}
+
+impl Inode {
+    fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let device = metadata.dev();
+        let stated = Self {
+            device: (nix::sys::stat::major(device) as u32, nix::sys::stat::minor(device) as u32),
+            number: metadata.ino(),
+        };
+        Ok(Self::as_mounted(file).unwrap_or(stated))
+    }
+
+    /// btrfs and overlayfs show other numbers in stat(2) than the file system's own.
+    fn as_mounted(file: &File) -> Option<Self> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+        let value =
+            |key: &str| info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"));
+        let number = value("ino")?.parse().ok()?;
+        let mount = value("mnt_id")?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let device = mounts.lines().find_map(|line| {
+            let mut words = line.split(' ');
+            (words.next()? == mount).then(|| words.nth(1))?
+        })?;
+        let (major, minor) = device.split_once(':')?;
+        Some(Self { device: (major.parse().ok()?, minor.parse().ok()?), number })
+    }
+
+    fn is_of(&self, line: &Line) -> bool {
+        line.device == self.device && line.inode == self.number
+    }
+}
+
+/// A lock, or a waiting call, that has to do with the lock of the region.
+fn concerns(line: &Line, protocol: Protocol, region: Region) -> bool {
+    match (protocol, line.kind) {
+        (Protocol::Flock, Kind::Flock) => true,
+        (Protocol::Fcntl, Kind::Posix | Kind::OpenFileDescription) => {
+            line.covers(region.start) || waits_for_turn(line, protocol, region)
+        }
+        (Protocol::Flock, _) => waits_for_turn(line, protocol, region),
+        (Protocol::Fcntl, _) => false,
+    }
+}
+
+/// A call that waits at the turnstile waits for the lock behind it.
+fn waits_for_turn(line: &Line, protocol: Protocol, region: Region) -> bool {
+    let turnstile = turnstile_start(protocol, region);
+    line.waits && line.kind == Kind::OpenFileDescription && line.start == turnstile
+}
+
+/// The holders that a line stands for: one mostly, more if children keep an inherited lock.
+fn identify(line: &Line, inode: &Inode, effort: Effort) -> Vec<Holder> {
+    let named = |pid, source| named(line.mode, line.waits, pid, source, effort);
+    let (pid, source) = match line.kind {
+        Kind::Flock | Kind::Posix => (line.pid, Source::LockTable),
+        Kind::OpenFileDescription => (line.length().and_then(pid_of_length), Source::RangeLength),
+    };
+    let kept = match (pid, line.kind) {
+        (Some(pid), Kind::OpenFileDescription) if line.waits => Some(process::exists(pid)),
+        // The kernel's own word, of a living thread.
+        (Some(_), _) if line.waits || line.kind == Kind::Posix => Some(true),
+        (Some(pid), _) => keeps(pid, inode, line),
+        (None, _) => Some(false),
+    };
+    if kept == Some(true) {
+        return vec![named(pid, source)];
+    }
+    if effort == Effort::Search && !line.waits {
+        let keepers = keepers(inode).into_iter().filter(|(_, kept)| kept.is_same_lock(line));
+        let keepers: Vec<_> = keepers.map(|(pid, _)| named(Some(pid), Source::OpenFiles)).collect();
+        if !keepers.is_empty() {
+            return keepers;
+        }
+    }
+    match kept {
+        // Its files can not be seen. What the table says was true once; what a length says may be
+        // meant for another namespace.
+        None if source == Source::LockTable => vec![named(pid, source)],
+        None => vec![Holder::new(line.mode, line.waits, pid, source)],
+        Some(_) => vec![named(None, Source::LockTable)],
+    }
+}
+
+/// Whether the process keeps this lock by one of its descriptors; `None` if that can not be seen.
+fn keeps(pid: u32, inode: &Inode, line: &Line) -> Option<bool> {
+    match process::locks(pid) {
+        Ok(kept) => Some(kept.iter().any(|kept| inode.is_of(kept) && kept.is_same_lock(line))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+        Err(_) => None,
+    }
+}
+
+/// All processes that can be looked into and keep a lock of the file.
+fn keepers(inode: &Inode) -> Vec<(u32, Line)> {
+    let mut keepers = Vec::new();
+    for pid in process::all() {
+        let kept = process::locks(pid).unwrap_or_default();
+        keepers.extend(kept.into_iter().filter(|line| inode.is_of(line)).map(|line| (pid, line)));
+    }
+    keepers
+}
+
+/// The lock that would keep this process out, where there is no `/proc`.
+fn blocker(file: &File, protocol: Protocol, region: Region) -> Option<Holder> {
+    if protocol != Protocol::Fcntl {
+        return None;
+    }
+    let blocker = fcntl::blocker(file, fcntl::Range::byte(region.start)).ok()??;
+    let told = blocker.pid.map(|pid| (pid, Source::LockTable));
+    let carried = pid_of_length(blocker.range.length).map(|pid| (pid, Source::RangeLength));
+    let (pid, source) = told.or(carried).unzip();
+    let source = source.unwrap_or(Source::LockTable);
+    Some(named(blocker.mode, false, pid, source, Effort::Glance))
+}
+
+/// The pid that a range of this crate carries in its length.
+fn pid_of_length(length: u64) -> Option<u32> {
+    u32::try_from(length.checked_sub(1)?).ok().filter(|&pid| pid > 0)
+}
+
+fn named(mode: Mode, waits: bool, pid: Option<u32>, source: Source, effort: Effort) -> Holder {
+    let mut holder = Holder::new(mode, waits, pid, source);
+    let Some(pid) = pid else { return holder };
+    holder.is_this_process = pid == std::process::id();
+    holder.program = process::name(pid).map(|name| (name, Source::Process));
+    if effort == Effort::Search {
+        holder.user = process::user(pid);
+    }
+    holder
+}
+
+/// The directory of a process in `/proc`.
+fn directory(pid: u32) -> std::path::PathBuf {
+    Path::new("/proc").join(pid.to_string())
+}

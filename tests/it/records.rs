@@ -1,0 +1,532 @@
+//! The record: what it says, who writes it when, and what the next holder makes of it.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+
+use nix::libc;
+use nix::sys::ptrace;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, gettid};
+use tokio_filelock::{ErrorKind, ExclusiveGuard, FileLock, Protocol};
+
+use crate::support::locker::{Locker, is_free};
+use crate::support::place::Place;
+use crate::support::process::{Process, commands, say};
+use crate::support::snapshot::Snapshot;
+use crate::support::{Mode, PROTOCOLS, in_time, open, protocol, until};
+
+fn recording(path: &Path, protocol: Protocol) -> FileLock {
+    let options = FileLock::options().protocol(protocol).record(true);
+    options.label("a test").blocking_open(path).unwrap()
+}
+
+/// The next tenure of a process, and what it found: its token, and that of a dead holder.
+#[track_caller]
+fn next(path: &Path, protocol: Protocol) -> (u64, Option<u64>) {
+    let lock = recording(path, protocol);
+    let guard = lock.blocking_lock().unwrap();
+    found(&guard)
+}
+
+fn found(guard: &ExclusiveGuard) -> (u64, Option<u64>) {
+    let abandoned = guard.abandoned().map(|record| record.token());
+    (guard.token().expect("records are on"), abandoned)
+}
+
+/// The value of a key in the record.
+fn value(path: &Path, key: &str) -> Option<String> {
+    let text = fs::read_to_string(path).unwrap();
+    let prefix = format!("{key}=");
+    let value = text.lines().find_map(|line| line.strip_prefix(&prefix));
+    value.map(|value| value.trim_end().to_owned())
+}
+
+#[test]
+fn a_record_names_the_holder_while_it_holds_and_after() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let lock = recording(&path, protocol);
+        assert_eq!(fs::read(&path).unwrap(), b"", "opening writes nothing");
+        let guard = lock.blocking_lock().unwrap();
+        assert_eq!(found(&guard), (1, None));
+        let text = fs::read_to_string(&path).unwrap();
+        let mut lines = text.lines();
+        assert_eq!(lines.next(), Some(std::process::id().to_string().as_str()));
+        assert_eq!(lines.next(), Some("tokio-filelock 1"));
+        assert_eq!(value(&path, "state").as_deref(), Some("held"));
+        assert_eq!(value(&path, "label").as_deref(), Some("a test"));
+        drop(guard);
+        assert_eq!(value(&path, "state").as_deref(), Some("released"));
+        assert_eq!(value(&path, "token").as_deref(), Some("1"));
+    }
+}
+
+#[tokio::test]
+async fn a_handover_leaves_the_record_as_it_is() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let lock = recording(&place.lock_file(), protocol);
+        let guard = lock.lock().await.unwrap();
+        let before = Snapshot::of(&place.lock_file());
+        let mut second = tokio_test::task::spawn(lock.lock());
+        let mut third = tokio_test::task::spawn(lock.lock_shared());
+        assert!(second.poll().is_pending());
+        assert!(third.poll().is_pending());
+        assert_eq!(guard.token(), Some(1));
+        drop(guard);
+        let guard = in_time(second).await.unwrap();
+        assert_eq!(guard.token(), Some(1), "the same tenure");
+        drop(guard);
+        let shared = in_time(third).await.unwrap();
+        assert_eq!(Snapshot::of(&place.lock_file()), before);
+        drop(shared);
+        assert_eq!(value(&place.lock_file(), "state").as_deref(), Some("released"));
+        assert_eq!(lock.lock().await.unwrap().token(), Some(2));
+    }
+}
+
+#[test]
+fn tokens_go_on_from_process_to_process() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        for round in 0..3 {
+            assert_eq!(next(&path, protocol), (2 * round + 1, None));
+            Locker::holding_with_record(&path, protocol, "other").finish();
+            assert_eq!(value(&path, "label").as_deref(), Some("other"));
+            assert_eq!(value(&path, "state").as_deref(), Some("released"));
+        }
+    }
+}
+
+#[test]
+fn losers_and_readers_write_nothing() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let other = Locker::holding_with_record(&path, protocol, "other");
+        let before = Snapshot::of(&path);
+        let lock = recording(&path, protocol);
+        assert!(lock.try_lock().is_err());
+        assert!(lock.try_lock_shared().is_err());
+        assert_eq!(Snapshot::of(&path), before);
+        other.finish();
+        let before = Snapshot::of(&path);
+        drop(lock.blocking_lock_shared().unwrap());
+        assert_eq!(Snapshot::of(&path), before);
+    }
+}
+
+#[test]
+fn a_dead_holder_is_told_once() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let other = Locker::holding_with_record(&path, protocol, "half a job");
+        let dead = other.pid();
+        other.kill();
+        // Somebody who wants no records, and those who share, take nothing of it away.
+        drop(Locker::holding(&path, protocol, Mode::Exclusive));
+        let lock = recording(&path, protocol);
+        drop(lock.blocking_lock_shared().unwrap());
+        let guard = lock.blocking_lock().unwrap();
+        let record = guard.abandoned().expect("it died with the lock");
+        assert_eq!((record.pid(), record.token()), (dead, 1));
+        assert_eq!(record.label(), Some("half a job"));
+        assert!(record.since().is_some() && record.program().is_some());
+        assert_eq!(guard.token(), Some(2));
+        drop(guard);
+        assert_eq!(next(&path, protocol), (3, None));
+    }
+}
+
+/// Whoever asked has given up when the lock comes: the next one must be told.
+#[tokio::test]
+async fn a_dead_holder_is_told_to_the_first_that_gets_a_guard() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        Locker::holding_with_record(&path, protocol, "half a job").kill();
+        let dead = fs::read_to_string(&path).unwrap();
+        let mut blocker = Locker::open(&path, protocol);
+        blocker.lock(Mode::Exclusive);
+
+        let lock = recording(&path, protocol);
+        let mut given_up = tokio_test::task::spawn(lock.lock());
+        assert!(given_up.poll().is_pending());
+        blocker.unlock();
+        until("the lock has come", || given_up.is_woken());
+        assert_ne!(fs::read_to_string(&path).unwrap(), dead, "the tenure is recorded");
+        drop(given_up);
+        let restored = fs::read_to_string(&path).unwrap();
+        assert_eq!(restored.trim_end(), dead.trim_end());
+
+        let guard = lock.lock().await.unwrap();
+        assert_eq!(found(&guard), (2, Some(1)));
+    }
+}
+
+#[test]
+fn a_guard_that_is_forgotten_counts_as_abandoned_when_the_process_ends() {
+    let place = Place::new();
+    let lock = recording(&place.lock_file(), Protocol::Flock);
+    // The entry lives on, as the guard does, and so does the lock.
+    std::mem::forget(lock.blocking_lock().unwrap());
+    assert_eq!(value(&place.lock_file(), "state").as_deref(), Some("held"));
+    assert!(!is_free(&place.lock_file(), Protocol::Flock, Mode::Shared));
+}
+
+#[test]
+fn a_guard_that_is_dropped_by_a_panic_has_let_go() {
+    let place = Place::new();
+    let lock = recording(&place.lock_file(), Protocol::Flock);
+    let guard = lock.blocking_lock().unwrap();
+    let panicked = std::thread::spawn(move || {
+        let _guard = guard;
+        panic!("on purpose");
+    });
+    assert!(panicked.join().is_err());
+    assert_eq!(next(&place.lock_file(), Protocol::Flock), (2, None));
+}
+
+#[test]
+fn a_downgrade_lets_go_where_it_is_made_in_place() {
+    for (protocol, state) in [(Protocol::Flock, "held"), (Protocol::Fcntl, "released")] {
+        let place = Place::new();
+        let lock = recording(&place.lock_file(), protocol);
+        let shared = lock.blocking_lock().unwrap().downgrade();
+        assert_eq!(value(&place.lock_file(), "state").as_deref(), Some(state));
+        drop(shared);
+        assert_eq!(value(&place.lock_file(), "state").as_deref(), Some("released"));
+        assert_eq!(next(&place.lock_file(), protocol), (2, None));
+    }
+}
+
+#[tokio::test]
+async fn without_records_there_is_no_token() {
+    let place = Place::new();
+    let plain = open(place.lock_file(), Protocol::Flock).await;
+    let guard = plain.lock().await.unwrap();
+    assert_eq!((guard.token(), guard.abandoned()), (None, None));
+    // A handle that wants them changes nothing of a tenure that has begun.
+    let recorded = recording(&place.lock_file(), Protocol::Flock);
+    let mut waiting = tokio_test::task::spawn(recorded.lock());
+    assert!(waiting.poll().is_pending());
+    drop(guard);
+    assert_eq!(in_time(waiting).await.unwrap().token(), None);
+    assert_eq!(fs::read(place.lock_file()).unwrap(), b"");
+    assert_eq!(plain.lock().await.unwrap().token(), Some(1), "handles share the record");
+}
+
+// ---- bad input ----
+
+#[test]
+fn foreign_content_is_kept_unless_records_are_on() {
+    let contents: Vec<Vec<u8>> = vec![
+        b"".into(),
+        b"4711\n".into(),
+        b"\xff\x00\xfe".into(),
+        b"keep me\n".repeat(100),
+        vec![b'x'; 4096],
+        vec![b'x'; 4097],
+        b"4711\ntokio-filelock 1\nstate=held".into(),
+        b"4711\ntokio-filelock 2\nstate=held    \ntoken=9\n".into(),
+    ];
+    for protocol in PROTOCOLS {
+        for content in &contents {
+            let place = Place::new();
+            let path = place.lock_file();
+            fs::write(&path, content).unwrap();
+            drop(Locker::holding(&path, protocol, Mode::Exclusive));
+            assert_eq!(&fs::read(&path).unwrap(), content);
+            let lock = recording(&path, protocol);
+            drop(lock.blocking_lock_shared().unwrap());
+            assert_eq!(&fs::read(&path).unwrap(), content);
+            let guard = lock.blocking_lock().unwrap();
+            assert_eq!(found(&guard), (1, None));
+            assert!(fs::metadata(&path).unwrap().len() <= 4096);
+            assert_eq!(value(&path, "state").as_deref(), Some("held"));
+            drop(guard);
+            assert_eq!(next(&path, protocol), (2, None), "the record is one");
+        }
+    }
+}
+
+#[test]
+fn a_gigabyte_of_something_else_is_replaced() {
+    let place = Place::new();
+    let path = place.lock_file();
+    let file = File::create(&path).unwrap();
+    file.set_len(1 << 30).unwrap();
+    file.write_all_at(b"4711\n", 0).unwrap();
+    assert_eq!(next(&path, Protocol::Flock), (1, None));
+    assert!(fs::metadata(&path).unwrap().len() <= 4096);
+    assert_eq!(next(&path, Protocol::Flock), (2, None));
+}
+
+#[test]
+fn labels_that_are_no_line_are_refused() {
+    let place = Place::new();
+    for label in ["", "two\nlines", "a\ttab", "\u{7f}", &"x".repeat(201)] {
+        let options = FileLock::options().record(true).label(label);
+        let error = options.blocking_open(place.lock_file()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{label:?}");
+        assert_eq!(error.path(), place.lock_file());
+        assert!(
+            error.to_string().contains("its label is not one line of 1 to 200 bytes"),
+            "{error}"
+        );
+    }
+    assert_eq!(place.names(), [""; 0], "nothing was created");
+    let longest = "é".repeat(100);
+    let options = FileLock::options().record(true).label(&longest);
+    let lock = options.blocking_open(place.lock_file()).unwrap();
+    let _guard = lock.blocking_lock().unwrap();
+    assert_eq!(value(&place.lock_file(), "label"), Some(longest));
+}
+
+#[test]
+fn a_record_needs_a_handle_that_may_write() {
+    let place = Place::new();
+    fs::write(place.lock_file(), "").unwrap();
+    let options = FileLock::options().record(true).read_only(true);
+    let error = options.blocking_open(place.lock_file()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("read-only handle"), "{error}");
+
+    fs::set_permissions(place.lock_file(), fs::Permissions::from_mode(0o444)).unwrap();
+    let mut nobody = Locker::new();
+    nobody.become_nobody();
+    let answer = nobody.try_open_recording(&place.lock_file(), Protocol::Flock, "label");
+    assert!(answer.starts_with("WrongAccess: "), "{answer}");
+    assert!(answer.contains("a record is to be left in it"), "{answer}");
+    assert_eq!(nobody.try_open(&place.lock_file(), Protocol::Flock), "open");
+}
+
+/// May not write a byte to any file.
+pub(crate) fn find_no_room(arguments: &[String]) {
+    let [path] = arguments else { panic!("path") };
+    let lock = recording(Path::new(path), Protocol::Flock);
+    // With the signal blocked the limit is an error.
+    SigSet::from(Signal::SIGXFSZ).thread_block().unwrap();
+    setrlimit(Resource::RLIMIT_FSIZE, 0, 0).unwrap();
+    let error = lock.blocking_lock().unwrap_err();
+    say(&format!("{:?}: {error}", error.kind()));
+    // A shared lock leaves no record.
+    drop(lock.blocking_lock_shared().unwrap());
+    say("shared");
+    commands().for_each(drop);
+}
+
+/// No lock without the record that was asked for, and nothing stays locked.
+#[test]
+fn a_record_that_can_not_be_written_is_an_error_of_the_lock() {
+    let place = Place::new();
+    let path = place.lock_file();
+    let child = Process::in_role("find no room", &[path.to_str().unwrap()]);
+    let answer = child.event();
+    let start = format!("Io: could not lock `{}`: its record can not be written: ", path.display());
+    assert!(answer.starts_with(&start), "{answer}");
+    child.expect("shared");
+    assert!(is_free(&path, Protocol::Flock, Mode::Exclusive));
+    assert_eq!(fs::read(&path).unwrap(), b"");
+    child.finish();
+}
+
+// ---- killed at every step ----
+
+/// Opens, and waits for the tracer; then locks, says so, unlocks, and says so.
+pub(crate) fn lock_step_by_step(arguments: &[String]) {
+    let [name, path] = arguments else { panic!("protocol, path") };
+    let lock = recording(Path::new(path), protocol(name));
+    say(&gettid().to_string());
+    commands().next();
+    let guard = lock.blocking_lock().unwrap();
+    say("held");
+    drop(guard);
+    say("released");
+}
+
+/// What the traced process has done before it was killed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Steps {
+    /// System calls that are over, of any kind.
+    calls: usize,
+    /// The record is written, then marked as released.
+    writes_to_lock_file: usize,
+    /// Both events are writes to the pipe.
+    events: usize,
+}
+
+/// Runs the role up to its `stops`th stop before or after a system call, and kills it there; `None`
+/// if it ended before.
+fn killed_after(stops: usize, path: &Path, name: &str) -> Option<Steps> {
+    let mut process = Process::in_role("lock step by step", &[name, path.to_str().unwrap()]);
+    let thread = Pid::from_raw(process.event().parse().unwrap());
+    ptrace::seize(thread, ptrace::Options::PTRACE_O_TRACESYSGOOD).unwrap();
+    ptrace::interrupt(thread).unwrap();
+    let next_stop = || waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+    assert!(matches!(next_stop(), WaitStatus::PtraceEvent(..)));
+    process.tell("go");
+    let mut steps = Steps::default();
+    let mut entered = None;
+    for _ in 0..stops {
+        ptrace::syscall(thread, None).unwrap();
+        match next_stop() {
+            WaitStatus::PtraceSyscall(_) => {}
+            WaitStatus::Exited(_, 0) => return None,
+            status => panic!("{status:?}"),
+        }
+        let info = ptrace::syscall_info(thread).unwrap();
+        if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
+            // SAFETY: the kernel says which one of the union it is.
+            entered = Some(unsafe { info.u.entry.nr } as i64);
+        } else if let Some(call) = entered.take() {
+            steps.calls += 1;
+            steps.writes_to_lock_file += usize::from(call == libc::SYS_pwrite64);
+            steps.events += usize::from(call == libc::SYS_write);
+        }
+    }
+    kill(thread, Signal::SIGKILL).unwrap();
+    // The process ends when its tracer has seen that the thread has.
+    while !matches!(next_stop(), WaitStatus::Signaled(..)) {}
+    process.kill();
+    Some(steps)
+}
+
+/// The next holder is told of the dead one exactly if that one had written its record and not
+/// marked it as released, and never if it had not got the lock or had let it go.
+#[test]
+fn killed_at_every_step() {
+    for protocol in PROTOCOLS {
+        let mut matrix = Vec::new();
+        for stops in 0.. {
+            let place = Place::new();
+            let path = place.lock_file();
+            // So that there is something to cover.
+            assert_eq!(next(&path, protocol), (1, None));
+            let Some(steps) = killed_after(stops, &path, &format!("{protocol:?}")) else { break };
+            let was_recorded = steps.writes_to_lock_file > 0;
+            let expected = match steps.writes_to_lock_file {
+                0 => (2, None),
+                1 => (3, Some(2)),
+                2 => (3, None),
+                more => panic!("{more} writes to the lock file"),
+            };
+            let found = next(&path, protocol);
+            assert_eq!(found, expected, "{steps:?}");
+            match steps.events {
+                0 => {}
+                1 => assert!(was_recorded, "before the guard"),
+                _ => assert_eq!(found.1, None, "it had let go"),
+            }
+            matrix.push((steps, found));
+        }
+        assert!(matrix.iter().any(|(steps, _)| steps.events == 2), "the tracer saw the end");
+        println!("killed at {} stops, {protocol:?}:", matrix.len());
+        println!("| calls over | record | events | the next holder's token | told of |");
+        matrix.dedup_by_key(|(steps, _)| *steps);
+        for (steps, (token, dead)) in matrix {
+            let record = ["untouched", "written", "released"][steps.writes_to_lock_file];
+            let event = ["none", "held", "released"][steps.events.min(2)];
+            println!("| {} | {record} | {event} | {token} | {dead:?} |", steps.calls);
+        }
+    }
+}
+
+// ---- killed at random ----
+
+/// Locks again and again; writes each tenure into a log, at its beginning and at its end.
+pub(crate) fn sign_tenures(arguments: &[String]) {
+    let [name, path, log] = arguments else { panic!("protocol, path, log") };
+    let lock = recording(Path::new(path), protocol(name));
+    let mut log = OpenOptions::new().append(true).open(log).unwrap();
+    say("ready");
+    loop {
+        let guard = lock.blocking_lock().unwrap();
+        let (token, abandoned) = found(&guard);
+        let pid = std::process::id();
+        // In one write each.
+        let begin = format!("begin {token} {pid} {}\n", abandoned.unwrap_or(0));
+        log.write_all(begin.as_bytes()).unwrap();
+        // There is time to be killed in.
+        (0..200).for_each(|_| assert!(fs::exists(path).unwrap()));
+        log.write_all(format!("end {token} {pid} 0\n").as_bytes()).unwrap();
+        drop(guard);
+    }
+}
+
+/// Tokens grow over a thousand tenures of six processes that are killed at random, and a holder that
+/// died is known to the next one.
+#[test]
+fn tokens_grow_whoever_is_killed() {
+    const PROCESSES: usize = 6;
+    const TENURES: usize = 1000;
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let (path, log) = (place.lock_file(), place.at("log"));
+        fs::write(&log, "").unwrap();
+        let arguments = [&format!("{protocol:?}"), path.to_str().unwrap(), log.to_str().unwrap()];
+        let start = || Process::in_role("sign tenures", &arguments);
+        let mut processes: Vec<_> = (0..PROCESSES).map(|_| start()).collect();
+        let mut killed = Vec::new();
+        let lines = || fs::read_to_string(&log).unwrap().lines().count();
+        while lines() < 2 * TENURES {
+            // At whatever step it is.
+            let victim = processes.swap_remove(killed.len() % PROCESSES);
+            victim.expect("ready");
+            killed.push(victim.pid());
+            victim.kill();
+            processes.push(start());
+            let before = lines();
+            until("the others go on", || lines() > before + 20);
+        }
+        killed.extend(processes.iter().map(Process::pid));
+        drop(processes);
+        let (_, last) = next(&path, protocol);
+        check_log(&fs::read_to_string(&log).unwrap(), &killed, last);
+    }
+}
+
+fn check_log(log: &str, killed: &[u32], last_told: Option<u64>) {
+    let mut pids = HashMap::new();
+    let mut open: Option<u64> = None;
+    let (mut last, mut tenures, mut told, mut unfinished) = (0, 0, 0, 0);
+    for line in log.lines() {
+        let words: Vec<_> = line.split(' ').collect();
+        let [what, token, pid, dead] = words[..] else { panic!("{line}") };
+        let (token, dead): (u64, u64) = (token.parse().unwrap(), dead.parse().unwrap());
+        let pid: u32 = pid.parse().unwrap();
+        if what == "end" {
+            assert_eq!(open.take(), Some(token), "two hold at once");
+            continue;
+        }
+        assert!(token > last, "{token} after {last}");
+        pids.insert(token, pid);
+        tenures += 1;
+        if let Some(open) = open.replace(token) {
+            unfinished += 1;
+            assert!(dead >= open, "tenure {token} was not told that the one of {open} died");
+        }
+        if dead > 0 {
+            told += 1;
+            assert!(dead >= last && dead < token, "{token} was told of {dead} after {last}");
+            // One that died before it could write a line is in no log.
+            let writer = pids.get(&dead);
+            assert!(writer.is_none_or(|pid| killed.contains(pid)), "{dead} of {writer:?} lives");
+        }
+        last = token;
+    }
+    if let Some(open) = open {
+        assert!(last_told >= Some(open), "the last one was killed");
+    }
+    println!("{tenures} tenures, {} kills, {unfinished} in a tenure, {told} told", killed.len());
+    assert!(tenures >= 1000);
+}
