@@ -7,6 +7,7 @@ mod os;
 mod queue;
 mod registry;
 mod shim;
+mod trace;
 mod wait;
 
 pub use error::{Error, ErrorKind, TryLockError};

@@ -26,7 +26,7 @@ use crate::holder::Holders;
 use crate::queue::Mode;
 use crate::registry::{Denied, Hold, Membership, Request};
 use crate::shim::Arc;
-use crate::wait;
+use crate::{trace, wait};
 
 pin_project! {
     /// A lock on its way: the future of [`FileLock::lock`] and [`FileLock::lock_shared`].
@@ -53,6 +53,7 @@ pin_project! {
         #[pin]
         sleep: Option<Sleep>,
         on_wait: Option<Box<OnWait>>,
+        traced: trace::Wait,
         guard: PhantomData<fn() -> G>,
     }
 }
@@ -90,6 +91,7 @@ impl<G: Guard> Acquire<G> {
             limit: Limit::Never,
             sleep: None,
             on_wait: None,
+            traced: trace::Wait::default(),
             guard: PhantomData,
         }
     }
@@ -192,7 +194,7 @@ impl<G: Guard> Future for Acquire<G> {
             match acquire(this.lock, G::MODE, this.state, this.moves, cx) {
                 Poll::Ready(answer) => break answer,
                 Poll::Pending if matches!(this.state, State::TimedOut(..)) => return Poll::Pending,
-                Poll::Pending => {}
+                Poll::Pending => this.traced.begin(this.lock.path(), G::MODE.into()),
             }
             if let Some(on_wait) = this.on_wait {
                 on_wait.poll(this.lock, cx);
@@ -207,6 +209,9 @@ impl<G: Guard> Future for Acquire<G> {
         };
         *this.state = State::Done;
         this.sleep.set(None);
+        if answer.is_ok() {
+            this.traced.end(this.lock.path(), G::MODE.into());
+        }
         Poll::Ready(answer.map(|hold| G::new(this.lock.clone(), hold)))
     }
 }

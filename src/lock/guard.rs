@@ -9,6 +9,7 @@ use crate::holder::Record;
 use crate::os;
 use crate::queue::Mode;
 use crate::registry::{Hold, Told};
+use crate::trace;
 
 /// A guard of this crate: [`ExclusiveGuard`] or [`SharedGuard`]. Sealed.
 pub trait Guard: sealed::Guard {}
@@ -37,6 +38,7 @@ pub struct ExclusiveGuard {
     hold: Hold,
     lock: FileLock,
     told: Option<Box<Told>>,
+    _traced: trace::Held,
 }
 
 /// The shared lock, held. Dropping the guard releases it, as with [`ExclusiveGuard`].
@@ -44,6 +46,7 @@ pub struct ExclusiveGuard {
 pub struct SharedGuard {
     hold: Hold,
     lock: FileLock,
+    _traced: trace::Held,
 }
 
 impl ExclusiveGuard {
@@ -146,7 +149,7 @@ impl ExclusiveGuard {
     /// ```
     pub fn downgrade(self) -> SharedGuard {
         self.hold.downgrade();
-        SharedGuard { hold: self.hold, lock: self.lock }
+        sealed::Guard::new(self.lock, self.hold)
     }
 }
 
@@ -222,7 +225,10 @@ impl sealed::Guard for ExclusiveGuard {
 
     fn new(lock: FileLock, hold: Hold) -> Self {
         let told = hold.tell().map(Box::new);
-        Self { hold, lock, told }
+        let token = told.as_ref().map(|told| told.token);
+        let abandoned = told.as_ref().and_then(|told| told.abandoned.as_ref());
+        let _traced = trace::Held::begin(lock.path(), Self::MODE.into(), token, abandoned);
+        Self { hold, lock, told, _traced }
     }
 }
 
@@ -231,7 +237,8 @@ impl sealed::Guard for SharedGuard {
     const MODE: Mode = Mode::Shared;
 
     fn new(lock: FileLock, hold: Hold) -> Self {
-        Self { hold, lock }
+        let _traced = trace::Held::begin(lock.path(), Self::MODE.into(), None, None);
+        Self { hold, lock, _traced }
     }
 }
 

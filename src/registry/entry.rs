@@ -17,6 +17,7 @@ use crate::holder::{self, Holder, LONGEST, Record};
 use crate::os::{Attempt, Effort, Identity, Interrupt, LockFile, Protocol, Region, Waited};
 use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Requested};
 use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
+use crate::trace;
 use crate::wait::{self, WaitOn};
 
 /// After so many handovers, or so long a time, a process looks whether another one waits.
@@ -92,6 +93,8 @@ struct State {
     recorded: Option<Recorded>,
     /// The token of the last tenure, if it could not be marked as released.
     unreleased: Option<u64>,
+    /// What is told of the tenure when it ends, and the handovers before it.
+    traced: Option<(trace::Tenure, u64)>,
 }
 
 /// What the thread that carries out effects may do.
@@ -120,6 +123,7 @@ impl Entry {
             signature: None,
             recorded: None,
             unreleased: None,
+            traced: None,
         };
         Self {
             file,
@@ -314,10 +318,12 @@ impl Entry {
             Err(error) => Err(error),
         };
         if let Ok(Some(())) = begun {
+            let traced = trace::Tenure::begin();
             let mut state = self.state.lock();
             // Others were let in before this tenure, so the first look comes in a while.
             state.handovers_since_look = 0;
             state.last_look = None;
+            state.traced = traced.map(|tenure| (tenure, state.queue.counts().handovers));
             return state.queue.os_acquired(epoch);
         }
         // Part of this attempt: the next one must not start before the lock is back. Where the
@@ -359,7 +365,20 @@ impl Entry {
     fn unlock_os(&self) -> (io::Result<()>, Effects<Waker>) {
         let ended = self.end_record();
         let answer = self.locked_file().unlock(self.protocol, self.region);
+        if trace::IS_ON {
+            self.end_trace();
+        }
         (answer.and(ended), self.event(|queue| queue.os_released()))
+    }
+
+    fn end_trace(&self) {
+        let (traced, handovers) = {
+            let mut state = self.state.lock();
+            (state.traced.take(), state.queue.counts().handovers)
+        };
+        if let Some((tenure, before)) = traced {
+            tenure.end(self.file.identity(), handovers - before);
+        }
     }
 
     /// Who holds the OS lock, and whose calls wait for it, as the kernel sees it. Makes system

@@ -25,5 +25,7 @@ mod replaced;
 mod shutdown;
 mod signals;
 mod support;
+#[cfg(feature = "tracing")]
+mod traced;
 mod turns;
 mod waits;
