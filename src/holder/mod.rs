@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 pub(crate) use death::{Circumstances, Fate, fate};
 pub use record::Record;
-pub(crate) use record::{LONGEST, Process, is_fit_for_a_record, program_name};
+pub(crate) use record::{LONGEST, Process, Written, is_fit_for_a_record, program_name};
 
 #[cfg(fuzzing)]
 pub(crate) use record::check_parser;

@@ -23,6 +23,7 @@
 //! nothing else: whatever may be in the file (nothing, a pid file, a gigabyte of noise, half a
 //! record) is no record then, and never an error.
 
+use std::io::Write;
 use std::time::SystemTime;
 
 /// No record is longer, and of no file more is read.
@@ -62,6 +63,7 @@ pub(crate) struct Process {
 }
 
 impl Record {
+    #[cfg(test)]
     pub(crate) fn held(
         process: Process,
         token: u64,
@@ -112,34 +114,13 @@ impl Record {
         self.is_held
     }
 
-    /// The whole text, at most [`LONGEST`] bytes, and no fewer than it is to cover.
-    pub(crate) fn text(&self, covered: usize) -> String {
-        let mut text = format!("{}\n{TITLE}\n", self.process.pid);
-        let mut line = |key: &str, value: Option<String>| {
-            if let Some(value) = value {
-                text.extend([key, "=", &value, "\n"]);
-            }
-        };
-        line("state", Some(if self.is_held { HELD } else { RELEASED }.to_owned()));
-        line("token", Some(self.token.to_string()));
-        line("since", self.since.map(|since| humantime::format_rfc3339_millis(since).to_string()));
-        line("host", self.process.host.clone());
-        line("boot", self.process.boot.clone());
-        line("pidns", self.process.pid_namespace.map(|number| number.to_string()));
-        line("start", self.process.start.map(|start| start.to_string()));
-        line("program", self.process.program.clone());
-        line("label", self.label.clone());
-        let length = (text.len() + 1).next_multiple_of(ROUNDED).max(covered.min(LONGEST));
-        let padding = length - text.len() - 1;
-        text.extend(std::iter::repeat_n(' ', padding));
-        text.push('\n');
+    /// The whole text; see [`render`].
+    pub(crate) fn text(&self, covered: usize) -> Vec<u8> {
+        let mut text = Vec::new();
+        let lines = self.process.lines(self.label.as_deref());
+        let state = if self.is_held { HELD } else { RELEASED };
+        render(&mut text, self.process.pid, state, self.token, self.since, &lines, covered);
         text
-    }
-
-    /// What to write, and where, to say that the lock was let go.
-    pub(crate) fn release(&self) -> (u64, &'static str) {
-        let before = format!("{}\n{TITLE}\nstate=", self.process.pid);
-        (before.len() as u64, RELEASED)
     }
 
     /// The record that a file holds, all of it or its first [`LONGEST`] bytes and one more.
@@ -198,6 +179,82 @@ impl Record {
     }
 }
 
+impl Process {
+    /// What is the same in all records of a process.
+    pub(crate) fn lines(&self, label: Option<&str>) -> String {
+        let mut lines = String::new();
+        let mut line = |key: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                lines.extend([key, "=", value, "\n"]);
+            }
+        };
+        line("host", self.host.as_deref());
+        line("boot", self.boot.as_deref());
+        line("pidns", self.pid_namespace.map(|number| number.to_string()).as_deref());
+        line("start", self.start.map(|start| start.to_string()).as_deref());
+        line("program", self.program.as_deref());
+        line("label", label);
+        lines
+    }
+}
+
+/// Writes the text of a record: at most [`LONGEST`] bytes, and no fewer than it is to cover.
+fn render(
+    text: &mut Vec<u8>,
+    pid: u32,
+    state: &str,
+    token: u64,
+    since: Option<SystemTime>,
+    lines: &str,
+    covered: usize,
+) {
+    text.clear();
+    let written = write!(text, "{pid}\n{TITLE}\nstate={state}\ntoken={token}\n");
+    let written = written.and_then(|()| match since {
+        Some(since) => writeln!(text, "since={}", humantime::format_rfc3339_millis(since)),
+        None => Ok(()),
+    });
+    written.expect("memory takes everything, and the clock was looked at");
+    text.extend_from_slice(lines.as_bytes());
+    let length = (text.len() + 1).next_multiple_of(ROUNDED).max(covered.min(LONGEST));
+    text.resize(length - 1, b' ');
+    text.push(b'\n');
+}
+
+/// The text that a process has written, or is about to write, into a lock file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) token: u64,
+    pub(crate) text: Vec<u8>,
+}
+
+impl Written {
+    /// A record of a holder; in place of the one before.
+    pub(crate) fn hold(
+        &mut self,
+        pid: u32,
+        token: u64,
+        since: Option<SystemTime>,
+        lines: &str,
+        covered: usize,
+    ) {
+        self.token = token;
+        render(&mut self.text, pid, HELD, token, since, lines, covered);
+    }
+
+    /// Marks it as released, once the bytes that change, and where, are written.
+    pub(crate) fn release<E>(
+        &mut self,
+        write: impl FnOnce(&[u8], u64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let title = self.text.iter().position(|&byte| byte == b'\n').expect("it has a title") + 1;
+        let at = title + TITLE.len() + "\nstate=".len();
+        write(RELEASED.as_bytes(), at as u64)?;
+        self.text[at..][..RELEASED.len()].copy_from_slice(RELEASED.as_bytes());
+        Ok(())
+    }
+}
+
 /// Digits, no more than are needed.
 fn number(text: &str) -> Option<u64> {
     let is_canonical =
@@ -222,7 +279,7 @@ pub(crate) fn check_parser(content: &[u8]) {
     if let Some(record) = Record::parse(content) {
         let text = record.text(0);
         assert!(text.len() <= LONGEST);
-        let again = Record::parse(text.as_bytes()).expect("a record that was written");
+        let again = Record::parse(&text).expect("a record that was written");
         // Written to the millisecond, read as it stands.
         assert_eq!(again.text(0), text);
     }
@@ -255,25 +312,33 @@ mod tests {
 
     #[test]
     fn the_text_is_a_wire_format() {
-        let text = example().text(0);
+        let text = String::from_utf8(example().text(0)).unwrap();
         assert_eq!(text.strip_prefix(EXAMPLE).map(str::trim_end), Some(""));
         assert!(text.ends_with(" \n"));
+        assert_eq!(text.len() % ROUNDED, 0);
         assert_eq!(example().text(1000).len(), 1000);
         assert_eq!(example().text(LONGEST + 1).len(), LONGEST);
-        assert_eq!(Record::parse(example().text(1000).as_bytes()), Some(example()));
-        assert_eq!(text.len() % ROUNDED, 0);
+        assert_eq!(Record::parse(&example().text(1000)), Some(example()));
         assert_eq!(Record::parse(text.as_bytes()), Some(example()));
         assert_eq!(Record::parse(EXAMPLE.as_bytes()), Some(example()), "padding is not required");
     }
 
     #[test]
     fn a_release_overwrites_the_state_and_nothing_else() {
-        let mut text = example().text(0).into_bytes();
-        let (at, state) = example().release();
-        text[at as usize..][..state.len()].copy_from_slice(state.as_bytes());
+        let mut file = example().text(0);
+        let mut written = Written::default();
+        let Record { process, token, since, label, .. } = example();
+        written.hold(process.pid, token, since, &process.lines(label.as_deref()), 0);
+        assert_eq!(written.text, file);
+        let released = written.release(|state, at| {
+            file[at as usize..][..state.len()].copy_from_slice(state);
+            Ok::<(), ()>(())
+        });
+        released.unwrap();
+        assert_eq!(file, written.text);
         let released = Record { is_held: false, ..example() };
-        assert_eq!(Record::parse(&text), Some(released.clone()));
-        assert_eq!(String::from_utf8(text).unwrap(), released.text(0));
+        assert_eq!(Record::parse(&file), Some(released.clone()));
+        assert_eq!(file, released.text(0));
     }
 
     #[test]
@@ -296,7 +361,7 @@ mod tests {
         let record = Record::held(process, u64::MAX, example().since, value());
         let text = record.text(0);
         assert!(text.len() <= LONGEST);
-        assert_eq!(Record::parse(text.as_bytes()), Some(record));
+        assert_eq!(Record::parse(&text), Some(record));
     }
 
     /// Also what the fuzzer starts from.
@@ -394,7 +459,7 @@ mod tests {
         fn what_is_written_is_read(record in record()) {
             let text = record.text(0);
             prop_assert!(text.len() <= LONGEST);
-            prop_assert_eq!(Record::parse(text.as_bytes()), Some(record));
+            prop_assert_eq!(Record::parse(&text), Some(record));
         }
 
         /// A writer that was killed in the middle, or a byte that was changed: no panic, and never
@@ -403,7 +468,7 @@ mod tests {
         fn a_damaged_record_names_nobody_else(record in record(), cut: usize) {
             let text = record.text(0);
             let cut = cut % text.len();
-            if let Some(read) = Record::parse(&text.as_bytes()[..cut]) {
+            if let Some(read) = Record::parse(&text[..cut]) {
                 prop_assert_eq!(read.process.pid, record.process.pid);
                 prop_assert_eq!(read.token, record.token);
             }

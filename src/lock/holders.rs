@@ -92,11 +92,12 @@ impl FileLock {
 
     /// Who keeps this process waiting; empty if that does not become known soon.
     ///
-    /// All who ask at one time share one look: a crowd whose time runs out takes one thread.
+    /// All who ask at one time share one look: a crowd whose time runs out takes one thread. So does
+    /// a server that does not answer: the look that waits for it is the last one.
     pub(super) async fn look(self) -> Holders {
         let asked = Instant::now();
         let look = async {
-            let mut last = self.handle.last_look.lock().await;
+            let mut last = self.handle.last_look.clone().lock_owned().await;
             if let Some(look) = &*last {
                 if look.begun > asked {
                     return look.seen.clone();
@@ -104,11 +105,12 @@ impl FileLock {
             }
             let begun = Instant::now();
             let member = self.member();
-            let job = move || holders(&member, Effort::Search, Busy::Yes);
-            let seen: Holders =
-                wait::errand_with_answer(self.handle.registry.pool(), job).await.into();
-            *last = Some(Look { begun, seen: seen.clone() });
-            seen
+            let job = move || {
+                let seen: Holders = holders(&member, Effort::Search, Busy::Yes).into();
+                *last = Some(Look { begun, seen: seen.clone() });
+                seen
+            };
+            wait::errand_with_answer(self.handle.registry.pool(), job).await
         };
         tokio::time::timeout(LOOK_LIMIT, look).await.unwrap_or_else(|_| Holders::default())
     }

@@ -81,8 +81,9 @@ struct Handle {
     current: Mutex<Arc<Membership>>,
     /// Whose turn it is to have the path looked at by another thread. First in, first out.
     errands: tokio::sync::Mutex<()>,
-    /// Whose turn it is to look for the holders.
-    last_look: tokio::sync::Mutex<Option<Look>>,
+    /// Whose turn it is to look for the holders. Kept by the look itself, also when nobody waits
+    /// for its answer any more.
+    last_look: std::sync::Arc<tokio::sync::Mutex<Option<Look>>>,
 }
 
 /// How often a lock file has been locked by this process; see [`FileLock::counters`].
@@ -419,7 +420,7 @@ fn open(path: &Path, options: OpenOptions) -> Result<FileLock, Error> {
         registry: registry.clone(),
         current: Mutex::new(member),
         errands: tokio::sync::Mutex::default(),
-        last_look: tokio::sync::Mutex::default(),
+        last_look: std::sync::Arc::default(),
     };
     Ok(FileLock { handle: Arc::new(handle) })
 }

@@ -247,7 +247,7 @@ impl OpenOptions {
                  without a record",
             ));
         }
-        Ok(self.record.then(|| Arc::new(Signature::new(self.label.clone()))))
+        Ok(self.record.then(|| Arc::new(Signature::new(self.label.as_deref()))))
     }
 
     pub(super) fn takes(&self) -> Protocol {

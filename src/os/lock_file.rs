@@ -11,7 +11,7 @@ use std::mem;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -19,6 +19,7 @@ use nix::libc;
 use nix::sys::stat::fstat;
 
 use super::file_system::{self, FileSystem};
+use super::holders::Inode;
 use super::interrupt::{self, Interrupt};
 use super::turnstile::{DISTRUST, Gate, Turn, lock_in_turn};
 use super::{
@@ -50,6 +51,8 @@ pub(crate) struct LockFile {
     /// The process that opened it, and that its locks name.
     pid: u32,
     trust: Mutex<Trust>,
+    /// For the question who holds its locks; found out when that is asked first.
+    inode: OnceLock<Inode>,
 }
 
 impl LockFile {
@@ -76,6 +79,7 @@ impl LockFile {
             file_system,
             pid: process::id(),
             trust: Mutex::default(),
+            inode: OnceLock::new(),
         })
     }
 
@@ -169,7 +173,8 @@ impl LockFile {
         region: Region,
         effort: Effort,
     ) -> Vec<Holder> {
-        holders::of(&self.file, protocol, region, effort)
+        let inode = self.inode.get_or_init(|| Inode::of(&self.file, self.identity));
+        holders::of(&self.file, inode, protocol, region, effort)
     }
 
     /// Reads the beginning of the file, as much as there is or fits.
@@ -178,6 +183,8 @@ impl LockFile {
         while length < buffer.len() {
             match self.file.read_at(&mut buffer[length..], length as u64) {
                 Ok(0) => break,
+                // Only a server gives less than there is.
+                Ok(count) if self.is_local() => return Ok(count),
                 Ok(count) => length += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

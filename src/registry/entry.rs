@@ -6,6 +6,7 @@
 //! without recursion and without a mutex held across any of it.
 
 use std::io;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::OnceLock;
 use std::task::Waker;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::recorded::{Recorded, Signature, Told};
 use super::{Membership, Tenure};
-use crate::holder::{self, Holder, LONGEST, Record};
+use crate::holder::{self, Holder, LONGEST, Record, Written};
 use crate::os::{Attempt, Effort, Identity, Interrupt, LockFile, Protocol, Region, Waited};
 use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Requested};
 use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
@@ -91,8 +92,8 @@ struct State {
     signature: Option<Arc<Signature>>,
     /// In an exclusive tenure, if somebody wanted records when it began.
     recorded: Option<Recorded>,
-    /// The token of the last tenure, if it could not be marked as released.
-    unreleased: Option<u64>,
+    /// The record of the last tenure, as it stands in the file if nobody else was there since.
+    written: Written,
     /// What is told of the tenure when it ends, and the handovers before it.
     traced: Option<(trace::Tenure, u64)>,
 }
@@ -122,7 +123,7 @@ impl Entry {
             parked: None,
             signature: None,
             recorded: None,
-            unreleased: None,
+            written: Written::default(),
             traced: None,
         };
         Self {
@@ -340,13 +341,13 @@ impl Entry {
         if mode != Mode::Exclusive || !self.records.load(Ordering::Acquire) {
             return Ok(());
         }
-        let (signature, unreleased) = {
-            let state = self.state.lock();
-            (state.signature.clone(), state.unreleased)
+        let (signature, written) = {
+            let mut state = self.state.lock();
+            (state.signature.clone(), mem::take(&mut state.written))
         };
         let signature = signature.expect("there is one if somebody wants records");
         let recorded =
-            Recorded::begin(self.locked_file(), &signature, unreleased).map_err(|error| {
+            Recorded::begin(self.locked_file(), &signature, written).map_err(|error| {
                 io::Error::new(error.kind(), format!("its record can not be written: {error}"))
             })?;
         self.state.lock().recorded = Some(recorded);
@@ -356,9 +357,8 @@ impl Entry {
     /// Nobody has an exclusive guard any more.
     fn end_record(&self) -> io::Result<()> {
         let Some(recorded) = self.state.lock().recorded.take() else { return Ok(()) };
-        let ended = recorded.end(self.locked_file());
-        let unreleased = ended.is_err().then(|| recorded.token());
-        self.state.lock().unreleased = unreleased;
+        let (written, ended) = recorded.end(self.locked_file());
+        self.state.lock().written = written;
         ended
     }
 

@@ -255,7 +255,7 @@ fn cancel_before_the_first_poll() {
 fn dead_holder_is_told_to_the_first_guard() {
     model("dead_holder_is_told_to_the_first_guard", Some(3), |fixture| {
         let dead = Record::held(os::this_process(), 1, None, None);
-        fixture.foreign().file.write(dead.text(0).as_bytes(), 0).unwrap();
+        fixture.foreign().file.write(&dead.text(0), 0).unwrap();
         let wanted = Wanted { record: Some(Arc::new(Signature::new(None))), ..WANTED };
         let member = Registry::join(&fixture.registry, &fixture.path, &wanted).unwrap();
         let other = member.clone();

@@ -11,20 +11,21 @@
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::holder::{LONGEST, Process, Record};
+use crate::holder::{LONGEST, Record, Written};
 use crate::os::{self, LockFile};
 
 /// What this process says of itself in records.
 #[derive(Debug)]
 pub(crate) struct Signature {
-    process: Process,
-    label: Option<String>,
+    pid: u32,
+    lines: String,
 }
 
 impl Signature {
     /// Makes some system calls.
-    pub(crate) fn new(label: Option<String>) -> Self {
-        Self { process: os::this_process(), label }
+    pub(crate) fn new(label: Option<&str>) -> Self {
+        let process = os::this_process();
+        Self { pid: process.pid, lines: process.lines(label) }
     }
 }
 
@@ -37,55 +38,55 @@ pub(crate) struct Told {
 
 #[derive(Debug)]
 pub(super) struct Recorded {
-    record: Record,
+    written: Written,
     /// That of a holder that died, until an exclusive guard is told.
     abandoned: Option<Record>,
-    /// Of the text in the file.
-    length: usize,
 }
 
 impl Recorded {
-    /// The OS lock is ours, exclusively. `unreleased` is the token of an own tenure that could not
-    /// be marked as released.
-    pub(super) fn begin(
-        file: &LockFile,
-        signature: &Signature,
-        unreleased: Option<u64>,
-    ) -> io::Result<Self> {
+    /// The OS lock is ours, exclusively. `last` is what this process wrote before, to be reused.
+    pub(super) fn begin(file: &LockFile, signature: &Signature, last: Written) -> io::Result<Self> {
         let mut content = [0; LONGEST + 1];
         let length = file.read(&mut content)?;
-        let before = Record::parse(&content[..length]);
-        let token = before.as_ref().map_or(0, Record::token).saturating_add(1);
-        let (process, label) = (signature.process.clone(), signature.label.clone());
-        let record = Record::held(process, token, since(), label);
+        let content = &content[..length];
+        // Mostly nobody else was there in between. Then there is nothing to be found out: also if
+        // the last tenure could not be marked as released.
+        let (before, abandoned) = if content == last.text {
+            (last.token, None)
+        } else {
+            match Record::parse(content) {
+                Some(before) => (before.token(), Some(before).filter(Record::is_held)),
+                None => (0, None),
+            }
+        };
         if length > LONGEST {
             // No record. One that is only longer than ours is covered, and never cut: its token must
             // be there whenever we die.
             file.truncate(0)?;
         }
-        let text = record.text(length);
-        file.write(text.as_bytes(), 0)?;
-        let abandoned =
-            before.filter(|before| before.is_held() && Some(before.token()) != unreleased);
-        Ok(Self { record, abandoned, length: text.len() })
-    }
-
-    pub(super) fn token(&self) -> u64 {
-        self.record.token()
+        let mut written = last;
+        let token = before.saturating_add(1);
+        written.hold(signature.pid, token, since(), &signature.lines, length);
+        file.write(&written.text, 0)?;
+        Ok(Self { written, abandoned })
     }
 
     /// An exclusive guard is given out.
     pub(super) fn tell(&mut self) -> Told {
-        Told { token: self.record.token(), abandoned: self.abandoned.take() }
+        Told { token: self.written.token, abandoned: self.abandoned.take() }
     }
 
-    /// The OS lock is about to go back.
-    pub(super) fn end(&self, file: &LockFile) -> io::Result<()> {
-        match &self.abandoned {
-            Some(abandoned) => file.write(abandoned.text(self.length).as_bytes(), 0),
+    /// The OS lock is about to go back. Returns what the file holds then, as far as it is this
+    /// process's.
+    pub(super) fn end(mut self, file: &LockFile) -> (Written, io::Result<()>) {
+        match self.abandoned {
+            Some(abandoned) => {
+                let text = abandoned.text(self.written.text.len());
+                (Written::default(), file.write(&text, 0))
+            }
             None => {
-                let (at, state) = self.record.release();
-                file.write(state.as_bytes(), at)
+                let ended = self.written.release(|state, at| file.write(state, at));
+                (self.written, ended)
             }
         }
     }

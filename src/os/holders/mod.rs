@@ -17,13 +17,14 @@ use std::fs;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use nix::sys::stat::{major, minor};
 
 pub(crate) use process::{look_up, this_process};
 
 use super::lock_file::turnstile_start;
-use super::{Protocol, Region, fcntl};
+use super::{Identity, Protocol, Region, fcntl};
 use crate::holder::{Holder, Mode, Source};
 use table::{Kind, Line};
 
@@ -37,8 +38,13 @@ pub(crate) enum Effort {
 }
 
 /// Those who hold the lock of the region, and those whose calls wait for it.
-pub(super) fn of(file: &File, protocol: Protocol, region: Region, effort: Effort) -> Vec<Holder> {
-    let Ok(inode) = Inode::of(file) else { return Vec::new() };
+pub(super) fn of(
+    file: &File,
+    inode: &Inode,
+    protocol: Protocol,
+    region: Region,
+    effort: Effort,
+) -> Vec<Holder> {
     let Ok(locks) = fs::read_to_string("/proc/locks") else {
         return blocker(file, protocol, region).into_iter().collect();
     };
@@ -46,7 +52,7 @@ pub(super) fn of(file: &File, protocol: Protocol, region: Region, effort: Effort
     let of_file: Vec<Line> = lines.filter(|line| inode.is_of(line)).collect();
     let mut holders = Vec::new();
     for line in of_file.iter().filter(|line| concerns(line, protocol, region)) {
-        for holder in identify(line, &inode, effort) {
+        for holder in identify(line, inode, effort) {
             if !holders.contains(&holder) {
                 holders.push(holder);
             }
@@ -54,7 +60,7 @@ pub(super) fn of(file: &File, protocol: Protocol, region: Region, effort: Effort
     }
     if holders.is_empty() && effort == Effort::Search && !process::sees_all() {
         // A lock that was taken outside of this pid namespace is not in the table.
-        for (pid, line) in keepers(&inode) {
+        for (pid, line) in keepers(inode) {
             if concerns(&line, protocol, region) {
                 holders.push(named(line.mode, line.waits, Some(pid), Source::OpenFiles, effort));
             }
@@ -65,20 +71,17 @@ pub(super) fn of(file: &File, protocol: Protocol, region: Region, effort: Effort
 
 /// The inode, as the kernel's tables name it: not always as stat(2) does.
 #[derive(Debug)]
-struct Inode {
+pub(super) struct Inode {
     device: (u32, u32),
     number: u64,
 }
 
 impl Inode {
-    fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        let device = metadata.dev();
-        let stated = Self {
-            device: (nix::sys::stat::major(device) as u32, nix::sys::stat::minor(device) as u32),
-            number: metadata.ino(),
-        };
-        Ok(Self::as_mounted(file).unwrap_or(stated))
+    /// Asks the kernel only, and no server that the file may be on.
+    pub(super) fn of(file: &File, identity: Identity) -> Self {
+        let Identity { device, inode } = identity;
+        let stated = Self { device: (major(device) as u32, minor(device) as u32), number: inode };
+        Self::as_mounted(file).unwrap_or(stated)
     }
 
     /// btrfs and overlayfs show other numbers in stat(2) than the file system's own.
@@ -131,6 +134,7 @@ fn identify(line: &Line, inode: &Inode, effort: Effort) -> Vec<Holder> {
         (Some(pid), Kind::OpenFileDescription) if line.waits => Some(process::exists(pid)),
         // The kernel's own word, of a living thread.
         (Some(_), _) if line.waits || line.kind == Kind::Posix => Some(true),
+        (Some(pid), Kind::Flock) if effort == Effort::Glance => Some(process::exists(pid)),
         (Some(pid), _) => keeps(pid, inode, line),
         (None, _) => Some(false),
     };
