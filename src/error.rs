@@ -32,6 +32,8 @@ struct Inner {
     kind: ErrorKind,
     operation: Operation,
     path: PathBuf,
+    /// Which of the locks in the file, if there are several; as text.
+    key: Option<String>,
     /// What came of it, where the source does not say it already.
     detail: Option<String>,
     source: Option<io::Error>,
@@ -149,7 +151,14 @@ impl Error {
         source: Option<io::Error>,
     ) -> Self {
         let holders = Holders::default();
-        Self(Box::new(Inner { kind, operation, path: path.into(), detail, source, holders }))
+        let path = path.into();
+        Self(Box::new(Inner { kind, operation, path, key: None, detail, source, holders }))
+    }
+
+    /// The same error, met with one of several locks in the file.
+    pub(crate) fn of_key(mut self, key: impl Into<String>) -> Self {
+        self.0.key = Some(key.into());
+        self
     }
 
     /// The same error, met while an open lock file that was removed was opened again.
@@ -217,7 +226,11 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "could not {} `{}`", self.0.operation, self.0.path.display())?;
+        write!(f, "could not {}", self.0.operation)?;
+        if let Some(key) = &self.0.key {
+            write!(f, " key `{key}` of")?;
+        }
+        write!(f, " `{}`", self.0.path.display())?;
         if let Some(detail) = &self.0.detail {
             let is_sentence = !matches!(self.0.kind, ErrorKind::TimedOut | ErrorKind::WouldBlock);
             write!(f, "{}{detail}", if is_sentence { ": " } else { " " })?;
@@ -238,6 +251,7 @@ impl fmt::Debug for Error {
             .field("kind", &self.0.kind)
             .field("operation", &self.0.operation)
             .field("path", &self.0.path)
+            .field("key", &self.0.key)
             .field("detail", &self.0.detail)
             .field("source", &self.0.source)
             .field("holders", &self.0.holders)

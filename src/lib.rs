@@ -7,6 +7,7 @@ mod os;
 mod queue;
 mod registry;
 mod shim;
+mod space;
 mod trace;
 mod wait;
 
@@ -17,6 +18,7 @@ pub use lock::{
 };
 pub use os::Protocol;
 pub use registry::Tenure;
+pub use space::{LockSpace, LockSpaceOptions};
 pub use wait::WaitOn;
 
 #[cfg(fuzzing)]

@@ -212,7 +212,11 @@ impl<G: Guard> Future for Acquire<G> {
         if answer.is_ok() {
             this.traced.end(this.lock.path(), G::MODE.into());
         }
-        Poll::Ready(answer.map(|hold| G::new(this.lock.clone(), hold)))
+        let lock = &*this.lock;
+        Poll::Ready(match answer {
+            Ok(hold) => Ok(G::new(lock.clone(), hold)),
+            Err(error) => Err(lock.named(error)),
+        })
     }
 }
 
@@ -301,7 +305,7 @@ async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, 
         drop(hold);
         looking.move_on(&from, mode).map(|()| None)
     };
-    let _turn = lock.handle.errands.lock().await;
+    let _turn = lock.errands().lock().await;
     wait::errand_with_answer(lock.handle.registry.pool(), look).await
 }
 
@@ -309,7 +313,7 @@ async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, 
 async fn move_on(lock: FileLock, mode: Mode, from: Arc<Membership>) -> Result<Option<Hold>, Error> {
     // A crowd that waited for a file that was replaced moves together: an errand each would be a
     // thread each.
-    let _turn = lock.handle.errands.lock().await;
+    let _turn = lock.errands().lock().await;
     if lock.has_moved_on(&from) {
         return Ok(None);
     }

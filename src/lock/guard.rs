@@ -212,7 +212,8 @@ async fn until_contended(hold: &Hold) {
 async fn unlock(lock: FileLock, hold: Hold) -> Result<(), Error> {
     lock.check_owner(Operation::Unlock)?;
     hold.unlock().await.map_err(|error| {
-        Error::os(os::lock_error_kind(&error), Operation::Unlock, lock.path(), error)
+        let error = Error::os(os::lock_error_kind(&error), Operation::Unlock, lock.path(), error);
+        lock.named(error)
     })
 }
 

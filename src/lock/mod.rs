@@ -3,6 +3,7 @@
 mod acquire;
 mod guard;
 mod holders;
+mod key;
 mod on_wait;
 mod open_options;
 
@@ -15,6 +16,7 @@ pub use on_wait::Waiting;
 pub use open_options::OpenOptions;
 
 use holders::{Busy, Look, holders};
+use key::Key;
 
 use crate::error::{Error, ErrorKind, Operation, TryLockError};
 use crate::os::fork::Generation;
@@ -74,6 +76,8 @@ struct Handle {
     options: OpenOptions,
     /// What this process writes of itself into the lock file, if anything.
     signature: Option<Arc<Signature>>,
+    /// Set where the lock is one of several in the file.
+    key: Option<Key>,
     /// The process that opened it, among the forked ones.
     generation: Generation,
     registry: Arc<Registry>,
@@ -150,6 +154,12 @@ impl FileLock {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.handle.path
+    }
+
+    /// The name of the lock in its file, if it is a key of a [`LockSpace`](crate::LockSpace).
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.handle.key.as_ref().map(Key::name)
     }
 
     /// Which lock of the operating system is taken.
@@ -302,13 +312,19 @@ impl FileLock {
 
     fn try_guard<G: Guard>(&self) -> Result<G, TryLockError> {
         self.check_owner(operation(G::MODE))?;
-        let hold = if self.member().entry().file().is_local() {
-            self.try_hold(G::MODE)?
+        let tried = if self.member().entry().file().is_local() {
+            self.try_hold(G::MODE)
         } else {
             let lock = self.clone();
-            wait::blocking_errand(self.handle.registry.pool(), move || lock.try_hold(G::MODE))?
+            wait::blocking_errand(self.handle.registry.pool(), move || lock.try_hold(G::MODE))
         };
-        Ok(G::new(self.clone(), hold))
+        match tried {
+            Ok(hold) => Ok(G::new(self.clone(), hold)),
+            Err(TryLockError::Error(error)) => Err(self.named(error).into()),
+            Err(TryLockError::WouldBlock(error)) => {
+                Err(TryLockError::WouldBlock(self.named(error)))
+            }
+        }
     }
 
     /// Blocks for the time of some lock and file-system calls.
@@ -341,7 +357,7 @@ impl FileLock {
             return Ok(());
         }
         let detail = "it was opened before this process was forked, and belongs to the parent";
-        Err(Error::found(ErrorKind::Forked, operation, self.path(), detail))
+        Err(self.named(Error::found(ErrorKind::Forked, operation, self.path(), detail)))
     }
 
     fn member(&self) -> Arc<Membership> {
@@ -369,9 +385,14 @@ impl FileLock {
         if self.has_moved_on(from) {
             return Ok(());
         }
-        let wanted = handle.options.wanted(handle.signature.clone());
-        let opened = Registry::join(&handle.registry, &handle.path, &wanted)
-            .map_err(|error| error.met_while_reopening(operation(mode)))?;
+        let opened = match &handle.key {
+            Some(key) => key.follow(from, mode)?,
+            None => {
+                let wanted = handle.options.wanted(handle.signature.clone());
+                Registry::join(&handle.registry, &handle.path, &wanted)
+                    .map_err(|error| error.met_while_reopening(operation(mode)))?
+            }
+        };
         // What is not kept, and what was there before, is dropped outside of the mutex.
         let _outside = {
             let mut current = handle.current.lock();
@@ -382,6 +403,22 @@ impl FileLock {
             }
         };
         Ok(())
+    }
+
+    /// Whose turn it is to have the path looked at by another thread: one of all keys in the file.
+    fn errands(&self) -> &tokio::sync::Mutex<()> {
+        match &self.handle.key {
+            Some(key) => key.file().errands(),
+            None => &self.handle.errands,
+        }
+    }
+
+    /// Says which lock of the file the error is about, where that is not plain.
+    fn named(&self, error: Error) -> Error {
+        match &self.handle.key {
+            Some(key) => error.of_key(key.text()),
+            None => error,
+        }
     }
 
     fn lock_error(&self, mode: Mode, error: std::io::Error) -> Error {
@@ -416,6 +453,7 @@ fn open(path: &Path, options: OpenOptions) -> Result<FileLock, Error> {
         path: absolute,
         options,
         signature,
+        key: None,
         generation: Generation::current(),
         registry: registry.clone(),
         current: Mutex::new(member),
@@ -427,9 +465,11 @@ fn open(path: &Path, options: OpenOptions) -> Result<FileLock, Error> {
 
 impl fmt::Debug for FileLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileLock")
-            .field("path", &self.path())
-            .field("protocol", &self.protocol())
-            .finish_non_exhaustive()
+        let mut debug = f.debug_struct("FileLock");
+        debug.field("path", &self.path());
+        if let Some(key) = &self.handle.key {
+            debug.field("key", &key.text());
+        }
+        debug.field("protocol", &self.protocol()).finish_non_exhaustive()
     }
 }

@@ -60,7 +60,7 @@ pub enum Protocol {
 
 /// What of the file is locked: the byte where the region starts. `Flock` locks the whole file
 /// whatever the region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Region {
     pub(crate) start: u64,
 }
@@ -71,7 +71,7 @@ impl Region {
 }
 
 /// Which file it is, whatever its path. Unique while the file is open: its inode is not reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Identity {
     pub(crate) device: u64,
     pub(crate) inode: u64,

@@ -119,6 +119,13 @@ impl Registry {
         Ok(Membership::new(this, this.admit(file, path, wanted)?, wanted))
     }
 
+    /// Joins those who use another region of a file that is open. Makes no system call.
+    fn join_region(&self, identity: Identity, wanted: &Wanted) -> Arc<Entry> {
+        let mut files = self.files.lock();
+        let registered = files.get_mut(&identity).expect("registered while it has members");
+        registered.count_in_region(wanted)
+    }
+
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
@@ -190,6 +197,10 @@ impl Registered {
             );
             return Err(Error::found(ErrorKind::ProtocolMismatch, Operation::Open, path, detail));
         }
+        Ok(self.count_in_region(wanted))
+    }
+
+    fn count_in_region(&mut self, wanted: &Wanted) -> Arc<Entry> {
         let counted = self.entries.entry(wanted.region).or_insert_with(|| Counted {
             entry: Arc::new(Entry::new(self.file.clone(), self.protocol, wanted.region)),
             members: 0,
@@ -199,7 +210,7 @@ impl Registered {
         if let Some(signature) = &wanted.record {
             counted.entry.record(signature.clone());
         }
-        Ok(counted.entry.clone())
+        counted.entry.clone()
     }
 }
 
@@ -250,6 +261,12 @@ impl Membership {
     /// The record in the lock file, if there is one. Makes a system call.
     pub(crate) fn record(&self) -> Option<Record> {
         self.entry().read_record()
+    }
+
+    /// A membership of another region of the same open file, in the same protocol.
+    pub(crate) fn of_region(&self, wanted: &Wanted) -> Arc<Self> {
+        let entry = self.registry.join_region(self.entry().file().identity(), wanted);
+        Self::new(&self.registry, entry, wanted)
     }
 
     /// Whether the path still leads to the file. Makes a system call.

@@ -24,6 +24,7 @@ mod remote;
 mod replaced;
 mod shutdown;
 mod signals;
+mod space;
 mod support;
 #[cfg(feature = "tracing")]
 mod traced;

@@ -1,0 +1,83 @@
+//! One of several locks in one file: what makes the handle of a key different from that of a file.
+//!
+//! A key locks a region of its own in a file that a `LockSpace` has open. It has no path to open:
+//! when the lock file is replaced, it goes where the handle of the file goes, so the file is opened
+//! anew once, however many keys follow.
+
+use super::{FileLock, Handle};
+use crate::error::Error;
+use crate::os::Region;
+use crate::queue::Mode;
+use crate::registry::{Membership, Wanted};
+use crate::shim::{Arc, Mutex};
+
+/// A longer name is cut in messages, after so many characters.
+const LONGEST_NAME: usize = 80;
+
+pub(super) struct Key {
+    name: Box<[u8]>,
+    region: Region,
+    /// The handle of the file, which locks nothing.
+    file: FileLock,
+}
+
+impl FileLock {
+    /// The lock of a region of this file, under this name. Makes no system call.
+    pub(crate) fn of_key(&self, name: &[u8], region: Region) -> FileLock {
+        let handle = &*self.handle;
+        if handle.generation.is_past() {
+            // The parent's mutexes are out of bounds. Whoever tries to lock is told so.
+            return self.clone();
+        }
+        let key = Key { name: name.into(), region, file: self.clone() };
+        let member = self.member().of_region(&key.wanted());
+        let handle = Handle {
+            path: handle.path.clone(),
+            options: handle.options.clone(),
+            signature: None,
+            key: Some(key),
+            generation: handle.generation,
+            registry: handle.registry.clone(),
+            current: Mutex::new(member),
+            errands: tokio::sync::Mutex::default(),
+            last_look: std::sync::Arc::default(),
+        };
+        FileLock { handle: Arc::new(handle) }
+    }
+}
+
+impl Key {
+    pub(super) fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// The name for people.
+    pub(super) fn text(&self) -> String {
+        let name = String::from_utf8_lossy(&self.name);
+        let mut characters = name.chars();
+        let mut text: String = characters.by_ref().take(LONGEST_NAME).collect();
+        if characters.next().is_some() {
+            text.push('…');
+        }
+        text.escape_debug().collect()
+    }
+
+    /// The handle that opens the file anew, for all keys in it.
+    pub(super) fn file(&self) -> &FileLock {
+        &self.file
+    }
+
+    fn wanted(&self) -> Wanted {
+        Wanted { region: self.region, ..self.file.handle.options.wanted(None) }
+    }
+
+    /// Where the key is now that it is not in the file of `from` any more. Blocks for the time of
+    /// some file-system calls.
+    pub(super) fn follow(&self, from: &Membership, mode: Mode) -> Result<Arc<Membership>, Error> {
+        let member = self.file.member();
+        if member.entry().file().identity() == from.entry().file().identity() {
+            self.file.move_on(&member, mode)?;
+        }
+        Ok(self.file.member().of_region(&self.wanted()))
+    }
+}
