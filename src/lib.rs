@@ -14,7 +14,8 @@ mod wait;
 pub use error::{Error, ErrorKind, TryLockError};
 pub use holder::{Holder, Mode, Record, Source};
 pub use lock::{
-    Acquire, Counters, ExclusiveGuard, FileLock, Guard, OpenOptions, SharedGuard, Waiting,
+    Acquire, AcquireAll, Counters, ExclusiveGuard, FileLock, Guard, Guards, OpenOptions,
+    SharedGuard, Waiting, blocking_lock_all, blocking_lock_all_shared, lock_all, lock_all_shared,
 };
 pub use os::Protocol;
 pub use registry::Tenure;

@@ -96,6 +96,13 @@ impl<G: Guard> Acquire<G> {
         }
     }
 
+    /// In line already, for the lock of this membership and no other: where the lock file was replaced
+    /// the handle moves on, and the error is [`ErrorKind::Replaced`](crate::ErrorKind).
+    pub(super) fn of_member(lock: FileLock, member: Arc<Membership>) -> Self {
+        let state = State::Queued(Request::new(member, G::MODE));
+        Self { state, moves: MAX_MOVES, ..Self::new(lock) }
+    }
+
     /// Gives up after this time, counted from the first poll. Replaces an earlier limit.
     ///
     /// A lock that is free is taken even with a time of zero, on a local file system; elsewhere it

@@ -17,7 +17,7 @@ pub trait Guard: sealed::Guard {}
 pub(super) mod sealed {
     use super::{FileLock, Hold, Mode};
 
-    pub trait Guard: Sized {
+    pub trait Guard: Sized + Send + Sync + 'static {
         #[doc(hidden)]
         #[allow(private_interfaces)]
         const MODE: Mode;

@@ -4,7 +4,7 @@
 //! when the lock file is replaced, it goes where the handle of the file goes, so the file is opened
 //! anew once, however many keys follow.
 
-use super::{FileLock, Handle};
+use super::{FileLock, Handle, operation};
 use crate::error::Error;
 use crate::os::Region;
 use crate::queue::Mode;
@@ -46,6 +46,21 @@ impl FileLock {
     }
 }
 
+impl FileLock {
+    /// The membership to lock with; for a key, in the file where the keys are now.
+    pub(super) fn newest_member(&self, mode: Mode) -> Result<Arc<Membership>, Error> {
+        self.check_owner(operation(mode))?;
+        let member = self.member();
+        if let Some(key) = &self.handle.key {
+            if !key.file.member().is_of_same_file(&member) {
+                self.move_on(&member, mode)?;
+                return Ok(self.member());
+            }
+        }
+        Ok(member)
+    }
+}
+
 impl Key {
     pub(super) fn name(&self) -> &[u8] {
         &self.name
@@ -75,9 +90,42 @@ impl Key {
     /// some file-system calls.
     pub(super) fn follow(&self, from: &Membership, mode: Mode) -> Result<Arc<Membership>, Error> {
         let member = self.file.member();
-        if member.entry().file().identity() == from.entry().file().identity() {
+        if member.is_of_same_file(from) {
             self.file.move_on(&member, mode)?;
         }
         Ok(self.file.member().of_region(&self.wanted()))
+    }
+}
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests {
+    use super::*;
+    use crate::Protocol;
+
+    /// Names are endless; what the process remembers is not.
+    #[test]
+    fn a_key_that_nobody_has_leaves_nothing_in_the_registry() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = FileLock::options().protocol(Protocol::Fcntl);
+        let file = options.blocking_open(directory.path().join("app.lock")).unwrap();
+        let (identity, _) = file.member().place();
+        let regions = || file.handle.registry.regions(identity);
+        let key = |number: u64| file.of_key(b"name", Region { start: number << 23 });
+
+        let kept = key(1);
+        let guard = key(2).blocking_lock().unwrap();
+        for number in 1..10_000 {
+            drop(key(number));
+            drop(key(number + 2).try_lock().unwrap());
+            let mut waiting = Box::pin(key(2).lock());
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(waiting.as_mut().poll(&mut context).is_pending());
+        }
+        assert_eq!(regions(), 3);
+        drop((kept, guard));
+        assert_eq!(regions(), 1);
+        let registry = file.handle.registry.clone();
+        drop(file);
+        assert_eq!(registry.regions(identity), 0);
     }
 }

@@ -4,6 +4,7 @@ mod acquire;
 mod guard;
 mod holders;
 mod key;
+mod lock_all;
 mod on_wait;
 mod open_options;
 
@@ -12,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 pub use acquire::Acquire;
 pub use guard::{ExclusiveGuard, Guard, SharedGuard};
+pub use lock_all::{
+    AcquireAll, Guards, blocking_lock_all, blocking_lock_all_shared, lock_all, lock_all_shared,
+};
 pub use on_wait::Waiting;
 pub use open_options::OpenOptions;
 

@@ -59,7 +59,7 @@ impl OpenFile {
         self.first.is_local()
     }
 
-    pub(crate) fn identity(&self) -> Identity {
+    pub(super) fn identity(&self) -> Identity {
         self.first.identity()
     }
 }

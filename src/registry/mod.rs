@@ -182,6 +182,12 @@ impl Registry {
         Some((counted, registered))
     }
 
+    /// How many regions of the file have members.
+    #[cfg(all(test, not(tokio_filelock_loom)))]
+    pub(crate) fn regions(&self, identity: Identity) -> usize {
+        self.files.lock().get(&identity).map_or(0, |registered| registered.entries.len())
+    }
+
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.files.lock().is_empty()
@@ -267,6 +273,15 @@ impl Membership {
     pub(crate) fn of_region(&self, wanted: &Wanted) -> Arc<Self> {
         let entry = self.registry.join_region(self.entry().file().identity(), wanted);
         Self::new(&self.registry, entry, wanted)
+    }
+
+    pub(crate) fn is_of_same_file(&self, other: &Self) -> bool {
+        self.entry().file().identity() == other.entry().file().identity()
+    }
+
+    /// What is locked. The order is the same in every process of the machine.
+    pub(crate) fn place(&self) -> (Identity, Region) {
+        (self.entry().file().identity(), self.entry().region())
     }
 
     /// Whether the path still leads to the file. Makes a system call.

@@ -28,11 +28,12 @@ use slot::{FILES, Slot};
 /// cost 440 µs in a single file. Treat them as one: who removes
 /// one of them takes an eighth of the names away from those who lock them, as with any lock file.
 ///
-/// # One key at a time
+/// # Several keys
 ///
 /// Two names may share a slot, by a chance of one in 4·10<sup>12</sup>. Then they are one lock, which
 /// costs no more than waiting, unless a task asks for the one while it holds the other: it would
-/// wait for itself.
+/// wait for itself. To hold several keys use [`lock_all`](crate::lock_all), which takes one lock
+/// once, whatever it is called.
 ///
 /// A thread waits in the kernel for each key that another process holds and a task here waits for,
 /// as for each lock file.

@@ -73,6 +73,13 @@ mod tests {
     }
 
     #[test]
+    fn names_are_spread_over_the_files() {
+        let mut names = [0; FILES];
+        (0..8_000_u32).for_each(|number| names[Slot::of(&number.to_le_bytes()).file] += 1);
+        assert!(names.iter().all(|count| (800..1_200).contains(count)), "{names:?}");
+    }
+
+    #[test]
     fn slots_fill_the_upper_half_of_the_offsets() {
         assert_eq!(split(0), [0, 0]);
         assert_eq!(split(u64::MAX), [7, (1 << 39) - 1]);

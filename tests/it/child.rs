@@ -1,8 +1,8 @@
 //! The entry point of child processes: this binary again, in the role that the parent names.
 
 use crate::{
-    bad_input, cancel, exclusion, forked, holders, records, replaced, signals, support, turns,
-    waits,
+    bad_input, cancel, exclusion, forked, holders, lock_all, records, replaced, signals, space,
+    support, turns, waits,
 };
 
 type Role = fn(&[String]);
@@ -30,6 +30,9 @@ const ROLES: &[(&str, Role)] = &[
     ("take turns", turns::take_turns),
     ("sign", turns::sign),
     ("keep a hundred tasks busy", turns::keep_a_hundred_tasks_busy),
+    ("lock what is not ours", lock_all::lock_what_is_not_ours),
+    ("transfer", lock_all::transfer),
+    ("count in keys", space::count_in_keys),
     ("signals", signals::in_child),
     ("fork", forked::in_child),
     ("hold", holders::hold),

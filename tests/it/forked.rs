@@ -8,7 +8,10 @@ use std::task::{Context, Poll, Waker};
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
-use tokio_filelock::{Error, ErrorKind, ExclusiveGuard, FileLock, Protocol, TryLockError};
+use tokio_filelock::{
+    Error, ErrorKind, ExclusiveGuard, FileLock, LockSpace, Protocol, TryLockError,
+    blocking_lock_all,
+};
 
 use crate::support::locker::is_free;
 use crate::support::place::Place;
@@ -63,6 +66,14 @@ fn a_forked_child_can_open_the_lock_file_for_itself() {
     }
 }
 
+#[test]
+fn what_a_forked_child_asks_of_a_space_is_an_error_that_says_so() {
+    let place = Place::new();
+    let parent = in_case("space", &place.lock_file(), Protocol::Fcntl);
+    parent.expect("child content");
+    parent.finish();
+}
+
 fn in_case(case: &str, path: &Path, protocol: Protocol) -> Process {
     Process::in_role("fork", &[case, path.to_str().unwrap(), &format!("{protocol:?}")])
 }
@@ -71,6 +82,9 @@ fn in_case(case: &str, path: &Path, protocol: Protocol) -> Process {
 
 pub(crate) fn in_child(arguments: &[String]) {
     let [case, path, name] = arguments else { panic!("{arguments:?}") };
+    if case == "space" {
+        return ask_inherited_space(path);
+    }
     let open = || FileLock::options().protocol(protocol(name)).blocking_open(path).unwrap();
     let lock = open();
     let guard = lock.try_lock().unwrap();
@@ -110,6 +124,25 @@ pub(crate) fn in_child(arguments: &[String]) {
         }
         _ => panic!("{case}"),
     }
+}
+
+fn ask_inherited_space(path: &str) {
+    let space = LockSpace::options().blocking_open(path).unwrap();
+    let key = space.key("a");
+    let guard = key.blocking_lock().unwrap();
+    in_forked_child(move || {
+        let error = key.blocking_lock().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Forked, "{error}");
+        assert!(error.to_string().contains("key `a`"), "{error}");
+        let new = space.key("b");
+        assert_eq!(new.blocking_lock().unwrap_err().kind(), ErrorKind::Forked);
+        assert_eq!(blocking_lock_all([&new, &key]).unwrap_err().kind(), ErrorKind::Forked);
+        let own = LockSpace::options().blocking_open(path).unwrap();
+        assert!(matches!(own.key("a").try_lock(), Err(TryLockError::WouldBlock(_))));
+        assert!(own.key("b").try_lock().is_ok());
+        drop(guard);
+        assert!(matches!(own.key("a").try_lock(), Err(TryLockError::WouldBlock(_))));
+    });
 }
 
 type Waiting = std::pin::Pin<Box<tokio_filelock::Acquire<ExclusiveGuard>>>;

@@ -19,6 +19,7 @@ mod guards;
 mod holders;
 mod identity;
 mod interop;
+mod lock_all;
 mod records;
 mod remote;
 mod replaced;

@@ -20,6 +20,7 @@ use tokio_filelock::{Error, ExclusiveGuard, FileLock, OpenOptions, WaitOn};
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
+use crate::support::random::Random;
 use crate::support::{Mode, PROTOCOLS, in_time, kernel, protocol, returns};
 
 // ---- cancelled waits ----
@@ -128,22 +129,6 @@ async fn ask_and_give_up(lock: FileLock, requests: usize, mut random: Random) ->
         }
     }
     granted
-}
-
-/// Marsaglia's xorshift: the same numbers in every run.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
 }
 
 // ---- pools and threads ----

@@ -46,6 +46,23 @@ fn waiting_calls(inode: u64) -> usize {
     locks.lines().filter(|line| line.contains("->") && line.contains(&file)).count()
 }
 
+/// The descriptors of this process that lead to this file, by the number of locks that each holds.
+/// `/proc/locks` would not do to count: it is read in parts, and entries are skipped when earlier
+/// ones go in between.
+pub(crate) fn locks_by_descriptor(file: &Path) -> Vec<usize> {
+    let descriptors = fs::read_dir("/proc/self/fd").expect("procfs");
+    descriptors
+        // Those of other tests may be closed while we look.
+        .filter_map(|descriptor| {
+            let descriptor = descriptor.expect("a descriptor");
+            let leads_here = fs::read_link(descriptor.path()).ok()? == file;
+            let number = descriptor.file_name().into_string().expect("a number");
+            leads_here.then(|| fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok())?
+        })
+        .map(|information| information.lines().filter(|line| line.starts_with("lock:")).count())
+        .collect()
+}
+
 /// The names of a process's threads.
 pub(crate) fn threads(pid: u32) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a live process");

@@ -9,7 +9,7 @@ use std::task::Poll;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_filelock::{Error, FileLock, OpenOptions, Protocol, TryLockError};
+use tokio_filelock::{Error, FileLock, LockSpace, OpenOptions, Protocol, TryLockError};
 
 use super::process::{Process, commands, say};
 use super::{Mode, kernel, protocol};
@@ -66,6 +66,15 @@ impl Locker {
     #[track_caller]
     pub(crate) fn try_open(&mut self, path: &Path, protocol: Protocol) -> String {
         self.ask(&format!("open {protocol:?} {}", path.to_str().expect("told in text")))
+    }
+
+    /// A process that has the key of a lock space.
+    #[track_caller]
+    pub(crate) fn of_key(path: &Path, name: &str) -> Self {
+        let mut locker = Self::new();
+        let path = path.to_str().expect("told in text");
+        assert_eq!(locker.ask(&format!("key {name} {path}")), "open");
+        locker
     }
 
     /// `held`, `would block`, or the error.
@@ -225,6 +234,16 @@ impl Server {
                 let options = FileLock::options().protocol(protocol(word()));
                 let path = word();
                 self.open(options.record(true).label(word()), path)
+            }
+            "key" => {
+                let (name, path) = rest.split_once(' ').unwrap();
+                match self.runtime.block_on(LockSpace::open(path)) {
+                    Ok(space) => {
+                        self.lock = Some(space.key(name));
+                        "open".to_owned()
+                    }
+                    Err(error) => described(&error),
+                }
             }
             "try" => {
                 let lock = self.lock.as_ref().unwrap();

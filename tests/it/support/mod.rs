@@ -5,6 +5,7 @@ pub(crate) mod kernel;
 pub(crate) mod locker;
 pub(crate) mod place;
 pub(crate) mod process;
+pub(crate) mod random;
 pub(crate) mod snapshot;
 
 use std::any::Any;

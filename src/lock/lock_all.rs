@@ -1,0 +1,285 @@
+//! Several locks at once, without a deadlock between those who take them so.
+//!
+//! Every process takes its locks one after the other in one order, that of the files' identities and
+//! of the regions in them. So whoever waits for a lock holds only smaller ones, and among those who
+//! wait one waits for a lock that nobody waits with. The order is of what is locked, not of names or
+//! paths: two paths of one file, and two keys that share a slot, are one lock, and taken once.
+//!
+//! A lock file that is replaced gets another place in the order. So no request here follows it with
+//! locks in hand: they are given back, and all begins anew in the new order.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::future::FusedFuture;
+use tokio::time::Instant;
+
+use super::{Acquire, ExclusiveGuard, FileLock, Guard, MAX_MOVES, SharedGuard};
+use crate::error::{Error, ErrorKind};
+use crate::registry::Membership;
+use crate::shim::Arc;
+use crate::wait;
+
+/// Locks all of these exclusively: files, keys of [`LockSpace`](crate::LockSpace)s, of one protocol
+/// or several.
+///
+/// Tasks and processes that take several locks by this function, or [`lock_all_shared`], never wait
+/// for each other in a circle, in whatever order they name them. Names of one lock count once. No
+/// locks at all are had at once.
+///
+/// The promise is for those who hold no other lock while they wait. Who holds one and calls this
+/// function takes part in circles again; who holds one of these very locks waits for himself.
+/// It is also for one machine: two machines may number the network file systems that they share
+/// differently. Give sets that span several of those a [`timeout`](AcquireAll::timeout).
+///
+/// # Cancel safety
+///
+/// The future can be dropped at any time. What it held is released, and you lose your places in the
+/// queues, nothing else.
+///
+/// It holds some locks while it waits for the next, as it must; so one that was polled once, and is
+/// neither polled further nor dropped, keeps others out.
+///
+/// # Errors
+///
+/// As [`FileLock::lock`], for the first lock that cannot be had. None is held then.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio_filelock::{FileLock, LockSpace, lock_all};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let at = |name| directory.path().join(name);
+/// let accounts = LockSpace::open(at("accounts.lock")).await?;
+/// let journal = FileLock::open(at("journal.lock")).await?;
+/// let guards = lock_all([accounts.key("anna"), accounts.key("bert"), journal]).await?;
+/// // Anna pays Bert, and nobody who holds two of the three waits for the third.
+/// for guard in guards {
+///     guard.unlock().await?; // dropping them would do, too
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub fn lock_all(
+    locks: impl IntoIterator<Item = impl Borrow<FileLock>>,
+) -> AcquireAll<ExclusiveGuard> {
+    AcquireAll::new(locks)
+}
+
+/// Locks all of these shared; otherwise as [`lock_all`].
+///
+/// # Cancel safety
+///
+/// As [`lock_all`].
+///
+/// # Errors
+///
+/// As [`lock_all`].
+pub fn lock_all_shared(
+    locks: impl IntoIterator<Item = impl Borrow<FileLock>>,
+) -> AcquireAll<SharedGuard> {
+    AcquireAll::new(locks)
+}
+
+/// [`lock_all`] for code outside of async: blocks the calling thread.
+///
+/// # Errors
+///
+/// As [`lock_all`].
+///
+/// # Panics
+///
+/// In a task or another async context, where it would block everybody else.
+#[track_caller]
+pub fn blocking_lock_all(
+    locks: impl IntoIterator<Item = impl Borrow<FileLock>>,
+) -> Result<Guards<ExclusiveGuard>, Error> {
+    wait::block_on(lock_all(locks))
+}
+
+/// [`lock_all_shared`] for code outside of async: blocks the calling thread.
+///
+/// # Errors
+///
+/// As [`lock_all`].
+///
+/// # Panics
+///
+/// In a task or another async context, where it would block everybody else.
+#[track_caller]
+pub fn blocking_lock_all_shared(
+    locks: impl IntoIterator<Item = impl Borrow<FileLock>>,
+) -> Result<Guards<SharedGuard>, Error> {
+    wait::block_on(lock_all_shared(locks))
+}
+
+/// Several locks on their way: the future of [`lock_all`] and [`lock_all_shared`].
+///
+/// # Cancel safety
+///
+/// Can be dropped at any time; see [`lock_all`].
+///
+/// # Panics
+///
+/// When polled after it was ready, as futures do;
+/// [`is_terminated`](FusedFuture::is_terminated) tells.
+#[must_use = "futures do nothing unless you `.await` or poll them"]
+pub struct AcquireAll<G> {
+    state: State<G>,
+    timeout: Option<Duration>,
+    deadline: Option<Instant>,
+}
+
+enum State<G> {
+    Start(Vec<FileLock>),
+    Acquiring(Pin<Box<dyn Future<Output = Result<Guards<G>, Error>> + Send + Sync>>),
+    Done,
+}
+
+impl<G> AcquireAll<G> {
+    fn new(locks: impl IntoIterator<Item = impl Borrow<FileLock>>) -> Self {
+        let locks = locks.into_iter().map(|lock| lock.borrow().clone()).collect();
+        Self { state: State::Start(locks), timeout: None, deadline: None }
+    }
+
+    /// Gives up if not all of the locks are there after this time, counted from the first poll;
+    /// otherwise as [`Acquire::timeout`]. The error names the lock that was waited for last, and
+    /// for how long.
+    ///
+    /// # Panics
+    ///
+    /// As [`Acquire::timeout`].
+    pub fn timeout(mut self, after: Duration) -> Self {
+        (self.timeout, self.deadline) = (Some(after), None);
+        self
+    }
+
+    /// Gives up at this instant; otherwise as [`timeout`](AcquireAll::timeout).
+    ///
+    /// # Panics
+    ///
+    /// As [`Acquire::timeout`].
+    pub fn deadline(mut self, at: Instant) -> Self {
+        (self.timeout, self.deadline) = (None, Some(at));
+        self
+    }
+
+    fn deadline_from_now(&self) -> Option<Instant> {
+        // A timeout that is too long for the clock is none.
+        self.deadline.or_else(|| Instant::now().checked_add(self.timeout?))
+    }
+}
+
+impl<G: Guard> Future for AcquireAll<G> {
+    type Output = Result<Guards<G>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let State::Start(locks) = &mut this.state {
+            let locks = std::mem::take(locks);
+            let acquiring = Box::pin(acquire_all(locks, this.deadline_from_now()));
+            this.state = State::Acquiring(acquiring);
+        }
+        let State::Acquiring(acquiring) = &mut this.state else {
+            panic!("`AcquireAll` polled after completion");
+        };
+        let answer = ready!(acquiring.as_mut().poll(cx));
+        this.state = State::Done;
+        Poll::Ready(answer)
+    }
+}
+
+impl<G: Guard> FusedFuture for AcquireAll<G> {
+    fn is_terminated(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+}
+
+async fn acquire_all<G: Guard>(
+    locks: Vec<FileLock>,
+    deadline: Option<Instant>,
+) -> Result<Guards<G>, Error> {
+    // All of the files may have been replaced at once, and one is found at a time.
+    let mut moves_left = MAX_MOVES as usize + locks.len();
+    'anew: loop {
+        let mut guards = Vec::with_capacity(locks.len());
+        for (lock, member) in in_order::<G>(&locks)? {
+            let mut acquire = Acquire::of_member(lock.clone(), member.clone());
+            if let Some(at) = deadline {
+                acquire = acquire.deadline(at);
+            }
+            match acquire.await {
+                Ok(guard) => guards.push(guard),
+                Err(error)
+                    if error.kind() == ErrorKind::Replaced
+                        && lock.has_moved_on(&member)
+                        && moves_left > 0 =>
+                {
+                    moves_left -= 1;
+                    continue 'anew;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        return Ok(Guards(guards));
+    }
+}
+
+/// The locks as they are to be taken, each once.
+fn in_order<G: Guard>(locks: &[FileLock]) -> Result<Vec<(&FileLock, Arc<Membership>)>, Error> {
+    let with_member = |lock| Ok((lock, FileLock::newest_member(lock, G::MODE)?));
+    let mut locks = locks.iter().map(with_member).collect::<Result<Vec<_>, Error>>()?;
+    // Of two handles the one that looks at the path for each guard comes first, and stays.
+    locks.sort_by_key(|(lock, member)| (member.place(), !lock.handle.options.verifies_path()));
+    locks.dedup_by_key(|(_, member)| member.place());
+    Ok(locks)
+}
+
+/// Several locks, held: what [`lock_all`] and [`lock_all_shared`] give. Dropping it releases all of
+/// them.
+///
+/// A slice of guards, one for each lock, in the order in which they were taken; as an iterator it
+/// gives the guards away one by one. [`ExclusiveGuard::file_lock`] tells them apart.
+#[must_use = "the locks are released when the guards are dropped"]
+pub struct Guards<G>(Vec<G>);
+
+impl<G> Deref for Guards<G> {
+    type Target = [G];
+
+    fn deref(&self) -> &[G] {
+        &self.0
+    }
+}
+
+impl<G> IntoIterator for Guards<G> {
+    type Item = G;
+    type IntoIter = std::vec::IntoIter<G>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<G: fmt::Debug> fmt::Debug for Guards<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.0).finish()
+    }
+}
+
+impl<G> fmt::Debug for AcquireAll<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("AcquireAll");
+        if let State::Start(locks) = &self.state {
+            debug.field("locks", locks);
+        }
+        debug.finish_non_exhaustive()
+    }
+}
