@@ -4,7 +4,7 @@
 //! when the lock file is replaced, it goes where the handle of the file goes, so the file is opened
 //! anew once, however many keys follow.
 
-use super::{FileLock, Handle, operation};
+use super::{FileLock, Handle};
 use crate::error::Error;
 use crate::os::Region;
 use crate::queue::Mode;
@@ -43,21 +43,6 @@ impl FileLock {
             last_look: std::sync::Arc::default(),
         };
         FileLock { handle: Arc::new(handle) }
-    }
-}
-
-impl FileLock {
-    /// The membership to lock with; for a key, in the file where the keys are now.
-    pub(super) fn newest_member(&self, mode: Mode) -> Result<Arc<Membership>, Error> {
-        self.check_owner(operation(mode))?;
-        let member = self.member();
-        if let Some(key) = &self.handle.key {
-            if !key.file.member().is_of_same_file(&member) {
-                self.move_on(&member, mode)?;
-                return Ok(self.member());
-            }
-        }
-        Ok(member)
     }
 }
 

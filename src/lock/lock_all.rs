@@ -19,8 +19,9 @@ use std::time::Duration;
 use futures::future::FusedFuture;
 use tokio::time::Instant;
 
-use super::{Acquire, ExclusiveGuard, FileLock, Guard, MAX_MOVES, SharedGuard};
+use super::{Acquire, ExclusiveGuard, FileLock, Guard, MAX_MOVES, SharedGuard, operation};
 use crate::error::{Error, ErrorKind};
+use crate::queue::Mode;
 use crate::registry::Membership;
 use crate::shim::Arc;
 use crate::wait;
@@ -211,7 +212,7 @@ async fn acquire_all<G: Guard>(
     let mut moves_left = MAX_MOVES as usize + locks.len();
     'anew: loop {
         let mut guards = Vec::with_capacity(locks.len());
-        for (lock, member) in in_order::<G>(&locks)? {
+        for (lock, member) in in_order(&locks, G::MODE)? {
             let mut acquire = Acquire::of_member(lock.clone(), member.clone());
             if let Some(at) = deadline {
                 acquire = acquire.deadline(at);
@@ -234,13 +235,16 @@ async fn acquire_all<G: Guard>(
 }
 
 /// The locks as they are to be taken, each once.
-fn in_order<G: Guard>(locks: &[FileLock]) -> Result<Vec<(&FileLock, Arc<Membership>)>, Error> {
-    let with_member = |lock| Ok((lock, FileLock::newest_member(lock, G::MODE)?));
-    let mut locks = locks.iter().map(with_member).collect::<Result<Vec<_>, Error>>()?;
+fn in_order(locks: &[FileLock], mode: Mode) -> Result<Vec<(&FileLock, Arc<Membership>)>, Error> {
+    let mut ordered = Vec::with_capacity(locks.len());
+    for lock in locks {
+        lock.check_owner(operation(mode))?;
+        ordered.push((lock, lock.member()));
+    }
     // Of two handles the one that looks at the path for each guard comes first, and stays.
-    locks.sort_by_key(|(lock, member)| (member.place(), !lock.handle.options.verifies_path()));
-    locks.dedup_by_key(|(_, member)| member.place());
-    Ok(locks)
+    ordered.sort_by_key(|(lock, member)| (member.place(), !lock.handle.options.verifies_path()));
+    ordered.dedup_by_key(|(_, member)| member.place());
+    Ok(ordered)
 }
 
 /// Several locks, held: what [`lock_all`] and [`lock_all_shared`] give. Dropping it releases all of

@@ -167,9 +167,11 @@ impl Registry {
         entry
     }
 
-    /// Counts one member less; returns the last one's entry, to be dropped outside.
-    fn leave(&self, entry: &Entry) -> Option<(Counted, Option<Registered>)> {
+    /// Counts one member less. The last use of a file is returned, to be closed outside; an entry of a
+    /// file that stays in use is memory, and goes here, where it cannot become the last use.
+    fn leave(&self, entry: Arc<Entry>) -> Option<(Arc<Entry>, Registered)> {
         let mut files = self.files.lock();
+        let entry = entry; // dropped before the mutex is let go
         let identity = entry.file().identity();
         let registered = files.get_mut(&identity).expect("registered while it has members");
         let counted = registered.entries.get_mut(&entry.region()).expect("counted in");
@@ -177,9 +179,11 @@ impl Registry {
         if counted.members > 0 {
             return None;
         }
-        let counted = registered.entries.remove(&entry.region()).expect("looked at above");
-        let registered = if registered.entries.is_empty() { files.remove(&identity) } else { None };
-        Some((counted, registered))
+        registered.entries.remove(&entry.region());
+        if !registered.entries.is_empty() {
+            return None;
+        }
+        files.remove(&identity).map(|registered| (entry, registered))
     }
 
     /// How many regions of the file have members.
@@ -301,12 +305,12 @@ impl Drop for Membership {
         if self.is_inherited() {
             return;
         }
-        let Some(last) = self.registry.leave(&entry) else { return };
-        if entry.file().is_local() {
+        let Some(last) = self.registry.leave(entry) else { return };
+        if last.0.file().is_local() {
             // Closes the file here, outside the mutex.
-            drop((entry, last));
+            drop(last);
         } else {
-            wait::errand(self.registry.pool(), move || drop((entry, last)));
+            wait::errand(self.registry.pool(), move || drop(last));
         }
     }
 }

@@ -32,6 +32,7 @@ const ROLES: &[(&str, Role)] = &[
     ("keep a hundred tasks busy", turns::keep_a_hundred_tasks_busy),
     ("lock what is not ours", lock_all::lock_what_is_not_ours),
     ("transfer", lock_all::transfer),
+    ("run out of descriptors in a space", space::run_out_of_descriptors),
     ("count in keys", space::count_in_keys),
     ("signals", signals::in_child),
     ("fork", forked::in_child),

@@ -1,11 +1,13 @@
 //! Named locks in the files of a `LockSpace`.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::{JoinSet, yield_now};
 use tokio_filelock::{ErrorKind, FileLock, LockSpace, Protocol};
 
@@ -159,8 +161,6 @@ fn in_same_file(space: &LockSpace, name: &str) -> FileLock {
 
 #[tokio::test]
 async fn missing_lock_files_are_created_with_the_mode() {
-    use std::os::unix::fs::PermissionsExt;
-
     let place = Place::new();
     drop(LockSpace::options().mode(0o666).open(place.lock_file()).await.unwrap());
     assert_eq!(place.names(), FILES);
@@ -181,6 +181,51 @@ async fn missing_lock_files_are_created_with_the_mode() {
     assert_names(&no_file, ErrorKind::NotAFile, &place.at("app.lock.7"));
 }
 
+#[tokio::test]
+async fn who_may_only_read_the_lock_files_shares_keys() {
+    let place = Place::new();
+    let space = space(&place).await;
+    for name in FILES {
+        fs::set_permissions(place.at(name), Permissions::from_mode(0o444)).unwrap();
+    }
+    let mut other = Locker::new();
+    other.become_nobody();
+    other.open_key(&place.lock_file(), "a");
+    let refused = other.try_lock(Mode::Exclusive);
+    assert!(refused.starts_with("WrongAccess: could not lock key `a` of"), "{refused}");
+    assert_eq!(other.try_lock(Mode::Shared), "held");
+    assert_would_block(space.key("a").try_lock());
+    assert!(space.key("a").try_lock_shared().is_ok());
+    other.finish();
+}
+
+#[test]
+fn descriptors_that_run_out_in_the_middle_are_all_given_back() {
+    Process::in_role("run out of descriptors in a space", &[]).finish();
+}
+
+/// The role `run out of descriptors in a space`.
+pub(crate) fn run_out_of_descriptors(_: &[String]) {
+    let place = Place::new();
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 64, most).unwrap();
+    let mut hoard: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    hoard.truncate(hoard.len() - FILES.len() / 2);
+    let open = || LockSpace::options().blocking_open(place.lock_file());
+    for _ in 0..3 {
+        let error = open().unwrap_err();
+        assert_names(&error, ErrorKind::Io, &place.at("app.lock.4"));
+        assert!(error.to_string().contains("Too many open files"), "{error}");
+    }
+    hoard.truncate(hoard.len() - FILES.len() / 2);
+    let space = open().unwrap();
+    // A second handle, and any number of keys, need no more.
+    let again = open().unwrap();
+    let guards: Vec<_> = (0..100_u8).map(|key| space.key([key]).try_lock().unwrap()).collect();
+    assert_would_block(again.key([99]).try_lock());
+    drop((guards, hoard));
+}
+
 /// The range locks of the keys and a lock on the whole file do not see each other.
 #[tokio::test]
 async fn a_lock_file_of_another_protocol_is_refused() {
@@ -189,13 +234,13 @@ async fn a_lock_file_of_another_protocol_is_refused() {
     let error = LockSpace::open(place.lock_file()).await.unwrap_err();
     assert_names(&error, ErrorKind::ProtocolMismatch, &place.at("app.lock.3"));
     drop(lock);
-    let _space = space(&place).await;
+    let space = space(&place).await;
     let error = FileLock::open(place.lock_file()).await.unwrap_err();
     assert_names(&error, ErrorKind::ProtocolMismatch, &place.lock_file());
     // One of the same protocol locks a byte that is in no slot.
     let lock = open(place.lock_file(), Protocol::Fcntl).await;
     let _guard = lock.try_lock().unwrap();
-    assert!(in_first_file(&_space).try_lock().is_ok());
+    assert!(in_first_file(&space).try_lock().is_ok());
 }
 
 fn in_first_file(space: &LockSpace) -> FileLock {

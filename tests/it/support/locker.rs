@@ -72,9 +72,14 @@ impl Locker {
     #[track_caller]
     pub(crate) fn of_key(path: &Path, name: &str) -> Self {
         let mut locker = Self::new();
-        let path = path.to_str().expect("told in text");
-        assert_eq!(locker.ask(&format!("key {name} {path}")), "open");
+        locker.open_key(path, name);
         locker
+    }
+
+    #[track_caller]
+    pub(crate) fn open_key(&mut self, path: &Path, name: &str) {
+        let path = path.to_str().expect("told in text");
+        assert_eq!(self.ask(&format!("key {name} {path}")), "open");
     }
 
     /// `held`, `would block`, or the error.
