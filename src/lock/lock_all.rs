@@ -35,8 +35,8 @@ use crate::wait;
 ///
 /// The promise is for those who hold no other lock while they wait. Who holds one and calls this
 /// function takes part in circles again; who holds one of these very locks waits for himself.
-/// It is also for one machine: two machines may number the network file systems that they share
-/// differently. Give sets that span several of those a [`timeout`](AcquireAll::timeout).
+/// It is also for one machine: two machines may number the files of the network file systems that
+/// they share differently. Give sets of such files a [`timeout`](AcquireAll::timeout).
 ///
 /// # Cancel safety
 ///
