@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use super::FileLock;
+use super::key::Key;
 use crate::holder::{HeldBy, Holder, Holders, Lasting};
 
 /// How often it is looked whether the holder has changed.
@@ -21,6 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Waiting<'a> {
     path: &'a Path,
+    key: Option<String>,
     waited: Duration,
     holders: &'a [Holder],
 }
@@ -49,8 +51,12 @@ impl Waiting<'_> {
 
 impl fmt::Display for Waiting<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, waited, holders } = self;
-        write!(f, "waiting for `{}` since {}: ", path.display(), Lasting(*waited))?;
+        let Self { path, key, waited, holders } = self;
+        f.write_str("waiting for ")?;
+        if let Some(key) = key {
+            write!(f, "key `{key}` of ")?;
+        }
+        write!(f, "`{}` since {}: ", path.display(), Lasting(*waited))?;
         HeldBy(holders).fmt(f)
     }
 }
@@ -95,7 +101,8 @@ impl OnWait {
                     let Poll::Ready(holders) = look.as_mut().poll(cx) else { return };
                     if self.told.as_ref().is_none_or(|told| have_changed(told, &holders)) {
                         let (path, waited) = (lock.path(), since.elapsed());
-                        (self.tell)(&Waiting { path, waited, holders: &holders });
+                        let key = lock.handle.key.as_ref().map(Key::text);
+                        (self.tell)(&Waiting { path, key, waited, holders: &holders });
                         self.told = Some(holders);
                     }
                     self.step = Step::Sleeping(Box::pin(tokio::time::sleep(LOOK_EVERY)));

@@ -23,10 +23,16 @@ use slot::{FILES, Slot};
 /// guarantees. Nothing is written, and nothing is left behind for a name that was used once: a key
 /// is a range of bytes far beyond the end of the file. Cloning is cheap.
 ///
+/// # The lock files
+///
 /// The files are `path`, `path.1`, … `path.7`, all empty. They are eight because the kernel keeps the
 /// locks of a file in a list: beside 10,000 held keys a lock and unlock take 36 µs, in one file they
 /// would take 450 µs (docs/PLATFORMS.md, "Many locks in one file"). Treat them as one: whoever removes
 /// one of them while its keys are held splits those locks, as with any lock file.
+///
+/// A thread waits in the kernel for each key that another process holds and a task here waits for.
+/// On a file system that is not known to be local each lock and unlock takes a thread as well, for
+/// the time of the call. Whoever may want thousands of keys at once bounds it, with a semaphore.
 ///
 /// # Several keys
 ///
@@ -34,10 +40,6 @@ use slot::{FILES, Slot};
 /// costs no more than waiting, unless a task asks for the one while it holds the other: it would
 /// wait for itself. To hold several keys use [`lock_all`](crate::lock_all), which takes one lock
 /// once, whatever it is called.
-///
-/// A thread waits in the kernel for each key that another process holds and a task here waits for.
-/// On a file system that is not known to be local each lock and unlock takes a thread as well, for
-/// the time of the call. Whoever may want thousands of keys at once bounds it, with a semaphore.
 ///
 /// # Where a key is
 ///

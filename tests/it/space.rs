@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::{JoinSet, yield_now};
-use tokio_filelock::{ErrorKind, FileLock, LockSpace, Protocol};
+use tokio_filelock::{ErrorKind, FileLock, LockSpace, Protocol, Waiting};
 
 use crate::support::locker::Locker;
 use crate::support::place::Place;
@@ -104,6 +104,23 @@ async fn errors_and_debug_say_which_key_of_which_file() {
     let path = key.path().display();
     let begins = format!("could not lock key `say \\\"hi\\\"\\n` of `{path}` within ");
     assert!(error.to_string().starts_with(&begins), "{error}");
+    let refused = key.try_lock_shared().unwrap_err();
+    assert!(refused.to_string().contains("key `say"), "{refused}");
+    let (told, heard) = std::sync::mpsc::channel();
+    let tell = move |waiting: &Waiting<'_>| told.send(waiting.to_string()).unwrap();
+    let mut waiting = Box::pin(key.lock().on_wait(Duration::ZERO, tell));
+    let message = in_time(async {
+        loop {
+            let limited = tokio::time::timeout(Duration::from_millis(10), &mut waiting).await;
+            assert!(limited.is_err(), "somebody holds the key");
+            if let Ok(message) = heard.try_recv() {
+                return message;
+            }
+        }
+    })
+    .await;
+    drop(waiting);
+    assert!(message.starts_with("waiting for key `say"), "{message}");
     assert!(format!("{guard:?}").contains("say"), "{guard:?}");
     assert!(format!("{guard:?}").contains("app.lock"), "{guard:?}");
     drop(guard);
