@@ -153,7 +153,7 @@ impl<G> AcquireAll<G> {
 
     /// Gives up if not all of the locks are there after this time, counted from the first poll;
     /// otherwise as [`Acquire::timeout`]. The error names the lock that was waited for last, and
-    /// for how long.
+    /// for how long. The others are released when it comes.
     ///
     /// # Panics
     ///

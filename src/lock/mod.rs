@@ -343,7 +343,9 @@ impl FileLock {
                     drop(hold);
                 }
                 Err(Denied::Refused) => {
-                    let holders = holders(&member, Effort::Glance, Busy::Yes).into();
+                    let effort =
+                        if self.handle.key.is_some() { Effort::Ask } else { Effort::Glance };
+                    let holders = holders(&member, effort, Busy::Yes).into();
                     let error = Error::would_block(operation(mode), self.path(), holders);
                     return Err(TryLockError::WouldBlock(error));
                 }

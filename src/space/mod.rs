@@ -32,7 +32,9 @@ use slot::{FILES, Slot};
 ///
 /// A thread waits in the kernel for each key that another process holds and a task here waits for.
 /// On a file system that is not known to be local each lock and unlock takes a thread as well, for
-/// the time of the call. Whoever may want thousands of keys at once bounds it, with a semaphore.
+/// the time of the call. Whoever may want thousands of keys at once bounds it, with a semaphore. To
+/// say who holds a key when a time runs out takes as long as to list all locks of the machine; a
+/// refused try asks the kernel only, which does not name this process.
 ///
 /// # Several keys
 ///

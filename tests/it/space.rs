@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::{JoinSet, yield_now};
-use tokio_filelock::{ErrorKind, FileLock, LockSpace, Protocol, Waiting};
+use tokio_filelock::{ErrorKind, FileLock, LockSpace, Protocol, TryLockError, Waiting};
 
 use crate::support::locker::Locker;
 use crate::support::place::Place;
@@ -130,6 +130,29 @@ async fn errors_and_debug_say_which_key_of_which_file() {
     let _guard = key.try_lock().unwrap();
     let error = key.lock().timeout(Duration::ZERO).await.unwrap_err().to_string();
     assert!(error.contains(&format!("`{}…`", "ä".repeat(80))), "{error}");
+}
+
+/// Without a list of all the locks in the file, which is long.
+#[tokio::test]
+async fn a_refused_try_names_the_process_that_holds_the_key() {
+    let place = Place::new();
+    let space = space(&place).await;
+    let mut holder = Locker::of_key(&place.lock_file(), "a");
+    for mode in [Mode::Exclusive, Mode::Shared] {
+        assert_eq!(holder.try_lock(mode), "held");
+        let Err(TryLockError::WouldBlock(refused)) = space.key("a").try_lock() else {
+            panic!("not refused")
+        };
+        let [other] = refused.holders() else { panic!("{refused}") };
+        assert_eq!(other.pid(), Some(holder.pid()));
+        holder.unlock();
+    }
+    // A task of this process is not told apart from somebody who cannot be seen.
+    let _guard = space.key("a").try_lock().unwrap();
+    let Err(TryLockError::WouldBlock(refused)) = space.key("a").try_lock() else {
+        panic!("not refused")
+    };
+    assert!(refused.holders().is_empty(), "{refused}");
 }
 
 /// The chance is one in 4·10^12; these two were looked for.

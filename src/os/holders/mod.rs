@@ -31,6 +31,9 @@ use table::{Kind, Line};
 /// How hard to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
+    /// One question to the kernel, which names one holder, and none that is this process: for files
+    /// with so many locks that to list them takes milliseconds. Of `Protocol::Fcntl` only.
+    Ask,
     /// Some tens of microseconds, and no question to anybody but the kernel.
     Glance,
     /// Looks through the open files of all processes if need be, and asks for the names of users.
@@ -45,6 +48,9 @@ pub(super) fn of(
     region: Region,
     effort: Effort,
 ) -> Vec<Holder> {
+    if effort == Effort::Ask {
+        return blocker(file, protocol, region).into_iter().collect();
+    }
     let Ok(locks) = fs::read_to_string("/proc/locks") else {
         return blocker(file, protocol, region).into_iter().collect();
     };
