@@ -211,10 +211,12 @@ impl<G: Guard> Future for Acquire<G> {
             ready!(sleep.poll(cx));
             // Gives up the place in the queue before anything else.
             *this.state = State::Done;
+            *this.on_wait = None;
             let look = Box::pin(this.lock.clone().look());
             *this.state = State::TimedOut(since.elapsed(), look);
         };
         *this.state = State::Done;
+        *this.on_wait = None;
         this.sleep.set(None);
         if answer.is_ok() {
             this.traced.end(this.lock.path(), G::MODE.into());

@@ -6,27 +6,18 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::FileLock;
 use crate::error::{Error, Operation};
 use crate::holder::{Fate, Holder, Holders, Mode, Process, Record, Source, fate};
 use crate::os::{self, Effort};
 use crate::queue;
-use crate::registry::{Denied, Membership, try_hold};
+use crate::registry::{Denied, Membership, look_together, try_hold};
 use crate::shim::Arc;
 use crate::wait;
 
 /// An error, or a message, is not held up for longer than this by the question who holds the lock:
 /// the lock file may be on a server that does not answer.
 const LOOK_LIMIT: Duration = Duration::from_millis(250);
-
-/// What the last look showed, and when it began.
-#[derive(Debug)]
-pub(super) struct Look {
-    begun: Instant,
-    seen: Holders,
-}
 
 impl FileLock {
     /// Who holds the lock, and who waits for it in the kernel: in this process, in others that use
@@ -91,28 +82,11 @@ impl FileLock {
     }
 
     /// Who keeps this process waiting; empty if that does not become known soon.
-    ///
-    /// All who ask at one time share one look: a crowd whose time runs out takes one thread. So does
-    /// a server that does not answer: the look that waits for it is the last one.
     pub(super) async fn look(self) -> Holders {
-        let asked = Instant::now();
-        let look = async {
-            let mut last = self.handle.last_look.clone().lock_owned().await;
-            if let Some(look) = &*last {
-                if look.begun > asked {
-                    return look.seen.clone();
-                }
-            }
-            let begun = Instant::now();
-            let member = self.member();
-            let job = move || {
-                let seen: Holders = holders(&member, Effort::Search, Busy::Yes).into();
-                *last = Some(Look { begun, seen: seen.clone() });
-                seen
-            };
-            wait::errand_with_answer(self.handle.registry.pool(), job).await
-        };
-        tokio::time::timeout(LOOK_LIMIT, look).await.unwrap_or_else(|_| Holders::default())
+        let member = self.member();
+        let looking = member.clone();
+        let job = move || holders(&looking, Effort::Search, Busy::Yes);
+        tokio::time::timeout(LOOK_LIMIT, look_together(&member, job)).await.unwrap_or_default()
     }
 }
 

@@ -40,7 +40,6 @@ impl FileLock {
             registry: handle.registry.clone(),
             current: Mutex::new(member),
             errands: tokio::sync::Mutex::default(),
-            last_look: std::sync::Arc::default(),
         };
         FileLock { handle: Arc::new(handle) }
     }

@@ -19,7 +19,7 @@ pub use lock_all::{
 pub use on_wait::Waiting;
 pub use open_options::OpenOptions;
 
-use holders::{Busy, Look, holders};
+use holders::{Busy, holders};
 use key::Key;
 
 use crate::error::{Error, ErrorKind, Operation, TryLockError};
@@ -89,9 +89,6 @@ struct Handle {
     current: Mutex<Arc<Membership>>,
     /// Whose turn it is to have the path looked at by another thread. First in, first out.
     errands: tokio::sync::Mutex<()>,
-    /// Whose turn it is to look for the holders. Kept by the look itself, also when nobody waits
-    /// for its answer any more.
-    last_look: std::sync::Arc<tokio::sync::Mutex<Option<Look>>>,
 }
 
 /// How often a lock file has been locked by this process; see [`FileLock::counters`].
@@ -464,7 +461,6 @@ fn open(path: &Path, options: OpenOptions) -> Result<FileLock, Error> {
         registry: registry.clone(),
         current: Mutex::new(member),
         errands: tokio::sync::Mutex::default(),
-        last_look: std::sync::Arc::default(),
     };
     Ok(FileLock { handle: Arc::new(handle) })
 }

@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::looks::Looks;
 use super::recorded::{Recorded, Signature, Told};
 use super::{Membership, Tenure};
 use crate::holder::{self, Holder, LONGEST, Record, Written};
@@ -74,6 +75,8 @@ pub(crate) struct Entry {
     on_writable: AtomicBool,
     /// There is a signature: somebody wants records.
     records: AtomicBool,
+    /// Made by the first one: most locks are never asked for.
+    looks: OnceLock<Looks>,
     state: Mutex<State>,
 }
 
@@ -132,6 +135,7 @@ impl Entry {
             region,
             on_writable: AtomicBool::new(false),
             records: AtomicBool::new(false),
+            looks: OnceLock::new(),
             state: Mutex::new(state),
         }
     }
@@ -385,6 +389,10 @@ impl Entry {
     /// calls.
     pub(super) fn holders(&self, effort: Effort) -> Vec<Holder> {
         self.locked_file().holders(self.protocol, self.region, effort)
+    }
+
+    pub(super) fn looks(&self) -> &Looks {
+        self.looks.get_or_init(Looks::new)
     }
 
     /// The record in the lock file, if there is one. Makes a system call.

@@ -14,6 +14,7 @@
 //!    waker, or the drop of a file.
 
 mod entry;
+mod looks;
 mod recorded;
 mod request;
 mod tenure;
@@ -34,6 +35,7 @@ use crate::shim::{Arc, Mutex};
 use crate::wait::{self, Pool, WaitOn};
 
 pub(crate) use entry::{Entry, OpenFile};
+pub(crate) use looks::look_together;
 pub(crate) use recorded::{Signature, Told};
 pub use tenure::Tenure;
 

@@ -377,16 +377,34 @@ async fn a_short_wait_is_not_told() {
     drop(lock.lock().on_wait(Duration::ZERO, tell).await.unwrap());
 }
 
-/// A thousand tasks whose time runs out while another process holds the lock; says how many threads
-/// of the crate there were.
+/// A look for the message that is not over when the time is up keeps nobody from looking for the error.
+#[tokio::test]
+async fn waits_that_are_told_when_their_time_is_up() {
+    let place = Place::new();
+    let other = Locker::holding(&place.lock_file(), Protocol::Flock, Mode::Exclusive);
+    let lock = open(place.lock_file(), Protocol::Flock).await;
+    let after = Duration::from_millis(20);
+    let wait = || lock.lock().on_wait(after, |_| {}).timeout(after);
+    let (first, second, third) = tokio::join!(wait(), wait(), wait());
+    for waited in [first, second, third] {
+        let error = waited.unwrap_err();
+        assert_eq!(error.holders().first().and_then(Holder::pid), Some(other.pid()), "{error}");
+    }
+    other.finish();
+}
+
+/// A thousand tasks, each with a handle of its own, whose time runs out while another process holds
+/// the lock; says how many threads of the crate there were.
 pub(crate) fn time_out_together(arguments: &[String]) {
     let [path, holder] = arguments else { panic!("path, pid of the holder") };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let lock = open(path, Protocol::Flock).await;
-        let tasks: Vec<_> = (0..1000)
-            .map(|_| tokio::spawn(lock.lock().timeout(Duration::from_millis(20))))
-            .collect();
+        let mut locks = Vec::new();
+        for _ in 0..1000 {
+            locks.push(open(path, Protocol::Flock).await);
+        }
+        let wait = |lock: &FileLock| tokio::spawn(lock.lock().timeout(Duration::from_millis(20)));
+        let tasks: Vec<_> = locks.iter().map(wait).collect();
         for task in tasks {
             let error = task.await.unwrap().unwrap_err();
             let holding = error.holders().iter().filter(|holder| !holder.is_waiting());
