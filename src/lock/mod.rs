@@ -448,10 +448,6 @@ fn open(path: &Path, options: OpenOptions) -> Result<FileLock, Error> {
     let signature = options.signature(&absolute)?;
     let registry = registry();
     let member = Registry::join(registry, &absolute, &options.wanted(signature.clone()))?;
-    if signature.is_some() && !member.entry().file().is_writable() {
-        let detail = "it can be opened for reading only, and a record is to be left in it";
-        return Err(Error::found(ErrorKind::WrongAccess, Operation::Open, absolute, detail));
-    }
     let handle = Handle {
         path: absolute,
         options,

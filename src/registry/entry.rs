@@ -350,10 +350,8 @@ impl Entry {
             (state.signature.clone(), mem::take(&mut state.written))
         };
         let signature = signature.expect("there is one if somebody wants records");
-        let recorded =
-            Recorded::begin(self.locked_file(), &signature, written).map_err(|error| {
-                io::Error::new(error.kind(), format!("its record can not be written: {error}"))
-            })?;
+        let recorded = Recorded::begin(self.locked_file(), &signature, written)
+            .map_err(|error| of_record("written", error))?;
         self.state.lock().recorded = Some(recorded);
         Ok(())
     }
@@ -363,7 +361,7 @@ impl Entry {
         let Some(recorded) = self.state.lock().recorded.take() else { return Ok(()) };
         let (written, ended) = recorded.end(self.locked_file());
         self.state.lock().written = written;
-        ended
+        ended.map_err(|error| of_record("marked as released", error))
     }
 
     fn unlock_os(&self) -> (io::Result<()>, Effects<Waker>) {
@@ -401,6 +399,10 @@ impl Entry {
         let length = self.locked_file().read(&mut content).ok()?;
         Record::parse(&content[..length])
     }
+}
+
+fn of_record(done: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("its record can not be {done}: {error}"))
 }
 
 /// Carries out effects, and the effects of their answers, until none are left on this thread.

@@ -102,6 +102,23 @@ impl Registry {
         path: &Path,
         wanted: &Wanted,
     ) -> Result<Arc<Membership>, Error> {
+        let member = Self::join_unrecorded(this, path, wanted)?;
+        if let Some(signature) = &wanted.record {
+            // Before others are asked to leave records as well.
+            if !member.entry().file().is_writable() {
+                let detail = "it can be opened for reading only, and a record is to be left in it";
+                return Err(Error::found(ErrorKind::WrongAccess, Operation::Open, path, detail));
+            }
+            member.entry().record(signature.clone());
+        }
+        Ok(member)
+    }
+
+    fn join_unrecorded(
+        this: &Arc<Self>,
+        path: &Path,
+        wanted: &Wanted,
+    ) -> Result<Arc<Membership>, Error> {
         // Looked up before opening: where the kernel drops a process's locks when any descriptor
         // of the file is closed (POSIX record locks), a needless open would be the mistake.
         if let Some(identity) = LockFile::identity_of(path)? {
@@ -219,9 +236,6 @@ impl Registered {
         });
         counted.members += 1;
         counted.entry.limit(wanted.tenure);
-        if let Some(signature) = &wanted.record {
-            counted.entry.record(signature.clone());
-        }
         counted.entry.clone()
     }
 }

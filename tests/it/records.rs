@@ -174,7 +174,7 @@ async fn a_dead_holder_is_told_to_the_first_that_gets_a_guard() {
 }
 
 #[test]
-fn a_guard_that_is_forgotten_counts_as_abandoned_when_the_process_ends() {
+fn a_guard_that_is_forgotten_keeps_the_lock_and_the_record() {
     let place = Place::new();
     let lock = recording(&place.lock_file(), Protocol::Flock);
     // The entry lives on, as the guard does, and so does the lock.
@@ -307,7 +307,11 @@ fn a_record_needs_a_handle_that_may_write() {
     let answer = nobody.try_open_recording(&place.lock_file(), Protocol::Flock, "label");
     assert!(answer.starts_with("WrongAccess: "), "{answer}");
     assert!(answer.contains("a record is to be left in it"), "{answer}");
+    // What was refused to one handle is not asked of the next.
     assert_eq!(nobody.try_open(&place.lock_file(), Protocol::Flock), "open");
+    let answer = nobody.try_open_recording(&place.lock_file(), Protocol::Flock, "label");
+    assert!(answer.starts_with("WrongAccess: "), "{answer}");
+    assert_eq!(nobody.try_lock(Mode::Exclusive), "held");
 }
 
 /// May not write a byte to any file.
