@@ -168,7 +168,7 @@ impl<G: Guard> Acquire<G> {
     /// use std::time::Duration;
     ///
     /// let lock = tokio_filelock::FileLock::open("/var/cache/app/index.lock").await?;
-    /// // waiting for `/var/cache/app/index.lock` since 2 s: held by cargo (pid 4242) for 12 s
+    /// // waiting for `/var/cache/app/index.lock` for 2 s: held by cargo (pid 4242) for 12 s
     /// let guard = lock
     ///     .lock()
     ///     .on_wait(Duration::from_secs(2), |waiting| eprintln!("{waiting}"))

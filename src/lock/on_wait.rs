@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A wait that lasts; given to the function of [`Acquire::on_wait`](crate::Acquire::on_wait).
 ///
-/// Its text is a sentence: ``waiting for `/var/cache/index.lock` since 5 s: held by cargo (pid 4242)``.
+/// Its text is a sentence: ``waiting for `/var/cache/index.lock` for 5 s: held by cargo (pid 4242)``.
 #[derive(Debug)]
 pub struct Waiting<'a> {
     path: &'a Path,
@@ -56,7 +56,7 @@ impl fmt::Display for Waiting<'_> {
         if let Some(key) = key {
             write!(f, "key `{key}` of ")?;
         }
-        write!(f, "`{}` since {}: ", path.display(), Lasting(*waited))?;
+        write!(f, "`{}` for {}: ", path.display(), Lasting(*waited))?;
         HeldBy(holders).fmt(f)
     }
 }
@@ -99,20 +99,22 @@ impl OnWait {
                 },
                 Step::Looking(look) => {
                     let Poll::Ready(holders) = look.as_mut().poll(cx) else { return };
+                    // The function may panic: the look is not to be polled again.
+                    self.step = Step::Sleeping(Box::pin(tokio::time::sleep(LOOK_EVERY)));
                     if self.told.as_ref().is_none_or(|told| have_changed(told, &holders)) {
                         let (path, waited) = (lock.path(), since.elapsed());
                         let key = lock.handle.key.as_ref().map(Key::text);
+                        self.told = Some(holders.clone());
                         (self.tell)(&Waiting { path, key, waited, holders: &holders });
-                        self.told = Some(holders);
                     }
-                    self.step = Step::Sleeping(Box::pin(tokio::time::sleep(LOOK_EVERY)));
                 }
             }
         }
     }
 }
 
-/// Other processes hold the lock now. Those who wait do not count, and neither does since when.
+/// Other processes are seen to hold the lock now. Those who wait do not count, and neither does since
+/// when.
 fn have_changed(before: &[Holder], now: &[Holder]) -> bool {
     let holding = |holders: &[Holder]| {
         let holding = holders.iter().filter(|holder| !holder.is_waiting());
@@ -122,5 +124,30 @@ fn have_changed(before: &[Holder], now: &[Holder]) -> bool {
         holding.sort();
         holding
     };
-    holding(before) != holding(now)
+    let now = holding(now);
+    !now.is_empty() && holding(before) != now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::holder::{Mode, Source};
+
+    #[test]
+    fn only_other_holders_are_news() {
+        let by = |pid, waits| Holder::new(Mode::Exclusive, waits, Some(pid), Source::LockTable);
+        let seven = [by(7, false)];
+        let table: [(&[Holder], bool); 5] = [
+            (&[by(7, false)], false),
+            (&[by(8, false)], true),
+            (&[by(8, true), by(7, false)], false),
+            // On its way from one to the next, or the look came to nothing.
+            (&[by(8, true)], false),
+            (&[], false),
+        ];
+        for (now, expected) in table {
+            assert_eq!(have_changed(&seven, now), expected, "{now:?}");
+        }
+        assert!(have_changed(&[], &seven));
+    }
 }

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio_filelock::{ErrorKind, FileLock, Holder, Mode as Held, Protocol, Source, TryLockError};
 
@@ -13,7 +15,7 @@ use crate::support::foreign::{PROGRAMS, Program};
 use crate::support::locker::{Locker, holder_and_waiters};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
-use crate::support::{Mode, PROTOCOLS, in_time, kernel, open, protocol, until};
+use crate::support::{Mode, PROTOCOLS, in_time, kernel, message, open, protocol, until};
 
 fn holders(path: &Path, protocol: Protocol) -> Vec<Holder> {
     let lock = FileLock::options().protocol(protocol).blocking_open(path).unwrap();
@@ -345,23 +347,32 @@ async fn a_wait_is_told_and_told_again_when_the_holder_changes() {
         let waiting = tokio::spawn(acquire);
         let (holding, sentence) = in_time(told.recv()).await.unwrap();
         assert_eq!(holding, [pids[0]]);
-        let start = format!("waiting for `{}` since ", place.lock_file().display());
+        let start = format!("waiting for `{}` for ", place.lock_file().display());
         let end = format!(": held by {} (pid {})", comm(pids[0]), pids[0]);
         assert!(sentence.starts_with(&start) && sentence.ends_with(&end), "{sentence}");
         kernel::await_waiting_calls(&place.lock_file(), 2);
         first.unlock();
         second.expect_held();
-        // The lock may be seen on its way from the one to the other.
-        let (holding, _) = loop {
-            let event = in_time(told.recv()).await.unwrap();
-            if !event.0.is_empty() {
-                break event;
-            }
-        };
+        let (holding, _) = in_time(told.recv()).await.unwrap();
         assert_eq!(holding, [pids[1]]);
         second.unlock();
         drop(in_time(waiting).await.unwrap().unwrap());
     }
+}
+
+/// The panic goes to whoever polls; the request keeps its place.
+#[tokio::test]
+async fn a_wait_survives_the_panic_of_the_function_that_is_told() {
+    let place = Place::new();
+    let lock = open(place.lock_file(), Protocol::Flock).await;
+    let guard = lock.lock().await.unwrap();
+    let tell = |_: &tokio_filelock::Waiting<'_>| panic!("on purpose");
+    let mut waiting = Box::pin(lock.lock().on_wait(Duration::ZERO, tell));
+    let panicked = in_time(AssertUnwindSafe(&mut waiting).catch_unwind()).await.unwrap_err();
+    assert_eq!(message(&*panicked), "on purpose");
+    assert!((&mut waiting).now_or_never().is_none(), "somebody holds the lock");
+    drop(guard);
+    drop(in_time(waiting).await.unwrap());
 }
 
 #[tokio::test]
