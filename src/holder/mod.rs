@@ -12,7 +12,9 @@ use std::time::{Duration, SystemTime};
 
 pub(crate) use death::{Circumstances, Fate, fate};
 pub use record::Record;
-pub(crate) use record::{LONGEST, Process, Written, is_fit_for_a_record, program_name};
+pub(crate) use record::{
+    LONGEST, Process, Written, is_fit_for_a_record, is_printable, program_name,
+};
 
 #[cfg(fuzzing)]
 pub(crate) use record::check_parser;
@@ -97,7 +99,9 @@ impl Holder {
         self.waits
     }
 
-    /// The process, as this one sees it. `None` if it can not be seen from here.
+    /// The process, as this one sees it; `None` if it can not be seen from here. From
+    /// [`Source::Record`] it is the pid that the process has where it runs, on another host or in
+    /// another pid namespace: it means nothing here, or somebody else.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.pid
@@ -217,7 +221,7 @@ impl fmt::Display for HeldBy<'_> {
         const NAMED: usize = 3;
         let holders: Vec<&Holder> = self.0.iter().filter(|holder| !holder.waits).collect();
         let Some(first) = holders.first() else {
-            return f.write_str("held by somebody who could not be found out");
+            return f.write_str("held by somebody who could not be identified");
         };
         f.write_str(match first.mode {
             Mode::Exclusive => "held by ",
@@ -274,8 +278,8 @@ mod tests {
         let mut waiter = holder(Mode::Exclusive, Some(9), Some("writer"));
         waiter.waits = true;
         let table: [(Vec<Holder>, &str); 5] = [
-            (vec![], "held by somebody who could not be found out"),
-            (vec![waiter.clone()], "held by somebody who could not be found out"),
+            (vec![], "held by somebody who could not be identified"),
+            (vec![waiter.clone()], "held by somebody who could not be identified"),
             (vec![holder(Mode::Exclusive, Some(1), Some("a")), waiter], "held by a (pid 1)"),
             (vec![shared(1), shared(2)], "shared by reader (pid 1) and reader (pid 2)"),
             (

@@ -264,7 +264,15 @@ fn number(text: &str) -> Option<u64> {
 
 /// One line of at most 200 bytes, without control characters.
 pub(crate) fn is_fit_for_a_record(value: &str) -> bool {
-    !value.is_empty() && value.len() <= LONGEST_VALUE && !value.chars().any(char::is_control)
+    !value.is_empty() && value.len() <= LONGEST_VALUE && value.chars().all(is_printable)
+}
+
+/// It stays in its line and in its place. A process chooses its name, and whoever may write the lock
+/// file its record; they do not choose what an operator's terminal does, nor in which order he reads.
+pub(crate) fn is_printable(letter: char) -> bool {
+    let separates_lines = matches!(letter, '\u{2028}' | '\u{2029}');
+    let changes_direction = matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !(letter.is_control() || separates_lines || changes_direction)
 }
 
 /// The name of the program at this path, if it has one that is fit for a record.
@@ -404,6 +412,8 @@ mod tests {
             with("host=build7", "=build7"),
             with("host=build7", "HOST=build7"),
             with("host=build7", "host=build\t7"),
+            with("host=build7", "host=build\u{2028}7"),
+            with("host=build7", "host=\u{202e}7dliub"),
             with("host=build7", "host=build7\nhost=build8"),
             with("pidns=4026531836", "pidns=init"),
             with("start=881234", "start=-1"),

@@ -63,7 +63,7 @@ impl FileLock {
     pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
         let member = self.member();
-        let job = move || holders(&member, Effort::Search, Busy::Unknown);
+        let job = move || holders(&member, Effort::Thorough, Busy::Unknown);
         match wait::call(self.handle.registry.pool(), job).await {
             Some(holders) => Ok(holders),
             None => Err(Error::runtime_shutdown(Operation::FindHolders, self.path())),
@@ -78,7 +78,7 @@ impl FileLock {
     /// As [`holders`](FileLock::holders).
     pub fn blocking_holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
-        Ok(holders(&self.member(), Effort::Search, Busy::Unknown))
+        Ok(holders(&self.member(), Effort::Thorough, Busy::Unknown))
     }
 
     /// Who keeps this process waiting; empty if that does not become known soon.

@@ -237,7 +237,8 @@ impl FileLock {
     /// [`TryLockError::WouldBlock`] if somebody holds the lock or waits for it, in this process or
     /// another one, or while a lock call of this process is under way whose outcome is not known
     /// yet. It names the holders, for which the kernel is asked: that takes some tens of
-    /// microseconds, more on a machine with thousands of locks. [`TryLockError::Error`] as
+    /// microseconds if this process holds the lock, up to some milliseconds if another one does that
+    /// has many open files, or on a machine with thousands of locks. [`TryLockError::Error`] as
     /// [`lock`](FileLock::lock).
     ///
     /// # Examples

@@ -183,7 +183,8 @@ impl OpenOptions {
     }
 
     /// What this process does with the lock, for its [`record`](Self::record): one line of at most
-    /// 200 bytes, without control characters. Without a record it goes nowhere.
+    /// 200 bytes, without control characters or marks of text direction. Without a record it goes
+    /// nowhere.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self

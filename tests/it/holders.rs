@@ -1,18 +1,18 @@
 //! Who holds the lock is named right, whoever it is and however it took the lock.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use futures::FutureExt;
+use nix::unistd::{Uid, User, geteuid};
 use tokio::sync::mpsc;
 use tokio_filelock::{ErrorKind, FileLock, Holder, Mode as Held, Protocol, Source, TryLockError};
 
 use crate::support::foreign::{PROGRAMS, Program};
-use crate::support::locker::{Locker, holder_and_waiters};
+use crate::support::locker::{Locker, become_nobody, holder_and_waiters, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
 use crate::support::{Mode, PROTOCOLS, in_time, kernel, message, open, protocol, until};
@@ -144,7 +144,7 @@ fn those_who_share() {
 const INHERITED: &str = "
 import fcntl, os, sys
 file = open(sys.argv[1], 'r+')
-fcntl.flock(file, fcntl.LOCK_EX)
+fcntl.flock(file, getattr(fcntl, sys.argv[2]))
 child = os.fork()
 if child:
     print('event:', child, flush=True)
@@ -152,14 +152,20 @@ if child:
 sys.stdin.read()
 ";
 
+/// A parent that has ended, or is about to, and the child that keeps its lock.
+fn inherited(path: &Path, mode: &str) -> (Process, u32) {
+    fs::write(path, "").unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", INHERITED]).arg(path).arg(mode);
+    let parent = Process::start("inherited", command);
+    let child = parent.event().parse().unwrap();
+    (parent, child)
+}
+
 #[test]
 fn a_child_that_keeps_an_inherited_lock() {
     let place = Place::new();
-    fs::write(place.lock_file(), "").unwrap();
-    let mut command = Command::new("python3");
-    command.args(["-c", INHERITED]).arg(place.lock_file());
-    let parent = Process::start("inherited", command);
-    let child: u32 = parent.event().parse().unwrap();
+    let (parent, child) = inherited(&place.lock_file(), "LOCK_EX");
     // Not waited for, so it keeps its pid.
     until("the parent has ended", || {
         let stat = fs::read_to_string(format!("/proc/{}/stat", parent.pid())).unwrap();
@@ -175,6 +181,140 @@ fn a_child_that_keeps_an_inherited_lock() {
     keeper("is gone");
     drop(pipe);
     until("the child lets go", || holders(&place.lock_file(), Protocol::Flock).is_empty());
+}
+
+/// All shared locks of a file look the same in the list of a process's open files.
+#[test]
+fn a_child_that_keeps_an_inherited_lock_beside_others_who_share() {
+    let place = Place::new();
+    let (parent, child) = inherited(&place.lock_file(), "LOCK_SH");
+    let pipe = parent.reap();
+    let other = Locker::holding(&place.lock_file(), Protocol::Flock, Mode::Shared);
+    let seen = holders(&place.lock_file(), Protocol::Flock);
+    let mut seen: Vec<_> = seen.iter().map(|holder| (holder.pid(), holder.source())).collect();
+    seen.sort_by_key(|&(pid, _)| pid);
+    let mut expected = [(Some(child), Source::OpenFiles), (Some(other.pid()), Source::LockTable)];
+    expected.sort_by_key(|&(pid, _)| pid);
+    assert_eq!(seen, expected);
+    drop(pipe);
+}
+
+/// Locks the second byte alone.
+const SECOND_BYTE: &str = "
+import fcntl, sys
+file = open(sys.argv[1], 'r+')
+fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)
+print('event: held', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_program_that_locks_another_part_of_the_range() {
+    let place = Place::new();
+    fs::write(place.lock_file(), "").unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", SECOND_BYTE]).arg(place.lock_file());
+    let process = Process::start("second byte", command);
+    process.expect("held");
+    assert!(!is_free(&place.lock_file(), Protocol::Fcntl, Mode::Exclusive));
+    let holder = only(holders(&place.lock_file(), Protocol::Fcntl));
+    assert_eq!((holder.pid(), holder.source()), (Some(process.pid()), Source::LockTable));
+    process.finish();
+}
+
+/// Takes a name that is no text and would clear a terminal.
+const ODD_NAME: &str = r"
+import fcntl, sys
+open('/proc/self/comm', 'wb').write(b'caf\xe9\x1b[2J\xe2\x80\xae')
+file = open(sys.argv[1], 'r+')
+fcntl.flock(file, fcntl.LOCK_EX)
+print('event: held', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_program_with_an_odd_name() {
+    let place = Place::new();
+    fs::write(place.lock_file(), "").unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", ODD_NAME]).arg(place.lock_file());
+    let process = Process::start("odd name", command);
+    process.expect("held");
+    let holder = only(holders(&place.lock_file(), Protocol::Flock));
+    assert_eq!(holder.program(), Some("caf\u{fffd}\u{fffd}[2J\u{fffd}"));
+    process.finish();
+}
+
+// ---- what is hidden ----
+
+/// Says whom it sees without the rights of root.
+pub(crate) fn look_as_nobody(arguments: &[String]) {
+    become_nobody();
+    look(arguments);
+}
+
+/// Shares the lock, as `nobody`, and says whom it sees.
+pub(crate) fn share_and_look_as_nobody(arguments: &[String]) {
+    let [name, path] = arguments else { panic!("protocol, path") };
+    become_nobody();
+    // Without that, a process that has given up rights can not be looked into by its like.
+    nix::sys::prctl::set_dumpable(true).unwrap();
+    let lock = FileLock::options().protocol(protocol(name)).blocking_open(path).unwrap();
+    let _guard = lock.blocking_lock_shared().unwrap();
+    look(arguments);
+}
+
+/// What a role that looks says.
+fn seen_by(looking: Process) -> Vec<String> {
+    let said = std::iter::from_fn(|| Some(looking.event()).filter(|seen| seen != "nobody else"));
+    let seen = said.collect();
+    looking.finish();
+    seen
+}
+
+/// Mounted so, `/proc` shows nobody but processes of the same user.
+const HIDE: [&str; 5] = [
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    "mount -t proc -o hidepid=2 proc /proc && exec \"$0\" \"$@\"",
+];
+
+#[test]
+fn a_process_of_another_user_that_is_hidden() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let other = Locker::holding_with_record(&path, protocol, "hidden");
+        let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
+        let seen = seen_by(Process::in_role_under(&HIDE, "look as nobody", &arguments));
+        let program = std::env::current_exe().unwrap();
+        let program = program.file_name().unwrap().to_str().unwrap();
+        let (pid, source) = (other.pid(), source(protocol));
+        let expected = format!("Some({pid}) {source:?} Some({program:?}) Some(\"hidden\")");
+        assert_eq!(seen, [expected], "{protocol:?}");
+        other.finish();
+    }
+}
+
+#[test]
+fn a_process_of_another_user_that_shares_the_lock_with_one_of_ours() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let other = Locker::holding(&path, protocol, Mode::Shared);
+        let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
+        let looking = Process::in_role("share and look as nobody", &arguments);
+        let pids = [looking.pid(), other.pid()].map(|pid| format!("Some({pid})"));
+        let seen = seen_by(looking);
+        let mut seen: Vec<_> = seen.iter().map(|seen| seen.split(' ').next().unwrap()).collect();
+        seen.sort();
+        let mut pids = pids.each_ref().map(String::as_str);
+        pids.sort();
+        assert_eq!(seen, pids, "{protocol:?}");
+        other.finish();
+    }
 }
 
 // ---- other pid namespaces ----
@@ -230,15 +370,7 @@ fn a_process_outside_of_the_pid_namespace() {
         for record in ["no record", "record"] {
             let process = Process::in_role("hold", &[&name, path, record]);
             assert_eq!(process.event(), format!("held by {}", process.pid()));
-            let looking = in_namespace("look", &[&name, path]);
-            let mut seen = Vec::new();
-            loop {
-                match looking.event().as_str() {
-                    "nobody else" => break,
-                    holder => seen.push(holder.to_owned()),
-                }
-            }
-            looking.finish();
+            let seen = seen_by(in_namespace("look", &[&name, path]));
             let program = std::env::current_exe().unwrap();
             let program = program.file_name().unwrap().to_str().unwrap();
             let expected = match (protocol, record) {
@@ -255,6 +387,30 @@ fn a_process_outside_of_the_pid_namespace() {
             assert_eq!(seen, expected, "{protocol:?}, {record}");
             process.finish();
         }
+    }
+}
+
+/// Holds the lock, and says whether it sees itself do so.
+pub(crate) fn look_at_itself(arguments: &[String]) {
+    let [name, path] = arguments else { panic!("protocol, path") };
+    let options = FileLock::options().protocol(protocol(name)).record(true);
+    let lock = options.blocking_open(path).unwrap();
+    let _guard = lock.blocking_lock().unwrap();
+    say(&format!("{}", only(lock.blocking_holders().unwrap()).is_this_process()));
+    assert!(commands().next().is_none());
+}
+
+/// In a pid namespace whose `/proc` is that of the outer one: a pid means another process there.
+#[test]
+fn a_process_knows_itself_in_the_table_of_an_outer_pid_namespace() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
+        let under = ["unshare", "--pid", "--fork"];
+        let inner = Process::in_role_under(&under, "look at itself", &arguments);
+        inner.expect("true");
+        inner.finish();
     }
 }
 
@@ -324,6 +480,20 @@ async fn a_refused_try_names_the_holder() {
         let error = refused(&lock);
         assert!(error.to_string().ends_with(&own), "{error}");
         drop(guard);
+    }
+}
+
+/// A refused try does not look through all the files of a process that has many, and says who holds the
+/// lock all the same.
+#[tokio::test]
+async fn a_holder_with_many_open_files() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let _many: Vec<_> = (0..100).map(|_| File::open("/dev/null").unwrap()).collect();
+        let lock = open(place.lock_file(), protocol).await;
+        let _guard = lock.lock().await.unwrap();
+        let Err(TryLockError::WouldBlock(error)) = lock.try_lock() else { panic!("not refused") };
+        assert!(only(error.holders().to_vec()).is_this_process(), "{error}");
     }
 }
 
@@ -442,8 +612,8 @@ fn a_thousand_timeouts_at_one_time_take_two_threads() {
     other.finish();
 }
 
-#[test]
-fn a_user_has_a_name() {
+#[tokio::test]
+async fn a_user_has_a_name() {
     let place = Place::new();
     let mut other = Locker::open(&place.lock_file(), Protocol::Flock);
     fs::set_permissions(place.lock_file(), std::os::unix::fs::PermissionsExt::from_mode(0o666))
@@ -451,7 +621,12 @@ fn a_user_has_a_name() {
     other.become_nobody();
     assert_eq!(other.try_lock(Mode::Exclusive), "held");
     let holder = only(holders(&place.lock_file(), Protocol::Flock));
-    let id = fs::metadata(format!("/proc/{}/fdinfo", other.pid())).unwrap().uid();
-    println!("{:?} is {id}", holder.user());
-    assert!(holder.user().is_some());
+    let nobody = User::from_uid(Uid::from_raw(65534)).unwrap();
+    let expected = if geteuid().is_root() { nobody } else { User::from_uid(geteuid()).unwrap() };
+    assert_eq!(holder.user(), expected.as_ref().map(|user| user.name.as_str()));
+    // Not for an error: whoever keeps the names may be slow to answer.
+    let lock = FileLock::options().blocking_open(place.lock_file()).unwrap();
+    let error = lock.lock().timeout(Duration::ZERO).await.unwrap_err();
+    assert_eq!(error.holders()[0].pid(), Some(other.pid()));
+    assert_eq!(error.holders()[0].user(), None);
 }

@@ -6,6 +6,7 @@
 //! 2. Where the taker does not keep the lock any more, a child that inherited the descriptor does:
 //!    `/proc/PID/fdinfo` of every process is looked through. Processes of other users can be
 //!    looked into by root only.
+//!    All shared locks of a file look the same there: a process that took one is taken to keep that one.
 //! 3. OFD locks have no pid there, as they belong to no process. Those of this crate carry it in
 //!    the length of the range, which is believed unless what is seen of that process contradicts.
 //!    `F_OFD_GETLK` tells the same where there is no `/proc`.
@@ -29,16 +30,21 @@ use crate::holder::{Holder, Mode, Source};
 use table::{Kind, Line};
 
 /// How hard to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Effort {
     /// One question to the kernel, which names one holder, and none that is this process: for files
     /// with so many locks that to list them takes milliseconds. Of `Protocol::Fcntl` only.
     Ask,
-    /// Some tens of microseconds, and no question to anybody but the kernel.
+    /// Some tens of microseconds, for a worker thread.
     Glance,
-    /// Looks through the open files of all processes if need be, and asks for the names of users.
+    /// Looks through the open files of all processes if need be.
     Search,
+    /// The same, and looks up the names of users, at whoever keeps them.
+    Thorough,
 }
+
+/// A glance that meets a process with more open files does not look whether it keeps its lock.
+const GLANCED_FILES: usize = 64;
 
 /// Those who hold the lock of the region, and those whose calls wait for it.
 pub(super) fn of(
@@ -55,18 +61,21 @@ pub(super) fn of(
         return blocker(file, protocol, region).into_iter().collect();
     };
     let lines = locks.lines().filter_map(Line::parse);
-    let of_file: Vec<Line> = lines.filter(|line| inode.is_of(line)).collect();
+    let lines: Vec<Line> =
+        lines.filter(|line| inode.is_of(line) && concerns(line, protocol, region)).collect();
+    let takers = lines.iter().filter_map(|line| taker(line, protocol, region).0).collect();
+    let look = Look { file, inode, protocol, region, effort, takers };
     let mut holders = Vec::new();
-    for line in of_file.iter().filter(|line| concerns(line, protocol, region)) {
-        for holder in identify(line, inode, effort) {
+    for line in &lines {
+        for holder in look.identify(line) {
             if !holders.contains(&holder) {
                 holders.push(holder);
             }
         }
     }
-    if holders.is_empty() && effort == Effort::Search && !process::sees_all() {
+    if holders.is_empty() && effort >= Effort::Search && !process::sees_all() {
         // A lock that was taken outside of this pid namespace is not in the table.
-        for (pid, line) in keepers(inode) {
+        for (pid, line) in look.keepers() {
             if concerns(&line, protocol, region) {
                 holders.push(named(line.mode, line.waits, Some(pid), Source::OpenFiles, effort));
             }
@@ -116,11 +125,16 @@ fn concerns(line: &Line, protocol: Protocol, region: Region) -> bool {
     match (protocol, line.kind) {
         (Protocol::Flock, Kind::Flock) => true,
         (Protocol::Fcntl, Kind::Posix | Kind::OpenFileDescription) => {
-            line.covers(region.start) || waits_for_turn(line, protocol, region)
+            line.overlaps(own_range(region)) || waits_for_turn(line, protocol, region)
         }
         (Protocol::Flock, _) => waits_for_turn(line, protocol, region),
         (Protocol::Fcntl, _) => false,
     }
+}
+
+/// What this process would lock: programs that know nothing of this crate may lock any part of it.
+fn own_range(region: Region) -> fcntl::Range {
+    fcntl::Range::of(region, std::process::id())
 }
 
 /// A call that waits at the turnstile waits for the lock behind it.
@@ -129,57 +143,90 @@ fn waits_for_turn(line: &Line, protocol: Protocol, region: Region) -> bool {
     line.waits && line.kind == Kind::OpenFileDescription && line.start == turnstile
 }
 
-/// The holders that a line stands for: one mostly, more if children keep an inherited lock.
-fn identify(line: &Line, inode: &Inode, effort: Effort) -> Vec<Holder> {
-    let named = |pid, source| named(line.mode, line.waits, pid, source, effort);
-    let (pid, source) = match line.kind {
+/// Who took the lock, or makes the call, and where that is from.
+fn taker(line: &Line, protocol: Protocol, region: Region) -> (Option<u32>, Source) {
+    match line.kind {
         Kind::Flock | Kind::Posix => (line.pid, Source::LockTable),
-        Kind::OpenFileDescription => (line.length().and_then(pid_of_length), Source::RangeLength),
-    };
-    let kept = match (pid, line.kind) {
-        (Some(pid), Kind::OpenFileDescription) if line.waits => Some(process::exists(pid)),
-        // The kernel's own word, of a living thread.
-        (Some(_), _) if line.waits || line.kind == Kind::Posix => Some(true),
-        (Some(pid), Kind::Flock) if effort == Effort::Glance => Some(process::exists(pid)),
-        (Some(pid), _) => keeps(pid, inode, line),
-        (None, _) => Some(false),
-    };
-    if kept == Some(true) {
-        return vec![named(pid, source)];
-    }
-    if effort == Effort::Search && !line.waits {
-        let keepers = keepers(inode).into_iter().filter(|(_, kept)| kept.is_same_lock(line));
-        let keepers: Vec<_> = keepers.map(|(pid, _)| named(Some(pid), Source::OpenFiles)).collect();
-        if !keepers.is_empty() {
-            return keepers;
+        Kind::OpenFileDescription => {
+            let is_ours = line.start == region.start || waits_for_turn(line, protocol, region);
+            let length = line.length().filter(|_| is_ours);
+            (length.and_then(pid_of_length), Source::RangeLength)
         }
     }
-    match kept {
-        // Its files can not be seen. What the table says was true once; what a length says may be
-        // meant for another namespace.
-        None if source == Source::LockTable => vec![named(pid, source)],
-        None => vec![Holder::new(line.mode, line.waits, pid, source)],
-        Some(_) => vec![named(None, Source::LockTable)],
-    }
 }
 
-/// Whether the process keeps this lock by one of its descriptors; `None` if that can not be seen.
-fn keeps(pid: u32, inode: &Inode, line: &Line) -> Option<bool> {
-    match process::locks(pid) {
-        Ok(kept) => Some(kept.iter().any(|kept| inode.is_of(kept) && kept.is_same_lock(line))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
-        Err(_) => None,
-    }
+/// One look at the locks of one file.
+#[derive(Debug)]
+struct Look<'a> {
+    file: &'a File,
+    inode: &'a Inode,
+    protocol: Protocol,
+    region: Region,
+    effort: Effort,
+    /// All that the table names.
+    takers: Vec<u32>,
 }
 
-/// All processes that can be looked into and keep a lock of the file.
-fn keepers(inode: &Inode) -> Vec<(u32, Line)> {
-    let mut keepers = Vec::new();
-    for pid in process::all() {
-        let kept = process::locks(pid).unwrap_or_default();
-        keepers.extend(kept.into_iter().filter(|line| inode.is_of(line)).map(|line| (pid, line)));
+impl Look<'_> {
+    /// The holders that a line stands for: one mostly, more if children keep an inherited lock.
+    fn identify(&self, line: &Line) -> Vec<Holder> {
+        let named = |pid, source| named(line.mode, line.waits, pid, source, self.effort);
+        let (pid, source) = taker(line, self.protocol, self.region);
+        let kept = match (pid, line.kind) {
+            (Some(pid), Kind::OpenFileDescription) if line.waits => Some(!process::is_gone(pid)),
+            // The kernel's own word, of a living thread.
+            (Some(_), _) if line.waits || line.kind == Kind::Posix => Some(true),
+            (Some(pid), _) => self.keeps(pid, line),
+            (None, _) => Some(false),
+        };
+        if kept == Some(true) {
+            return vec![named(pid, source)];
+        }
+        if self.effort >= Effort::Search && !line.waits {
+            let keepers = self.keepers().into_iter();
+            let keepers =
+                keepers.filter(|(pid, kept)| kept.is_same_lock(line) && !self.takers.contains(pid));
+            let keepers: Vec<_> =
+                keepers.map(|(pid, _)| named(Some(pid), Source::OpenFiles)).collect();
+            if !keepers.is_empty() {
+                return keepers;
+            }
+        }
+        match kept {
+            // Its files can not be seen. What the table says was true once; what a length says may be
+            // meant for another namespace.
+            None if source == Source::LockTable => vec![named(pid, source)],
+            None => vec![Holder::new(line.mode, line.waits, pid, source)],
+            Some(_) => vec![named(None, Source::LockTable)],
+        }
     }
-    keepers
+
+    /// Whether the process keeps this lock by one of its descriptors; `None` if that can not be seen.
+    fn keeps(&self, pid: u32, line: &Line) -> Option<bool> {
+        let is_kept = |kept: &Line| self.inode.is_of(kept) && kept.is_same_lock(line);
+        if pid == process::own_pid() && process::locks_of(self.file).iter().any(is_kept) {
+            return Some(true);
+        }
+        let most = if self.effort == Effort::Glance { GLANCED_FILES } else { usize::MAX };
+        match process::locks(pid, most) {
+            Ok(kept) => Some(kept.iter().any(is_kept)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !process::is_hidden(pid) => {
+                Some(false)
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// All processes that can be looked into and keep a lock of the file.
+    fn keepers(&self) -> Vec<(u32, Line)> {
+        let mut keepers = Vec::new();
+        for pid in process::all() {
+            let kept = process::locks(pid, usize::MAX).unwrap_or_default();
+            let kept = kept.into_iter().filter(|line| self.inode.is_of(line));
+            keepers.extend(kept.map(|line| (pid, line)));
+        }
+        keepers
+    }
 }
 
 /// The lock that would keep this process out, where there is no `/proc`.
@@ -187,9 +234,10 @@ fn blocker(file: &File, protocol: Protocol, region: Region) -> Option<Holder> {
     if protocol != Protocol::Fcntl {
         return None;
     }
-    let blocker = fcntl::blocker(file, fcntl::Range::byte(region.start)).ok()??;
+    let blocker = fcntl::blocker(file, own_range(region)).ok()??;
     let told = blocker.pid.map(|pid| (pid, Source::LockTable));
-    let carried = pid_of_length(blocker.range.length).map(|pid| (pid, Source::RangeLength));
+    let carried = Some(blocker.range.length).filter(|_| blocker.range.start == region.start);
+    let carried = carried.and_then(pid_of_length).map(|pid| (pid, Source::RangeLength));
     let (pid, source) = told.or(carried).unzip();
     let source = source.unwrap_or(Source::LockTable);
     Some(named(blocker.mode, false, pid, source, Effort::Glance))
@@ -203,9 +251,9 @@ fn pid_of_length(length: u64) -> Option<u32> {
 fn named(mode: Mode, waits: bool, pid: Option<u32>, source: Source, effort: Effort) -> Holder {
     let mut holder = Holder::new(mode, waits, pid, source);
     let Some(pid) = pid else { return holder };
-    holder.is_this_process = pid == std::process::id();
+    holder.is_this_process = pid == process::own_pid();
     holder.program = process::name(pid).map(|name| (name, Source::Process));
-    if effort == Effort::Search {
+    if effort == Effort::Thorough {
         holder.user = process::user(pid);
     }
     holder

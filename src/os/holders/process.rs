@@ -1,15 +1,18 @@
 //! What `/proc` says of processes (proc(5)).
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::process;
 
-use nix::unistd::{Uid, User, gethostname};
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, Uid, User, gethostname};
 
 use super::directory;
 use super::table::Line;
-use crate::holder::{Circumstances, Process, is_fit_for_a_record, program_name};
+use crate::holder::{Circumstances, Process, is_fit_for_a_record, is_printable, program_name};
 
 /// The inode of the first pid namespace, `PROC_PID_INIT_INO`.
 const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
@@ -30,14 +33,31 @@ pub(crate) fn this_process() -> Process {
 
 /// Whether a recorded pid is still there, and since when.
 pub(crate) fn look_up(pid: u32) -> Circumstances {
-    if let Some(start) = started(&pid.to_string()) {
-        return Circumstances::Started(start);
+    if is_gone(pid) {
+        return Circumstances::Gone;
     }
-    // An unreadable or missing `/proc` shows nothing about a pid.
-    match directory(pid).try_exists() {
-        Ok(false) if directory(process::id()).exists() => Circumstances::Gone,
+    // In the `/proc` of another pid namespace a pid means another process.
+    match started(&pid.to_string()) {
+        Some(start) if own_pid() == process::id() => Circumstances::Started(start),
         _ => Circumstances::Unknown,
     }
+}
+
+/// No process has this pid. `/proc` does not tell: mounted with `hidepid`, it leaves out those of other
+/// users.
+pub(super) fn is_gone(pid: u32) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
+}
+
+/// `/proc` leaves out a process that exists.
+pub(super) fn is_hidden(pid: u32) -> bool {
+    !directory(pid).exists() && !is_gone(pid)
+}
+
+/// The pid of this process in the namespace that `/proc` is of.
+pub(super) fn own_pid() -> u32 {
+    let own = fs::read_link("/proc/self").ok();
+    own.and_then(|own| own.to_str()?.parse().ok()).unwrap_or_else(process::id)
 }
 
 /// When the process started, in clock ticks after the boot: the 22nd field of `stat`.
@@ -57,20 +77,12 @@ pub(super) fn sees_all() -> bool {
     pid_namespace() == Some(FIRST_PID_NAMESPACE)
 }
 
-pub(super) fn exists(pid: u32) -> bool {
-    directory(pid).exists()
-}
-
-/// The command's name, 15 bytes at most.
+/// The command's name, 15 bytes at most, which may be no text.
 pub(super) fn name(pid: u32) -> Option<String> {
-    let name = fs::read_to_string(directory(pid).join("comm")).ok()?;
-    let name: String = name.trim_end_matches('\n').chars().map(printable).collect();
-    Some(name).filter(|name| !name.is_empty())
-}
-
-/// A process chooses its name; it does not choose what an operator's terminal does.
-fn printable(letter: char) -> char {
-    if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter }
+    let name = fs::read(directory(pid).join("comm")).ok()?;
+    let name = String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name));
+    let shown = |letter| if is_printable(letter) { letter } else { char::REPLACEMENT_CHARACTER };
+    Some(name.chars().map(shown).collect()).filter(|name: &String| !name.is_empty())
 }
 
 pub(super) fn user(pid: u32) -> Option<String> {
@@ -84,18 +96,31 @@ pub(super) fn all() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// The locks that a process keeps by its descriptors.
-pub(super) fn locks(pid: u32) -> io::Result<Vec<Line>> {
+/// The locks that a process keeps by its descriptors; an error if it has more than so many.
+pub(super) fn locks(pid: u32, most: usize) -> io::Result<Vec<Line>> {
     let mut locks = Vec::new();
-    for descriptor in fs::read_dir(directory(pid).join("fdinfo"))? {
+    for (number, descriptor) in fs::read_dir(directory(pid).join("fdinfo"))?.enumerate() {
+        if number == most {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         // Descriptors come and go.
         let Ok(info) = descriptor.and_then(|entry| fs::read_to_string(entry.path())) else {
             continue;
         };
-        let lines = info.lines().filter_map(|line| line.strip_prefix("lock:\t"));
-        locks.extend(lines.filter_map(Line::parse));
+        locks.extend(locks_in(&info));
     }
     Ok(locks)
+}
+
+/// The locks that a file of this process keeps.
+pub(super) fn locks_of(file: &File) -> Vec<Line> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
+    locks_in(&info.unwrap_or_default()).collect()
+}
+
+/// The locks in what `fdinfo` says of a descriptor.
+fn locks_in(info: &str) -> impl Iterator<Item = Line> {
+    info.lines().filter_map(|line| Line::parse(line.strip_prefix("lock:\t")?))
 }
 
 #[cfg(test)]
@@ -108,7 +133,8 @@ mod tests {
         assert_eq!(this.pid, process::id());
         assert!(this.boot.is_some() && this.pid_namespace.is_some() && this.program.is_some());
         assert_eq!(look_up(this.pid), Circumstances::Started(this.start.unwrap()));
-        assert!(exists(this.pid));
+        assert!(!is_gone(this.pid) && !is_hidden(this.pid));
+        assert_eq!(own_pid(), this.pid);
     }
 
     #[test]
@@ -116,6 +142,19 @@ mod tests {
         let mut child = process::Command::new("true").spawn().unwrap();
         child.wait().unwrap();
         assert_eq!(look_up(child.id()), Circumstances::Gone);
+    }
+
+    #[test]
+    fn a_pid_that_can_not_be_is_not_known_to_be_gone() {
+        for pid in [1 << 31, u32::MAX] {
+            assert_eq!(look_up(pid), Circumstances::Unknown);
+        }
+    }
+
+    #[test]
+    fn a_process_with_too_many_files_is_not_looked_through() {
+        assert!(locks(process::id(), usize::MAX).is_ok());
+        assert!(locks(process::id(), 1).is_err());
     }
 
     /// A process chooses its name.

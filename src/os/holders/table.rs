@@ -8,6 +8,7 @@
 //! ```
 
 use crate::holder::Mode;
+use crate::os::fcntl::Range;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -74,8 +75,8 @@ impl Line {
         })
     }
 
-    pub(super) fn covers(&self, byte: u64) -> bool {
-        self.start <= byte && self.end.is_none_or(|end| byte <= end)
+    pub(super) fn overlaps(&self, range: Range) -> bool {
+        self.start < range.start + range.length && self.end.is_none_or(|end| range.start <= end)
     }
 
     /// In bytes; `None` if it has no end.
@@ -162,7 +163,11 @@ mod tests {
         assert_eq!(line("8 4250").length(), Some(4243));
         assert_eq!(line("8 EOF").length(), None);
         assert_eq!(line("8 7").length(), None);
-        assert!(line("8 9").covers(9) && !line("8 9").covers(10) && !line("8 9").covers(7));
-        assert!(line("8 EOF").covers(u64::MAX));
+        let range = |start, length| Range { start, length };
+        for (start, length) in [(8, 1), (9, 1), (9, 10), (0, 9), (0, 100)] {
+            assert!(line("8 9").overlaps(range(start, length)), "{start} {length}");
+        }
+        assert!(!line("8 9").overlaps(range(0, 8)) && !line("8 9").overlaps(range(10, 1)));
+        assert!(line("8 EOF").overlaps(range(1 << 62, 1)));
     }
 }
