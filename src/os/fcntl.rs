@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
@@ -58,7 +59,7 @@ pub(super) fn unlock(file: &File, range: Range) -> io::Result<()> {
 /// is none. The kernel names one of several.
 pub(super) fn blocker(file: &File, range: Range) -> io::Result<Option<Blocker>> {
     let mut lock = describe(libc::F_WRLCK, range)?;
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).map_err(with_number)?;
     if libc::c_int::from(lock.l_type) == libc::F_UNLCK {
         return Ok(None);
     }
@@ -85,8 +86,17 @@ fn call(
     range: Range,
 ) -> io::Result<()> {
     let lock = describe(kind, range)?;
-    fcntl(file, command(&lock))?;
+    fcntl(file, command(&lock)).map_err(with_number)?;
     Ok(())
+}
+
+/// nix names the errnos that the C library knows; a network file system has others (512, 524).
+fn with_number(error: Errno) -> io::Error {
+    match error {
+        // As it was set by the call that has just failed.
+        Errno::UnknownErrno => io::Error::last_os_error(),
+        known => known.into(),
+    }
 }
 
 fn describe(kind: libc::c_int, range: Range) -> io::Result<libc::flock> {

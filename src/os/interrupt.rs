@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
+use super::is_interrupted;
+
 /// How often the signal is repeated until the thread has left the call.
 const REPEAT: Duration = Duration::from_millis(2);
 
@@ -112,7 +114,7 @@ impl Interrupt {
             match call() {
                 Ok(()) => return Ok(Some(Waited::Acquired)),
                 // Asked for, or time to look at the clock, or somebody else's signal.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_interrupted(&error) => {}
                 Err(error) => return Err(error),
             }
         }

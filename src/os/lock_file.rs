@@ -24,7 +24,7 @@ use super::interrupt::{self, Interrupt};
 use super::turnstile::{DISTRUST, Gate, Turn, lock_in_turn};
 use super::{
     Access, Attempt, Effort, Identity, Protocol, Region, Waited, errno, fcntl, flock, fork,
-    holders, is_contention,
+    holders, is_contention, is_interrupted,
 };
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::{Holder, Mode};
@@ -35,6 +35,9 @@ const OPEN_ROUNDS: usize = 16;
 
 /// A wait on NFS is made anew after this time, because its wake-up may have been lost.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// So many times in a row a call that waits for nobody is made again when it was interrupted.
+const INTERRUPTIONS: usize = 100;
 
 /// The pauses between the tries where a wait cannot be left to the kernel.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -378,14 +381,16 @@ impl Gate for Wait<'_> {
     }
 }
 
-/// EINTR that nobody asked for is not an answer.
+/// EINTR that nobody asked for is not an answer, unless there is no other: a server may say so for
+/// ever.
 fn retrying(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-    loop {
+    for _ in 0..INTERRUPTIONS {
         match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_interrupted(&error) => {}
             answer => return answer,
         }
     }
+    Err(io::ErrorKind::Interrupted.into())
 }
 
 /// The file, and whether it is open for writing.

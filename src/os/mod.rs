@@ -98,6 +98,14 @@ fn is_contention(error: &io::Error) -> bool {
     matches!(errno(error), Some(Errno::EWOULDBLOCK | Errno::EACCES))
 }
 
+/// The kernel's own ERESTARTSYS: what a FUSE server's EINTR comes out as when no signal is pending.
+const KERNEL_ERESTARTSYS: i32 = 512;
+
+/// Whether a failed lock call is no answer, and to be made again.
+fn is_interrupted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(KERNEL_ERESTARTSYS)
+}
+
 fn errno(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw)
 }
@@ -143,6 +151,14 @@ mod tests {
             assert_eq!(lock_error_kind(&error), kind, "{error}");
             assert!(!is_contention(&error), "{error}");
         }
+    }
+
+    #[test]
+    fn a_signal_is_no_answer() {
+        for raw in [libc_errno(Errno::EINTR), KERNEL_ERESTARTSYS] {
+            assert!(is_interrupted(&io::Error::from_raw_os_error(raw)));
+        }
+        assert!(!is_interrupted(&io::Error::from_raw_os_error(libc_errno(Errno::EIO))));
     }
 
     #[test]
