@@ -163,8 +163,12 @@ impl Error {
 
     /// The same error, met while an open lock file that was removed was opened again.
     pub(crate) fn met_while_reopening(mut self, operation: Operation) -> Self {
-        let not_found = |source: &io::Error| source.kind() == io::ErrorKind::NotFound;
-        if self.0.kind == ErrorKind::NotAFile || self.0.source.as_ref().is_some_and(not_found) {
+        // A name that can neither be opened nor made anew belongs, on CIFS, to a file that is
+        // removed as soon as everybody has closed it.
+        let replaced = |source: &io::Error| {
+            matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists)
+        };
+        if self.0.kind == ErrorKind::NotAFile || self.0.source.as_ref().is_some_and(replaced) {
             self.0.kind = ErrorKind::Replaced;
         }
         self.0.operation = operation;

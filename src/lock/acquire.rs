@@ -258,7 +258,7 @@ fn acquire(
         match state {
             State::Start => *state = State::Queued(Request::new(lock.member(), mode)),
             State::Queued(request) => match ready!(Pin::new(&mut *request).poll(cx)) {
-                Ok(hold) if hold.is_local() || !lock.handle.options.verifies_path() => {
+                Ok(hold) if hold.is_local() || !lock.has_to_look(&hold) => {
                     *state = if lock.leads_to(&hold)? {
                         State::Held(hold)
                     } else {

@@ -368,13 +368,20 @@ impl FileLock {
         self.handle.current.lock().clone()
     }
 
-    /// Whether the lock is on the file that the path leads to, as far as that is asked for.
+    /// Whether the lock is on the file that the path leads to, as far as that must be known.
     fn leads_to(&self, hold: &Hold) -> Result<bool, Error> {
-        if self.handle.options.verifies_path() {
-            hold.member().is_at(self.path())
-        } else {
-            Ok(true)
+        if !self.has_to_look(hold) {
+            return Ok(true);
         }
+        let there = hold.member().is_at(self.path())?;
+        if there {
+            hold.saw_at_path();
+        }
+        Ok(there)
+    }
+
+    fn has_to_look(&self, hold: &Hold) -> bool {
+        self.handle.options.verifies_path() || !(hold.is_local() || hold.was_seen_at_path())
     }
 
     /// Another request of this handle has opened the file at the path anew.

@@ -24,7 +24,7 @@ use super::interrupt::{self, Interrupt};
 use super::turnstile::{DISTRUST, Gate, Turn, lock_in_turn};
 use super::{
     Access, Attempt, Effort, Identity, Protocol, Region, Waited, errno, fcntl, flock, fork,
-    holders, is_contention, is_interrupted,
+    holders, is_contention, is_gone, is_interrupted,
 };
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::{Holder, Mode};
@@ -68,6 +68,18 @@ impl LockFile {
         }
     }
 
+    /// As `identity_of`, where a server may know better than this machine's cache.
+    pub(crate) fn identity_at_server(path: &Path) -> Result<Option<Identity>, Error> {
+        // To open a directory makes an NFS client ask whether the directory has changed, and to
+        // forget what it knew of names in it if so ("close-to-open cache consistency", nfs(5)).
+        // One that may be searched only cannot be opened.
+        if let Some(directory) = path.parent() {
+            let flags = libc::O_DIRECTORY | libc::O_NONBLOCK;
+            let _ = OpenOptions::new().read(true).custom_flags(flags).open(directory);
+        }
+        Self::identity_of(path)
+    }
+
     pub(crate) fn open(path: &Path, access: Access) -> Result<Self, Error> {
         let (file, writable) = open(path, access).map_err(|error| open_error(path, error))?;
         let metadata = file.metadata().map_err(|error| open_error(path, error))?;
@@ -99,9 +111,14 @@ impl LockFile {
         self.file_system == FileSystem::Local
     }
 
-    /// Some path still leads to the file.
+    /// Some path still leads to the file, as far as the link count tells: an NFS client that removes
+    /// a file which it has open renames it, and the count stays.
     pub(crate) fn is_linked(&self) -> io::Result<bool> {
-        Ok(fstat(&self.file)?.st_nlink > 0)
+        match fstat(&self.file).map_err(io::Error::from) {
+            Ok(status) => Ok(status.st_nlink > 0),
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn range(&self, region: Region) -> fcntl::Range {

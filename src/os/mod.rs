@@ -106,6 +106,12 @@ fn is_interrupted(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(KERNEL_ERESTARTSYS)
 }
 
+/// Whether a failed call on an open file means that no path leads to the file any more: the server
+/// has forgotten it.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(errno(error), Some(Errno::ESTALE | Errno::ENOENT))
+}
+
 fn errno(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw)
 }

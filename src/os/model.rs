@@ -140,6 +140,10 @@ impl LockFile {
         Ok(DISK.lock().paths.get(path).map(|inode| identity(inode)))
     }
 
+    pub(crate) fn identity_at_server(path: &Path) -> Result<Option<Identity>, Error> {
+        Self::identity_of(path)
+    }
+
     pub(crate) fn open(path: &Path, access: Access) -> Result<Self, Error> {
         let inode = {
             let mut disk = DISK.lock();

@@ -16,7 +16,7 @@ use super::looks::Looks;
 use super::recorded::{Recorded, Signature, Told};
 use super::{Membership, Tenure};
 use crate::holder::{self, Holder, LONGEST, Record, Written};
-use crate::os::{Attempt, Effort, Identity, Interrupt, LockFile, Protocol, Region, Waited};
+use crate::os::{self, Attempt, Effort, Identity, Interrupt, LockFile, Protocol, Region, Waited};
 use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Requested};
 use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::trace;
@@ -37,11 +37,13 @@ const STAND_BACK: Duration = Duration::from_micros(100);
 pub(crate) struct OpenFile {
     first: LockFile,
     writable: OnceLock<LockFile>,
+    /// No path leads to the file any more.
+    gone: AtomicBool,
 }
 
 impl OpenFile {
     pub(super) fn new(file: LockFile) -> Self {
-        Self { first: file, writable: OnceLock::new() }
+        Self { first: file, writable: OnceLock::new(), gone: AtomicBool::new(false) }
     }
 
     /// Takes the descriptor if it allows more than those there are; otherwise gives it back.
@@ -62,6 +64,11 @@ impl OpenFile {
 
     pub(super) fn identity(&self) -> Identity {
         self.first.identity()
+    }
+
+    /// Known to be removed. A server may have given its identity to another file meanwhile.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 }
 
@@ -90,6 +97,8 @@ struct State {
     handovers_since_look: u32,
     /// In this tenure, or when its first handover was.
     last_look: Option<Instant>,
+    /// In this tenure a path was seen to lead to the file.
+    seen_at_path: bool,
     /// How to end the wait that is parked, if there is one: of which epoch, and by what.
     parked: Option<(u64, Arc<Interrupt>)>,
     signature: Option<Arc<Signature>>,
@@ -123,6 +132,7 @@ impl Entry {
             handing_over_since: None,
             handovers_since_look: 0,
             last_look: None,
+            seen_at_path: false,
             parked: None,
             signature: None,
             recorded: None,
@@ -142,6 +152,24 @@ impl Entry {
 
     pub(crate) fn file(&self) -> &OpenFile {
         &self.file
+    }
+
+    /// An entry of another region of the same file.
+    pub(super) fn of_region(&self, region: Region) -> Self {
+        Self::new(self.file.clone(), self.protocol, region)
+    }
+
+    pub(super) fn is_of(&self, file: &Arc<OpenFile>) -> bool {
+        Arc::ptr_eq(&self.file, file)
+    }
+
+    /// Whether a path was seen to lead to the file since the OS lock was acquired.
+    pub(super) fn was_seen_at_path(&self) -> bool {
+        self.state.lock().seen_at_path
+    }
+
+    pub(super) fn saw_at_path(&self) {
+        self.state.lock().seen_at_path = true;
     }
 
     pub(super) fn region(&self) -> Region {
@@ -273,7 +301,7 @@ impl Entry {
         match self.locked_file().try_lock(self.protocol, self.region, mode.into()) {
             Ok(Attempt::Acquired) => self.acquired(mode, epoch),
             Ok(Attempt::Busy) => self.event(|queue| queue.os_busy(epoch)),
-            Err(error) => self.event(|queue| queue.os_failed(epoch, error)),
+            Err(error) => self.failed(epoch, error),
         }
     }
 
@@ -299,8 +327,22 @@ impl Entry {
         match waited {
             Ok(Waited::Acquired) => self.acquired(mode, epoch),
             Ok(Waited::Interrupted) => self.event(|queue| queue.os_interrupted(epoch)),
-            Err(error) => self.event(|queue| queue.os_failed(epoch, error)),
+            Err(error) => self.failed(epoch, error),
         }
+    }
+
+    fn failed(&self, epoch: u64, error: io::Error) -> Effects<Waker> {
+        if os::is_gone(&error) {
+            self.gone(epoch)
+        } else {
+            self.event(|queue| queue.os_failed(epoch, error))
+        }
+    }
+
+    fn gone(&self, epoch: u64) -> Effects<Waker> {
+        // Before anybody is told to open the path anew.
+        self.file.gone.store(true, Ordering::Release);
+        self.event(|queue| queue.os_stale(epoch))
     }
 
     /// Ends the wait of this epoch if it is parked. One that is only on its way to its thread sees
@@ -329,13 +371,14 @@ impl Entry {
             state.handovers_since_look = 0;
             state.last_look = None;
             state.traced = traced.map(|tenure| (tenure, state.queue.counts().handovers));
+            state.seen_at_path = false;
             return state.queue.os_acquired(epoch);
         }
         // Part of this attempt: the next one must not start before the lock is back. Where the
         // unlock fails, nobody has a lock on this file that he could lose.
         let _ = file.unlock(self.protocol, self.region);
         match begun {
-            Ok(_) => self.event(|queue| queue.os_stale(epoch)),
+            Ok(_) => self.gone(epoch),
             Err(error) => self.event(|queue| queue.os_failed(epoch, error)),
         }
     }

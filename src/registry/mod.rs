@@ -138,11 +138,13 @@ impl Registry {
         Ok(Membership::new(this, this.admit(file, path, wanted)?, wanted))
     }
 
-    /// Joins those who use another region of a file that is open. Makes no system call.
-    fn join_region(&self, identity: Identity, wanted: &Wanted) -> Arc<Entry> {
-        let mut files = self.files.lock();
-        let registered = files.get_mut(&identity).expect("registered while it has members");
-        registered.count_in_region(wanted)
+    /// Joins those who use another region of this entry's file. Makes no system call.
+    fn join_region(&self, entry: &Entry, wanted: &Wanted) -> Arc<Entry> {
+        match self.files.lock().get_mut(&entry.file().identity()) {
+            Some(registered) if entry.is_of(&registered.file) => registered.count_in_region(wanted),
+            // Taken out because the file was gone. The first lock call finds that, too.
+            _ => Arc::new(entry.of_region(wanted.region)),
+        }
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -157,15 +159,23 @@ impl Registry {
         wanted: &Wanted,
     ) -> Result<Option<Arc<Entry>>, Error> {
         match self.files.lock().get_mut(&identity) {
-            Some(registered) => registered.count_in(path, wanted).map(Some),
-            None => Ok(None),
+            Some(registered) if !registered.file.is_gone() => {
+                registered.count_in(path, wanted).map(Some)
+            }
+            _ => Ok(None),
         }
     }
 
     /// Registers a file that was just opened, unless somebody was faster, and counts one member.
     fn admit(&self, file: LockFile, path: &Path, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
         let mut files = self.files.lock();
-        let (entry, surplus) = match files.entry(file.identity()) {
+        let identity = file.identity();
+        // A server may forget a file that this process has open, and give its number to the next.
+        let gone = match files.get(&identity) {
+            Some(registered) if registered.file.is_gone() => files.remove(&identity),
+            _ => None,
+        };
+        let (entry, surplus) = match files.entry(identity) {
             hash_map::Entry::Occupied(mut occupied) => {
                 let registered = occupied.get_mut();
                 let entry = registered.count_in(path, wanted);
@@ -182,17 +192,21 @@ impl Registry {
             }
         };
         drop(files);
-        drop(surplus);
+        drop((surplus, gone));
         entry
     }
 
     /// Counts one member less. The last use of a file is returned, to be closed outside; an entry of a
     /// file that stays in use is memory, and goes here, where it cannot become the last use.
-    fn leave(&self, entry: Arc<Entry>) -> Option<(Arc<Entry>, Registered)> {
+    fn leave(&self, entry: Arc<Entry>) -> Option<(Arc<Entry>, Option<Registered>)> {
         let mut files = self.files.lock();
         let entry = entry; // dropped before the mutex is let go
         let identity = entry.file().identity();
-        let registered = files.get_mut(&identity).expect("registered while it has members");
+        let registered = match files.get_mut(&identity) {
+            Some(registered) if entry.is_of(&registered.file) => registered,
+            // Taken out because the file was gone: nobody counts, and this may be the last one.
+            _ => return Some((entry, None)),
+        };
         let counted = registered.entries.get_mut(&entry.region()).expect("counted in");
         counted.members -= 1;
         if counted.members > 0 {
@@ -202,7 +216,7 @@ impl Registry {
         if !registered.entries.is_empty() {
             return None;
         }
-        files.remove(&identity).map(|registered| (entry, registered))
+        Some((entry, files.remove(&identity)))
     }
 
     /// How many regions of the file have members.
@@ -291,7 +305,7 @@ impl Membership {
 
     /// A membership of another region of the same open file, in the same protocol.
     pub(crate) fn of_region(&self, wanted: &Wanted) -> Arc<Self> {
-        let entry = self.registry.join_region(self.entry().file().identity(), wanted);
+        let entry = self.registry.join_region(self.entry(), wanted);
         Self::new(&self.registry, entry, wanted)
     }
 
@@ -304,9 +318,14 @@ impl Membership {
         (self.entry().file().identity(), self.entry().region())
     }
 
-    /// Whether the path still leads to the file. Makes a system call.
+    /// Whether the path still leads to the file. Makes system calls.
     pub(crate) fn is_at(&self, path: &Path) -> Result<bool, Error> {
-        match LockFile::identity_of(path) {
+        let identity = if self.entry().file().is_local() {
+            LockFile::identity_of(path)
+        } else {
+            LockFile::identity_at_server(path)
+        };
+        match identity {
             Ok(identity) => Ok(identity == Some(self.entry().file().identity())),
             // Something else is there now.
             Err(error) if error.kind() == ErrorKind::NotAFile => Ok(false),

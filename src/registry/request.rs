@@ -168,6 +168,15 @@ impl Hold {
         self.member.entry().file().is_local()
     }
 
+    /// Whether a path was seen to lead to the file since the OS lock was acquired.
+    pub(crate) fn was_seen_at_path(&self) -> bool {
+        self.member.entry().was_seen_at_path()
+    }
+
+    pub(crate) fn saw_at_path(&self) {
+        self.member.entry().saw_at_path();
+    }
+
     /// Releases, and tells what the OS said to it.
     pub(crate) async fn unlock(mut self) -> io::Result<()> {
         self.held = false;
