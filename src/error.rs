@@ -52,7 +52,8 @@ pub enum ErrorKind {
     /// An option that makes no sense, as it stands or together with another one.
     InvalidInput,
     /// The file system does not implement this kind of lock (`ENOSYS`, `EOPNOTSUPP`, `ENOTSUPP`,
-    /// `EINVAL`; see the ERRORS of flock(2) and fcntl(2)).
+    /// `EINVAL`; see the ERRORS of flock(2) and fcntl(2)), or is known to exclude the programs of
+    /// this machine only ([`OpenOptions::this_machine_only`](crate::OpenOptions::this_machine_only)).
     Unsupported,
     /// The lock service of a network file system does not answer, or the kernel is out of lock
     /// records (`ENOLCK`).
@@ -203,6 +204,8 @@ impl Error {
     /// What the reader can do, where that does not follow from the rest.
     fn advice(&self) -> Option<&'static str> {
         Some(match self.0.kind {
+            // Found by this crate, and the remedy is in the detail.
+            ErrorKind::Unsupported if self.0.source.is_none() => return None,
             ErrorKind::Unsupported => {
                 "its file system does not support this kind of lock: \
                  use the other protocol, or a lock file on a local file system"

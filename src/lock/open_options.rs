@@ -37,6 +37,7 @@ pub struct OpenOptions {
     tenure: Tenure,
     record: bool,
     label: Option<String>,
+    this_machine_only: bool,
 }
 
 impl OpenOptions {
@@ -50,6 +51,7 @@ impl OpenOptions {
             tenure: Tenure::default(),
             record: false,
             label: None,
+            this_machine_only: false,
         }
     }
 
@@ -137,6 +139,32 @@ impl OpenOptions {
         self
     }
 
+    /// Whether a lock will do that excludes the programs of this machine only; `false` by default,
+    /// and then opening is an error where it is known to be so.
+    ///
+    /// Known are 9p, sshfs, NFS mounts with `nolock` or `local_lock`, and CIFS mounts with `nobrl`,
+    /// by what `/proc/self/mountinfo` says of the mount. docs/PLATFORMS.md tells what is not known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio_filelock::FileLock;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("app.lock");
+    /// // Nobody locks this file from outside of the virtual machine.
+    /// let lock = FileLock::options().this_machine_only(true).open(&path).await?;
+    /// # drop(lock);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn this_machine_only(mut self, will_do: bool) -> Self {
+        self.this_machine_only = will_do;
+        self
+    }
+
     /// Whether this process leaves a [`Record`](crate::Record) of itself in the lock file while it
     /// holds the lock exclusively; `false` by default.
     ///
@@ -208,6 +236,8 @@ impl OpenOptions {
     /// [`ErrorKind::NotAFile`](crate::ErrorKind::NotAFile) if something else stands there,
     /// [`ErrorKind::ProtocolMismatch`](crate::ErrorKind::ProtocolMismatch) if this process has the
     /// file open with the other protocol,
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where locks are known to exclude
+    /// this machine only and that [is not enough](Self::this_machine_only),
     /// [`ErrorKind::RuntimeShutdown`](crate::ErrorKind::RuntimeShutdown) if the runtime shut down
     /// before the call ran, [`ErrorKind::Io`](crate::ErrorKind::Io) otherwise.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<FileLock, Error> {
@@ -264,6 +294,7 @@ impl OpenOptions {
             wait_on: self.wait_on,
             tenure: self.tenure,
             record,
+            this_machine_only: self.this_machine_only,
         }
     }
 

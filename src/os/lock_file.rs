@@ -21,6 +21,7 @@ use nix::sys::stat::fstat;
 use super::file_system::{self, FileSystem};
 use super::holders::Inode;
 use super::interrupt::{self, Interrupt};
+use super::mount::Mount;
 use super::turnstile::{DISTRUST, Gate, Turn, lock_in_turn};
 use super::{
     Access, Attempt, Effort, Identity, Protocol, Region, Waited, errno, fcntl, flock, fork,
@@ -51,6 +52,8 @@ pub(crate) struct LockFile {
     identity: Identity,
     writable: bool,
     file_system: FileSystem,
+    /// Where locks may exclude this machine only; `None` on a local file system.
+    mount: Option<Mount>,
     /// The process that opened it, and that its locks name.
     pid: u32,
     trust: Mutex<Trust>,
@@ -85,6 +88,7 @@ impl LockFile {
         let metadata = file.metadata().map_err(|error| open_error(path, error))?;
         let identity = regular(&metadata, path)?;
         let file_system = file_system::of(&file).map_err(|error| open_error(path, error))?;
+        let mount = if file_system == FileSystem::Local { None } else { Mount::of(&file) };
         let _disowned_by_children = fork::disown_in_children(&file);
         Ok(Self {
             _disowned_by_children,
@@ -92,6 +96,7 @@ impl LockFile {
             identity,
             writable,
             file_system,
+            mount,
             pid: process::id(),
             trust: Mutex::default(),
             inode: OnceLock::new(),
@@ -109,6 +114,11 @@ impl LockFile {
     /// Lock calls that do not wait for another holder return at once.
     pub(crate) fn is_local(&self) -> bool {
         self.file_system == FileSystem::Local
+    }
+
+    /// Why locks of this protocol exclude the programs of this machine only, if they do.
+    pub(crate) fn excludes_this_machine_only(&self, protocol: Protocol) -> Option<&'static str> {
+        self.mount.as_ref()?.excludes_this_machine_only(protocol)
     }
 
     /// Some path still leads to the file, as far as the link count tells: an NFS client that removes

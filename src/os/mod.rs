@@ -25,6 +25,8 @@ mod lock_file;
 #[cfg(any(test, tokio_filelock_loom))]
 #[cfg_attr(not(all(test, tokio_filelock_loom)), allow(dead_code))] // used in models
 pub(crate) mod model;
+#[cfg_attr(tokio_filelock_loom, allow(dead_code))]
+mod mount;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod scenarios;
 mod turnstile;

@@ -185,6 +185,10 @@ impl LockFile {
         true
     }
 
+    pub(crate) fn excludes_this_machine_only(&self, _protocol: Protocol) -> Option<&'static str> {
+        None
+    }
+
     pub(crate) fn is_linked(&self) -> io::Result<bool> {
         Ok(self.inode.state.lock().linked)
     }

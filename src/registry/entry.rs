@@ -70,6 +70,10 @@ impl OpenFile {
     pub(super) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
+
+    pub(super) fn excludes_this_machine_only(&self, protocol: Protocol) -> Option<&'static str> {
+        self.first.excludes_this_machine_only(protocol)
+    }
 }
 
 #[derive(Debug)]

@@ -76,6 +76,7 @@ mod tests {
 
     const WANTED: Wanted = Wanted {
         record: None,
+        this_machine_only: false,
         protocol: Protocol::Flock,
         region: Region::ONLY,
         access: Access { create: true, mode: None, read_only: false },

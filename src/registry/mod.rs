@@ -92,6 +92,8 @@ pub(crate) struct Wanted {
     pub(crate) tenure: Tenure,
     /// What to write into the lock file, if anything.
     pub(crate) record: Option<Arc<Signature>>,
+    /// A lock that excludes the programs of this machine only will do.
+    pub(crate) this_machine_only: bool,
 }
 
 impl Registry {
@@ -168,6 +170,7 @@ impl Registry {
 
     /// Registers a file that was just opened, unless somebody was faster, and counts one member.
     fn admit(&self, file: LockFile, path: &Path, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
+        check_reach(file.excludes_this_machine_only(wanted.protocol), path, wanted)?;
         let mut files = self.files.lock();
         let identity = file.identity();
         // A server may forget a file that this process has open, and give its number to the next.
@@ -231,6 +234,20 @@ impl Registry {
     }
 }
 
+/// Never silently weaker: a lock that other machines do not see is one that was asked for.
+fn check_reach(this_machine: Option<&str>, path: &Path, wanted: &Wanted) -> Result<(), Error> {
+    match this_machine {
+        Some(why) if !wanted.this_machine_only => {
+            let detail = format!(
+                "{why}: use another mount or protocol, or accept a lock that excludes this machine \
+                 only (`OpenOptions::this_machine_only`)"
+            );
+            Err(Error::found(ErrorKind::Unsupported, Operation::Open, path, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Registered {
     fn count_in(&mut self, path: &Path, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
         if self.protocol != wanted.protocol {
@@ -240,6 +257,7 @@ impl Registered {
             );
             return Err(Error::found(ErrorKind::ProtocolMismatch, Operation::Open, path, detail));
         }
+        check_reach(self.file.excludes_this_machine_only(self.protocol), path, wanted)?;
         Ok(self.count_in_region(wanted))
     }
 

@@ -84,6 +84,7 @@ const WANTED: Wanted = Wanted {
     access: Access { create: true, mode: None, read_only: false },
     wait_on: WaitOn::WaitPool,
     tenure: Tenure { handovers: 1, time: Duration::from_secs(1) },
+    this_machine_only: false,
 };
 
 /// Another process.

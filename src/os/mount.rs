@@ -1,0 +1,106 @@
+//! Whom the locks of a mount exclude: everybody who has the file system, or this machine only.
+//!
+//! Some mounts answer lock calls from the kernel's own table and tell no server: the lock is
+//! granted, and another host gets it as well. Nothing in the answer tells; the mount's options do,
+//! where they are known (proc_pid_mountinfo(5), nfs(5), mount.cifs(8)). What no option tells stays
+//! unnoticed: a FUSE server that has no locks, a server that grants what it does not keep.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+
+use super::Protocol;
+
+/// What a mount is, in the words of `/proc/self/mountinfo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mount {
+    kind: String,
+    options: String,
+}
+
+impl Mount {
+    /// `None` where `/proc` does not tell.
+    pub(super) fn of(file: &File) -> Option<Self> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        mounts.lines().find(|line| line.split(' ').next() == Some(id)).and_then(Self::parse)
+    }
+
+    /// `28 23 0:23 / /mnt rw,relatime shared:1 - nfs4 host:/ rw,vers=4.2,local_lock=none`
+    fn parse(line: &str) -> Option<Self> {
+        let (_, of_file_system) = line.split_once(" - ")?;
+        let mut words = of_file_system.split(' ');
+        let kind = words.next()?.to_owned();
+        let options = words.nth(1)?.to_owned();
+        Some(Self { kind, options })
+    }
+
+    /// Why locks of this protocol exclude the programs of this machine only, if it is known that
+    /// they do.
+    pub(super) fn excludes_this_machine_only(&self, protocol: Protocol) -> Option<&'static str> {
+        let has = |option: &str| self.options.split(',').any(|known| known == option);
+        match (self.kind.as_str(), protocol) {
+            ("nfs" | "nfs4", _) if has("local_lock=all") || has("nolock") => {
+                Some("its NFS mount keeps locks on this machine (`nolock` or `local_lock`)")
+            }
+            ("nfs" | "nfs4", Protocol::Flock) if has("local_lock=flock") => {
+                Some("its NFS mount keeps `flock` locks on this machine (`local_lock=flock`)")
+            }
+            ("nfs" | "nfs4", Protocol::Fcntl) if has("local_lock=posix") => {
+                Some("its NFS mount keeps `fcntl` locks on this machine (`local_lock=posix`)")
+            }
+            ("cifs" | "smb3", _) if has("nobrl") => {
+                Some("its CIFS mount keeps locks on this machine (`nobrl`)")
+            }
+            // The server drops the lock when any process of this machine, a child that was forked
+            // included, closes a descriptor of the file.
+            ("9p", _) => Some("on 9p other machines may get the lock while it is held"),
+            ("fuse.sshfs", _) => Some("sshfs keeps locks on this machine"),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests {
+    use super::*;
+
+    fn reach(line: &str) -> [bool; 2] {
+        let mount = Mount::parse(line).unwrap();
+        [Protocol::Flock, Protocol::Fcntl]
+            .map(|protocol| mount.excludes_this_machine_only(protocol).is_none())
+    }
+
+    /// Lines as Linux 6.1 wrote them.
+    #[test]
+    fn options_tell_whom_a_lock_excludes() {
+        let table = [
+            (
+                "28 23 0:23 / /mnt/a rw,relatime - nfs4 127.0.0.1:/ rw,vers=4.2,hard,proto=tcp,\
+                 clientaddr=127.0.0.1,local_lock=none,addr=127.0.0.1",
+                [true, true],
+            ),
+            (
+                "31 23 0:27 / /mnt/b rw - nfs 127.0.0.1:/ex rw,vers=3,hard,nolock,\
+                 nosharecache,local_lock=all,addr=127.0.0.1",
+                [false, false],
+            ),
+            ("31 23 0:27 / /mnt/b rw - nfs h:/ rw,vers=3,local_lock=flock", [false, true]),
+            ("31 23 0:27 / /mnt/b rw - nfs h:/ rw,vers=3,local_lock=posix", [true, false]),
+            ("40 23 0:30 / /mnt/c rw - cifs //h/share rw,vers=3.0,nobrl", [false, false]),
+            ("40 23 0:30 / /mnt/c rw - cifs //h/share rw,vers=3.0", [true, true]),
+            ("41 23 0:31 / /mnt/d rw - 9p 127.0.0.1 rw,access=user,trans=tcp", [false, false]),
+            ("42 23 0:32 / /mnt/e rw shared:7 - fuse.sshfs u@h: rw,user_id=0", [false, false]),
+            ("42 23 0:32 / /mnt/e rw shared:7 - fuse server rw,user_id=0", [true, true]),
+        ];
+        for (line, expected) in table {
+            assert_eq!(reach(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_mount_of_an_open_file_is_found() {
+        let mount = Mount::of(&File::open("/proc/self/status").unwrap()).unwrap();
+        assert_eq!(mount.kind, "proc");
+    }
+}
