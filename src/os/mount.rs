@@ -52,8 +52,8 @@ impl Mount {
             ("cifs" | "smb3", _) if has("nobrl") => {
                 Some("its CIFS mount keeps locks on this machine (`nobrl`)")
             }
-            // The server drops the lock when any process of this machine, a child that was forked
-            // included, closes a descriptor of the file.
+            // A child process closes its copy of the descriptor, and the server takes that for an
+            // unlock.
             ("9p", _) => Some("on 9p other machines may get the lock while it is held"),
             ("fuse.sshfs", _) => Some("sshfs keeps locks on this machine"),
             _ => None,

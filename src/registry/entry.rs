@@ -163,6 +163,11 @@ impl Entry {
         Self::new(self.file.clone(), self.protocol, region)
     }
 
+    /// Not by identity: a server may have given that of a file which is gone to the next one.
+    pub(super) fn is_of_same_file(&self, other: &Entry) -> bool {
+        Arc::ptr_eq(&self.file, &other.file)
+    }
+
     pub(super) fn is_of(&self, file: &Arc<OpenFile>) -> bool {
         Arc::ptr_eq(&self.file, file)
     }

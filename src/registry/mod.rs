@@ -328,7 +328,7 @@ impl Membership {
     }
 
     pub(crate) fn is_of_same_file(&self, other: &Self) -> bool {
-        self.entry().file().identity() == other.entry().file().identity()
+        self.entry().is_of_same_file(other.entry())
     }
 
     /// What is locked. The order is the same in every process of the machine.

@@ -63,6 +63,12 @@ impl LockSpaceOptions {
         Self { file: self.file.tenure(tenure) }
     }
 
+    /// Whether locks will do that exclude the programs of this machine only; see
+    /// [`OpenOptions::this_machine_only`].
+    pub fn this_machine_only(self, will_do: bool) -> Self {
+        Self { file: self.file.this_machine_only(will_do) }
+    }
+
     /// Opens the lock files.
     ///
     /// # Cancel safety

@@ -45,6 +45,7 @@ const ROLES: &[(&str, Role)] = &[
     ("lock step by step", records::lock_step_by_step),
     ("sign tenures", records::sign_tenures),
     ("find no room", records::find_no_room),
+    ("serve a fuse file system", support::fuse::serve),
 ];
 
 #[test]

@@ -29,7 +29,7 @@ lock, path, flags = getattr(fcntl, sys.argv[1]), sys.argv[2], int(sys.argv[3])
 file = open(path, 'r+')
 try:
     lock(file, flags | fcntl.LOCK_NB)
-except BlockingIOError:
+except (BlockingIOError, PermissionError): # CIFS says EACCES
     if sys.argv[4] == 'try':
         print('event: would block', flush=True)
         sys.exit()
@@ -42,9 +42,11 @@ sys.stdin.read()
 /// Takes the flag of the mode, the path, and whether to wait.
 const SHELL: &str = r#"
 hold='echo "event: held"; exec cat'
-flock --nonblock --conflict-exit-code 75 $1 "$2" sh -c "$hold"
+exec 3>&1
+said=$(LC_ALL=C flock --nonblock --conflict-exit-code 75 $1 "$2" sh -c "$hold" 2>&1 >&3)
 status=$?
-[ $status = 75 ] || exit $status
+case "$said" in *"Permission denied"*) status=75; esac # CIFS says EACCES
+[ $status = 75 ] || { echo "$said" >&2; exit $status; }
 [ "$3" = try ] && { echo "event: would block"; exit; }
 echo "event: waiting"
 exec flock $1 "$2" sh -c "$hold"

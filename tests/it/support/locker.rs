@@ -9,10 +9,12 @@ use std::task::Poll;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_filelock::{Error, FileLock, LockSpace, OpenOptions, Protocol, TryLockError};
+use tokio_filelock::{
+    Error, ExclusiveGuard, FileLock, LockSpace, OpenOptions, Protocol, SharedGuard, TryLockError,
+};
 
 use super::process::{Process, commands, say};
-use super::{Mode, kernel, protocol};
+use super::{Mode, kernel, options, protocol};
 
 /// The parent's side.
 pub(crate) struct Locker {
@@ -114,6 +116,12 @@ impl Locker {
     #[track_caller]
     pub(crate) fn unlock(&mut self) {
         assert_eq!(self.ask("unlock"), "unlocked");
+    }
+
+    /// Unlocks, and waits for the answer of the system.
+    #[track_caller]
+    pub(crate) fn release(&mut self) {
+        assert_eq!(self.ask("release"), "released");
     }
 
     /// Starts tasks that wait for the exclusive lock and let it go at once.
@@ -221,9 +229,14 @@ pub(crate) fn serve(_: &[String]) {
 struct Server {
     runtime: Runtime,
     lock: Option<FileLock>,
-    guard: Option<Box<dyn Send>>,
+    guard: Option<Held>,
     crowd: Vec<JoinHandle<()>>,
     children: Vec<Child>,
+}
+
+enum Held {
+    Exclusive(ExclusiveGuard),
+    Shared(SharedGuard),
 }
 
 impl Server {
@@ -231,12 +244,12 @@ impl Server {
         match verb {
             "open" => {
                 let (name, path) = rest.split_once(' ').unwrap();
-                self.open(FileLock::options().protocol(protocol(name)), path)
+                self.open(options(protocol(name)), path)
             }
             "record" => {
                 let mut words = rest.splitn(3, ' ');
                 let mut word = || words.next().unwrap();
-                let options = FileLock::options().protocol(protocol(word()));
+                let options = options(protocol(word()));
                 let path = word();
                 self.open(options.record(true).label(word()), path)
             }
@@ -253,8 +266,8 @@ impl Server {
             "try" => {
                 let lock = self.lock.as_ref().unwrap();
                 let tried = match rest.parse().unwrap() {
-                    Mode::Exclusive => lock.try_lock().map(boxed),
-                    Mode::Shared => lock.try_lock_shared().map(boxed),
+                    Mode::Exclusive => lock.try_lock().map(Held::Exclusive),
+                    Mode::Shared => lock.try_lock_shared().map(Held::Shared),
                 };
                 match tried {
                     Ok(guard) => self.hold(guard),
@@ -265,8 +278,8 @@ impl Server {
             "lock" => {
                 let lock = self.lock.clone().unwrap();
                 let locked = match rest.parse().unwrap() {
-                    Mode::Exclusive => self.wait(async move { lock.lock().await.map(boxed) }),
-                    Mode::Shared => self.wait(async move { lock.lock_shared().await.map(boxed) }),
+                    Mode::Exclusive => self.wait(lock.lock()).map(Held::Exclusive),
+                    Mode::Shared => self.wait(lock.lock_shared()).map(Held::Shared),
                 };
                 match locked {
                     Ok(guard) => self.hold(guard),
@@ -276,6 +289,16 @@ impl Server {
             "unlock" => {
                 assert!(self.guard.take().is_some(), "nothing is held");
                 "unlocked".to_owned()
+            }
+            "release" => {
+                let unlocked = match self.guard.take().expect("something is held") {
+                    Held::Exclusive(guard) => self.runtime.block_on(guard.unlock()),
+                    Held::Shared(guard) => self.runtime.block_on(guard.unlock()),
+                };
+                match unlocked {
+                    Ok(()) => "released".to_owned(),
+                    Err(error) => described(&error),
+                }
             }
             "crowd" => {
                 let lock = self.lock.clone().unwrap();
@@ -317,7 +340,7 @@ impl Server {
         }
     }
 
-    fn hold(&mut self, guard: Box<dyn Send>) -> String {
+    fn hold(&mut self, guard: Held) -> String {
         self.guard = Some(guard);
         "held".to_owned()
     }
@@ -334,10 +357,6 @@ impl Server {
             polled
         }))
     }
-}
-
-fn boxed<G: Send + 'static>(guard: G) -> Box<dyn Send> {
-    Box::new(guard)
 }
 
 fn described(error: &Error) -> String {

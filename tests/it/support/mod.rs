@@ -1,6 +1,7 @@
 //! What the tests share: processes and their events, lock files to play with, ways to look.
 
 pub(crate) mod foreign;
+pub(crate) mod fuse;
 pub(crate) mod kernel;
 pub(crate) mod locker;
 pub(crate) mod place;
@@ -18,7 +19,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio_filelock::{Error, ErrorKind, FileLock, Protocol, TryLockError};
+use tokio_filelock::{Error, ErrorKind, FileLock, OpenOptions, Protocol, TryLockError};
 
 /// How long a test waits for what must happen before it fails. It runs out only in a test that
 /// would hang otherwise.
@@ -94,7 +95,13 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 pub(crate) async fn open(path: impl AsRef<Path>, protocol: Protocol) -> FileLock {
-    FileLock::options().protocol(protocol).open(path).await.expect("the lock file opens")
+    options(protocol).open(path).await.expect("the lock file opens")
+}
+
+/// The default but for the protocol, unless the tests run where locks exclude one machine only.
+pub(crate) fn options(protocol: Protocol) -> OpenOptions {
+    let this_machine_only = std::env::var_os("TOKIO_FILELOCK_TEST_THIS_MACHINE_ONLY").is_some();
+    FileLock::options().protocol(protocol).this_machine_only(this_machine_only)
 }
 
 #[track_caller]

@@ -1,0 +1,285 @@
+//! File systems that answer lock calls with an error, or not at all: FUSE, with a server that does
+//! as it is told.
+//!
+//! Mounting needs `/dev/fuse` and the right to mount, so the tests are ignored, and run by
+//! `.ci/netfs`.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::libc;
+use tokio::runtime::Builder;
+use tokio_filelock::{Error, ErrorKind, FileLock, Protocol, TryLockError};
+use tokio_test::task::spawn;
+
+use crate::support::fuse::{Answer, FuseServer};
+use crate::support::locker::Locker;
+use crate::support::place::Place;
+use crate::support::{
+    Mode, PROTOCOLS, assert_names, assert_would_block, in_time, kernel, open, returns,
+};
+
+/// Time enough to ask a server on this machine, and short enough to run out in a test.
+const MOMENT: Duration = Duration::from_millis(500);
+
+#[tokio::test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+async fn what_the_server_refuses_is_an_error_that_says_so() {
+    let table = [
+        (libc::ENOSYS, ErrorKind::Unsupported, "does not support this kind of lock"),
+        (libc::EOPNOTSUPP, ErrorKind::Unsupported, "does not support this kind of lock"),
+        (libc::EINVAL, ErrorKind::Unsupported, "does not support this kind of lock"),
+        (libc::ENOLCK, ErrorKind::LockServiceUnavailable, "check the lock service"),
+        (libc::EBADF, ErrorKind::WrongAccess, "open for writing"),
+        (libc::EDEADLK, ErrorKind::Deadlock, "could not lock"),
+        (libc::EIO, ErrorKind::Io, "could not lock"),
+        (libc::EPERM, ErrorKind::Io, "could not lock"),
+    ];
+    let mut server = FuseServer::new();
+    for protocol in PROTOCOLS {
+        let lock = open(server.lock_file(), protocol).await;
+        for (errno, kind, says) in table {
+            server.answer_locks(Answer::Refuse(errno));
+            let asked = in_time(lock.lock()).await.map(drop).unwrap_err();
+            let Err(TryLockError::Error(tried)) = lock.try_lock_shared() else {
+                panic!("{errno} is no answer")
+            };
+            for error in [asked, tried] {
+                println!("{errno}: {error}");
+                assert_names(&error, kind, lock.path());
+                assert!(error.to_string().contains(says), "{error}");
+                assert_eq!(raw_os_error(&error), Some(errno), "{error}");
+            }
+            // Only those who asked get the error.
+            server.answer_locks(Answer::Grant);
+            in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
+        }
+    }
+}
+
+fn raw_os_error(error: &Error) -> Option<i32> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<std::io::Error>()?.raw_os_error()
+}
+
+#[tokio::test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+async fn contention_is_waited_for() {
+    let mut server = FuseServer::new();
+    for protocol in PROTOCOLS {
+        for errno in [libc::EAGAIN, libc::EACCES] {
+            let lock = open(server.lock_file(), protocol).await;
+            server.answer_locks(Answer::Refuse(errno));
+            assert_would_block(lock.try_lock());
+            let error = in_time(lock.lock().timeout(MOMENT)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+            let mut waiting = spawn(lock.lock());
+            assert!(waiting.poll().is_pending());
+            server.answer_locks(Answer::RefuseTimes(errno, 3));
+            in_time(waiting).await.unwrap().unlock().await.unwrap();
+        }
+    }
+}
+
+/// The kernel gives the server's EINTR to the program under a number of its own, 512.
+#[tokio::test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+async fn an_interrupted_call_is_made_again() {
+    let mut server = FuseServer::new();
+    for protocol in PROTOCOLS {
+        let lock = open(server.lock_file(), protocol).await;
+        server.answer_locks(Answer::RefuseTimes(libc::EINTR, 5));
+        server.answer_unlocks(Answer::RefuseTimes(libc::EINTR, 5));
+        in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
+        server.answer_locks(Answer::RefuseTimes(libc::EINTR, 5));
+        drop(lock.try_lock().unwrap());
+        // But not for ever.
+        server.answer_locks(Answer::Refuse(libc::EINTR));
+        let error = in_time(lock.lock()).await.unwrap_err();
+        assert_names(&error, ErrorKind::Io, lock.path());
+        server.answer_locks(Answer::Grant);
+    }
+}
+
+/// The path still leads there, but to a file that the server does not know.
+#[tokio::test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+async fn a_file_that_the_server_has_forgotten_is_opened_anew() {
+    let mut server = FuseServer::new();
+    for protocol in PROTOCOLS {
+        let lock = open(server.lock_file(), protocol).await;
+        server.answer_locks(Answer::RefuseTimes(libc::ESTALE, 3));
+        in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
+        server.answer_locks(Answer::RefuseTimes(libc::ESTALE, 3));
+        drop(lock.try_lock().unwrap());
+        server.answer_locks(Answer::Refuse(libc::ESTALE));
+        let error = in_time(lock.lock()).await.unwrap_err();
+        assert_names(&error, ErrorKind::Replaced, lock.path());
+        server.answer_locks(Answer::Grant);
+    }
+}
+
+#[tokio::test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+async fn a_refused_unlock_is_told_and_holds_up_nobody() {
+    let mut server = FuseServer::new();
+    for protocol in PROTOCOLS {
+        let lock = open(server.lock_file(), protocol).await;
+        server.answer_unlocks(Answer::Refuse(libc::EIO));
+        let guard = in_time(lock.lock()).await.unwrap();
+        let error = in_time(guard.unlock()).await.unwrap_err();
+        println!("{error}");
+        assert_names(&error, ErrorKind::Io, lock.path());
+        assert!(error.to_string().starts_with("could not unlock"), "{error}");
+        drop(in_time(lock.lock()).await.unwrap());
+        drop(in_time(lock.lock()).await.unwrap());
+        server.answer_unlocks(Answer::Grant);
+    }
+}
+
+/// Whole file or the region's range, never the byte of the turnstile, and no questions.
+#[tokio::test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+async fn there_is_no_turnstile() {
+    let mut server = FuseServer::new();
+    for protocol in PROTOCOLS {
+        let lock = open(server.lock_file(), protocol).await;
+        server.answer_locks(Answer::RefuseTimes(libc::EAGAIN, 4));
+        let guard = in_time(lock.lock()).await.unwrap();
+        assert!(!guard.contended());
+        guard.unlock().await.unwrap();
+    }
+    let calls = server.calls();
+    println!("{calls:#?}");
+    // The kernel says of an unlock by flock(2) that it would wait.
+    let mut expected = vec![format!("set 0..{} exclusive", i64::MAX); 5];
+    expected.push(format!("wait 0..{} unlock", i64::MAX));
+    expected.extend(vec![format!("set 0..{} exclusive", std::process::id()); 5]);
+    expected.push(format!("set 0..{} unlock", std::process::id()));
+    assert_eq!(calls, expected);
+}
+
+/// What cannot be noticed.
+#[test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+fn a_server_that_grants_what_it_does_not_keep_is_believed() {
+    let server = FuseServer::new();
+    for protocol in PROTOCOLS {
+        let one = Locker::holding(&server.lock_file(), protocol, Mode::Exclusive);
+        let other = Locker::holding(&server.lock_file(), protocol, Mode::Exclusive);
+        one.finish();
+        other.finish();
+    }
+}
+
+/// Neither workers, nor `tokio::fs`, nor other locks, on this file system or another one.
+#[test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+fn a_server_that_never_answers_blocks_nobody_else() {
+    for protocol in PROTOCOLS {
+        let mut server = FuseServer::new();
+        let place = Place::new();
+        let runtime =
+            Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
+        let lock = runtime.block_on(async {
+            let lock = open(server.lock_file(), protocol).await;
+            let neighbour = open(server.at("b.lock"), protocol).await;
+            let local = open(place.lock_file(), protocol).await;
+            let before = wait_threads();
+            server.answer_locks(Answer::Hang);
+            let waiting: Vec<_> = (0..100)
+                .map(|_| {
+                    let lock = lock.clone();
+                    tokio::spawn(async move { lock.lock().timeout(MOMENT).await.map(drop) })
+                })
+                .collect();
+            for task in waiting {
+                let error = in_time(task).await.unwrap().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+            }
+            assert!(wait_threads() <= before + 1, "one thread for the file that hangs");
+            // The first call hangs still, and its thread with it.
+            server.answer_locks(Answer::Grant);
+            let error = in_time(lock.lock().timeout(MOMENT)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+            in_time(neighbour.lock()).await.unwrap().unlock().await.unwrap();
+            in_time(local.lock()).await.unwrap().unlock().await.unwrap();
+            in_time(tokio::fs::write(place.data_file(), "x")).await.unwrap();
+            lock
+        });
+        let waiting = lock.clone();
+        runtime.spawn(async move { waiting.lock().await.map(drop) });
+        runtime.block_on(tokio::task::yield_now());
+        returns(|| drop(runtime));
+        drop(lock);
+        server.kill();
+        kernel::await_no_wait_threads();
+    }
+}
+
+#[tokio::test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+async fn an_unlock_that_is_never_answered_holds_up_its_own_lock_only() {
+    for protocol in PROTOCOLS {
+        let mut server = FuseServer::new();
+        let lock = open(server.lock_file(), protocol).await;
+        let neighbour = open(server.at("b.lock"), protocol).await;
+        let guard = in_time(lock.lock()).await.unwrap();
+        server.answer_unlocks(Answer::Hang);
+        drop(guard);
+        let error = in_time(lock.lock().timeout(MOMENT)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        drop(in_time(neighbour.lock()).await.unwrap());
+        // The death of the server is an answer.
+        let mut waiting = spawn(lock.lock());
+        assert!(waiting.poll().is_pending());
+        server.kill();
+        let error = in_time(waiting).await.unwrap_err();
+        println!("{error}");
+        assert_names(&error, ErrorKind::Io, lock.path());
+    }
+}
+
+#[tokio::test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+async fn a_lookup_that_is_never_answered_holds_up_its_own_file_only() {
+    let mut server = FuseServer::new();
+    let place = Place::new();
+    let held = open(server.at("b.lock"), Protocol::Flock).await;
+    server.answer_lookups(Answer::Hang);
+    let opening = tokio::spawn(FileLock::open(server.lock_file()));
+    // The path is looked at before a guard is given out, with the lock held.
+    let mut looking = spawn(held.lock());
+    assert!(looking.poll().is_pending());
+    let local = in_time(FileLock::open(place.lock_file())).await.unwrap();
+    in_time(local.lock()).await.unwrap().unlock().await.unwrap();
+    in_time(async { fs::write(place.data_file(), "x") }).await.unwrap();
+    drop(looking);
+    server.kill();
+    let error = in_time(opening).await.unwrap().unwrap_err();
+    println!("{error}");
+    assert_names(&error, ErrorKind::Io, &server.lock_file());
+}
+
+#[tokio::test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+async fn a_server_that_dies_leaves_errors() {
+    for protocol in PROTOCOLS {
+        let mut server = FuseServer::new();
+        let lock = open(server.lock_file(), protocol).await;
+        let guard = in_time(lock.lock()).await.unwrap();
+        server.kill();
+        let error = in_time(guard.unlock()).await.unwrap_err();
+        assert_names(&error, ErrorKind::Io, lock.path());
+        let error = in_time(lock.lock()).await.unwrap_err();
+        println!("{error}");
+        assert_names(&error, ErrorKind::Io, lock.path());
+        let error = in_time(FileLock::open(server.lock_file())).await.unwrap_err();
+        assert_names(&error, ErrorKind::Io, &server.lock_file());
+    }
+}
+
+fn wait_threads() -> usize {
+    let names = kernel::threads(std::process::id());
+    names.iter().filter(|name| *name == "filelock-wait").count()
+}

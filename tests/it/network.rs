@@ -1,0 +1,536 @@
+//! Network file systems: two mounts of one directory stand for two hosts.
+//!
+//! `.ci/netfs` mounts them in a virtual machine and runs these tests, which are ignored elsewhere.
+//! It gives the file system's name and the two directories in the environment; without them the
+//! tests fail. What a file system is known to do differently stands in [`Traits`], and is
+//! asserted as well: the table in docs/PLATFORMS.md says the same.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::runtime::Builder;
+use tokio_filelock::{ErrorKind, FileLock, Protocol, TryLockError};
+use tokio_test::task::spawn;
+
+use crate::support::foreign::{PROGRAMS, Program};
+use crate::support::locker::{Locker, is_free};
+use crate::support::place::Place;
+use crate::support::process::{Process, gather};
+use crate::support::{
+    Mode, PROTOCOLS, assert_would_block, in_time, kernel, open, options, returns, until,
+};
+
+/// A directory as two hosts see it.
+struct Hosts {
+    traits: Traits,
+    one: TempDir,
+    other: PathBuf,
+}
+
+/// What is not the same on all network file systems.
+#[derive(Clone, Copy)]
+struct Traits {
+    /// Locks of flock(2) and of fcntl(2) exclude each other.
+    one_lock_space: bool,
+    /// The exclusive `flock` is granted on a descriptor that is open for reading.
+    exclusive_for_readers: bool,
+    /// The same, between processes of one host.
+    one_lock_space_here: bool,
+    /// A file that was removed keeps its name from others until everybody has closed it.
+    removed_names_stay: bool,
+}
+
+impl Hosts {
+    fn new() -> Self {
+        let name = variable("TOKIO_FILELOCK_TEST_FILE_SYSTEM");
+        let mounts = variable("TOKIO_FILELOCK_TEST_MOUNTS");
+        let (one, other) = mounts.split_once(':').expect("two directories, with a colon between");
+        let directory = tempfile::tempdir_in(one).expect("a directory on the file system");
+        let other = Path::new(other).join(directory.path().file_name().unwrap());
+        until("the other host sees the directory", || other.is_dir());
+        Self { traits: Traits::of(&name), one: directory, other }
+    }
+
+    fn one(&self) -> PathBuf {
+        self.one.path().join("app.lock")
+    }
+
+    fn other(&self) -> PathBuf {
+        self.other.join("app.lock")
+    }
+}
+
+impl Traits {
+    fn of(file_system: &str) -> Self {
+        let usual = Self {
+            one_lock_space: true,
+            one_lock_space_here: true,
+            exclusive_for_readers: true,
+            removed_names_stay: false,
+        };
+        let apart = Self { one_lock_space: false, one_lock_space_here: false, ..usual };
+        match file_system {
+            "nfs 4.2" => Self { exclusive_for_readers: false, ..usual },
+            "nfs 3" | "9p" => usual,
+            "nfs 3, nolock" => apart,
+            "cifs" => Self { removed_names_stay: true, ..usual },
+            "cifs, nobrl" => Self { removed_names_stay: true, ..apart },
+            _ => panic!("not known: {file_system}"),
+        }
+    }
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run .ci/netfs"))
+}
+
+#[test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+fn what_one_host_holds_decides_what_another_gets() {
+    let table = [
+        (Mode::Exclusive, Mode::Exclusive, "would block"),
+        (Mode::Exclusive, Mode::Shared, "would block"),
+        (Mode::Shared, Mode::Exclusive, "would block"),
+        (Mode::Shared, Mode::Shared, "held"),
+    ];
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let mut one = Locker::open(&hosts.one(), protocol);
+        let mut other = Locker::open(&hosts.other(), protocol);
+        for (held, tried, answer) in table {
+            assert_eq!(one.try_lock(held), "held");
+            assert_eq!(other.try_lock(tried), answer, "{protocol:?}: {tried} beside {held}");
+            if answer == "held" {
+                other.release();
+            }
+            one.release();
+            assert_eq!(other.try_lock(tried), "held", "{protocol:?}: {tried} after {held}");
+            other.release();
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+fn no_increment_of_two_hosts_is_lost_with_flock() {
+    increment(Protocol::Flock);
+}
+
+#[test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+fn no_increment_of_two_hosts_is_lost_with_fcntl() {
+    increment(Protocol::Fcntl);
+}
+
+fn increment(protocol: Protocol) {
+    let hosts = Hosts::new();
+    // On a local file system: what other hosts see of data is another question.
+    let place = Place::new();
+    let data = place.data_file();
+    fs::write(&data, "0").unwrap();
+    let started = Instant::now();
+    let mut processes: Vec<_> = [hosts.one(), hosts.other(), hosts.one(), hosts.other()]
+        .map(|lock| {
+            let arguments =
+                [&format!("{protocol:?}"), lock.to_str().unwrap(), data.to_str().unwrap()];
+            Process::in_role("count", &arguments)
+        })
+        .into();
+    gather(&mut processes);
+    for process in processes {
+        let counters = process.event();
+        println!("{protocol:?}: acquisitions, tenures, handovers: {counters}");
+        assert!(counters.starts_with("1000 "), "{counters}");
+        process.finish();
+    }
+    println!("{protocol:?}: 4 processes on 2 hosts, {:?}", started.elapsed());
+    assert_eq!(fs::read_to_string(data).unwrap(), "4000");
+}
+
+#[test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+fn a_wait_ends_with_the_lock_of_another_host() {
+    for protocol in PROTOCOLS {
+        for mode in [Mode::Exclusive, Mode::Shared] {
+            let hosts = Hosts::new();
+            let mut holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
+            let mut waiter = Locker::open(&hosts.other(), protocol);
+            waiter.start_to_wait(mode);
+            holder.unlock();
+            waiter.expect_held();
+            assert_eq!(holder.try_lock(Mode::Exclusive), "would block");
+            waiter.release();
+            assert_eq!(holder.try_lock(Mode::Exclusive), "held");
+            holder.release();
+        }
+    }
+}
+
+/// Prints what it takes; asserts that it ends.
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn waits_are_woken() {
+    const ROUNDS: usize = 20;
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let one = open(hosts.one(), protocol).await;
+        let other = open(hosts.other(), protocol).await;
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            let guard = in_time(one.lock()).await.unwrap();
+            let lock = other.clone();
+            let waiting = tokio::spawn(async move {
+                let guard = lock.lock().await.unwrap();
+                (guard, Instant::now())
+            });
+            // So that it has had the time to go to sleep; nothing depends on it.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            guard.unlock().await.unwrap();
+            let unlocked = Instant::now();
+            let (guard, granted) = in_time(waiting).await.unwrap();
+            times.push(granted.saturating_duration_since(unlocked));
+            guard.unlock().await.unwrap();
+        }
+        times.sort();
+        println!(
+            "{protocol:?}: from unlocked to granted on the other host, {ROUNDS} times: \
+             min {:?}, median {:?}, max {:?}",
+            times[0],
+            times[ROUNDS / 2],
+            times[ROUNDS - 1]
+        );
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn a_wait_that_nobody_wants_ends() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
+        let lock = open(hosts.other(), protocol).await;
+        let error = lock.lock().timeout(Duration::from_millis(500)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        let mut waiting = spawn(lock.lock());
+        assert!(waiting.poll().is_pending());
+        drop(waiting);
+        // The holder holds it all the time.
+        kernel::await_no_wait_threads();
+        assert_would_block(lock.try_lock_shared());
+        holder.finish();
+        let mut next = Locker::open(&hosts.other(), protocol);
+        next.lock(Mode::Exclusive);
+        next.release();
+        assert_eq!(lock.counters().acquisitions, 0);
+    }
+}
+
+#[test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+fn dropping_a_runtime_ends_its_waits() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
+        let lock = futures::executor::block_on(open(hosts.other(), protocol));
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.spawn(async move { lock.lock().await.map(drop) });
+        runtime.block_on(tokio::task::yield_now());
+        returns(|| drop(runtime));
+        kernel::await_no_wait_threads();
+        holder.finish();
+        let mut next = Locker::open(&hosts.other(), protocol);
+        next.lock(Mode::Exclusive);
+        next.finish();
+    }
+}
+
+#[test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+fn a_waiter_gets_the_lock_of_a_holder_killed_on_another_host() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
+        let mut waiter = Locker::open(&hosts.other(), protocol);
+        waiter.start_to_wait(Mode::Exclusive);
+        let started = Instant::now();
+        holder.kill();
+        waiter.expect_held();
+        println!("{protocol:?}: from the kill to the lock: {:?}", started.elapsed());
+        assert!(!is_free(&hosts.one(), protocol, Mode::Shared));
+        waiter.release();
+        assert!(is_free(&hosts.one(), protocol, Mode::Exclusive));
+    }
+}
+
+#[test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+fn a_waiter_that_is_killed_stands_in_nobodys_way() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let mut holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
+        let mut victim = Locker::open(&hosts.other(), protocol);
+        victim.start_to_wait(Mode::Exclusive);
+        victim.kill();
+        let mut waiter = Locker::open(&hosts.other(), protocol);
+        waiter.start_to_wait(Mode::Exclusive);
+        holder.unlock();
+        waiter.expect_held();
+        waiter.release();
+        assert_eq!(holder.try_lock(Mode::Exclusive), "held");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn programs_on_another_host_exclude_us_and_are_excluded() {
+    for protocol in PROTOCOLS {
+        for program in PROGRAMS {
+            let hosts = Hosts::new();
+            let excludes = program.protocol() == protocol || hosts.traits.one_lock_space;
+            assert_excludes(&hosts.one(), protocol, &hosts.other(), program, excludes).await;
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn programs_on_this_host_exclude_us_and_are_excluded() {
+    for protocol in PROTOCOLS {
+        for program in PROGRAMS {
+            let hosts = Hosts::new();
+            let excludes = program.protocol() == protocol || hosts.traits.one_lock_space_here;
+            assert_excludes(&hosts.one(), protocol, &hosts.one(), program, excludes).await;
+        }
+    }
+}
+
+async fn assert_excludes(
+    ours: &Path,
+    protocol: Protocol,
+    theirs: &Path,
+    program: Program,
+    excludes: bool,
+) {
+    let lock = open(ours, protocol).await;
+    let foreign = program.hold(theirs, Mode::Exclusive);
+    let tried = lock.try_lock();
+    let refused = matches!(tried, Err(TryLockError::WouldBlock(_)));
+    foreign.finish();
+    drop(tried);
+    let guard = in_time(lock.lock()).await.unwrap();
+    let gets = program.gets(theirs, Mode::Exclusive);
+    guard.unlock().await.unwrap();
+    println!("{protocol:?} and {program:?}: excluded {refused}, excludes {}", !gets);
+    assert_eq!((refused, !gets), (excludes, excludes), "{protocol:?} and {program:?}");
+    assert!(program.gets(theirs, Mode::Exclusive), "{program:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn we_wait_for_programs_on_another_host() {
+    for program in PROGRAMS {
+        let hosts = Hosts::new();
+        let lock = open(hosts.one(), program.protocol()).await;
+        let foreign = program.hold(&hosts.other(), Mode::Exclusive);
+        let mut waiting = spawn(lock.lock());
+        assert!(waiting.poll().is_pending());
+        foreign.finish();
+        in_time(waiting).await.unwrap().unlock().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn the_exclusive_lock_may_need_write_access() {
+    let hosts = Hosts::new();
+    fs::write(hosts.one(), "").unwrap();
+    let lock = options(Protocol::Flock).read_only(true).open(hosts.one()).await.unwrap();
+    let reader = in_time(lock.lock_shared()).await.unwrap();
+    assert!(is_free(&hosts.other(), Protocol::Flock, Mode::Shared));
+    assert!(!is_free(&hosts.other(), Protocol::Flock, Mode::Exclusive));
+    reader.unlock().await.unwrap();
+    match in_time(lock.lock()).await {
+        Ok(_) => assert!(hosts.traits.exclusive_for_readers),
+        Err(error) => {
+            assert!(!hosts.traits.exclusive_for_readers, "{error}");
+            assert_eq!(error.kind(), ErrorKind::WrongAccess, "{error}");
+            assert!(error.to_string().contains("open for writing"), "{error}");
+        }
+    }
+    // By the other protocol it always does.
+    let path = hosts.one().with_extension("fcntl");
+    fs::write(&path, "").unwrap();
+    let lock = options(Protocol::Fcntl).read_only(true).open(path).await.unwrap();
+    let error = in_time(lock.lock()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongAccess, "{error}");
+}
+
+/// A file on two mounts has two identities: the process is two hosts to itself.
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn one_process_excludes_itself_on_two_mounts() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let one = open(hosts.one(), protocol).await;
+        let other = open(hosts.other(), protocol).await;
+        let guard = in_time(one.lock()).await.unwrap();
+        assert_would_block(other.try_lock());
+        let mut waiting = spawn(other.lock());
+        assert!(waiting.poll().is_pending());
+        guard.unlock().await.unwrap();
+        let guard = in_time(waiting).await.unwrap();
+        assert_would_block(one.try_lock_shared());
+        guard.unlock().await.unwrap();
+        assert_eq!((one.counters().tenures, other.counters().tenures), (1, 1));
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn a_downgrade_keeps_the_lock() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let lock = open(hosts.one(), protocol).await;
+        let reader = in_time(lock.lock()).await.unwrap().downgrade();
+        assert!(!is_free(&hosts.other(), protocol, Mode::Exclusive));
+        let another = in_time(lock.lock_shared()).await.unwrap();
+        drop(reader);
+        another.unlock().await.unwrap();
+        assert!(is_free(&hosts.other(), protocol, Mode::Exclusive));
+    }
+}
+
+/// No descriptor of ours is inherited over `exec`, but the child has it for a moment.
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn a_child_process_neither_drops_nor_keeps_the_lock() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let mut parent = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
+        parent.start_child();
+        assert!(!is_free(&hosts.one(), protocol, Mode::Shared), "{protocol:?}, same host");
+        assert!(!is_free(&hosts.other(), protocol, Mode::Shared), "{protocol:?}, other host");
+        parent.finish();
+        assert!(is_free(&hosts.other(), protocol, Mode::Exclusive), "{protocol:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn closing_another_descriptor_releases_nothing() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let lock = open(hosts.one(), protocol).await;
+        let guard = in_time(lock.lock()).await.unwrap();
+        drop(fs::File::open(hosts.one()).unwrap());
+        drop(open(hosts.one(), protocol).await);
+        assert!(!is_free(&hosts.one(), protocol, Mode::Shared), "{protocol:?}, same host");
+        assert!(!is_free(&hosts.other(), protocol, Mode::Shared), "{protocol:?}, other host");
+        guard.unlock().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn a_lock_file_removed_on_this_host_is_left() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let lock = open(hosts.one(), protocol).await;
+        in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
+        fs::remove_file(hosts.one()).unwrap();
+        if hosts.traits.removed_names_stay {
+            nobody_gets_what_is_removed(lock, &hosts, protocol).await;
+        } else {
+            await_exclusion(&lock, &hosts, protocol).await;
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn a_lock_file_removed_on_another_host_is_left() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let lock = open(hosts.one(), protocol).await;
+        in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
+        fs::remove_file(hosts.other()).unwrap();
+        if hosts.traits.removed_names_stay {
+            nobody_gets_what_is_removed(lock, &hosts, protocol).await;
+        } else {
+            fs::write(hosts.other(), "").unwrap();
+            await_exclusion(&lock, &hosts, protocol).await;
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn a_lock_file_removed_on_another_host_is_left_by_those_who_wait() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let holder = Locker::holding(&hosts.other(), protocol, Mode::Exclusive);
+        let lock = open(hosts.one(), protocol).await;
+        let mut waiting = spawn(lock.lock());
+        assert!(waiting.poll().is_pending());
+        fs::remove_file(hosts.other()).unwrap();
+        if hosts.traits.removed_names_stay {
+            holder.finish();
+            drop(in_time(waiting).await);
+            nobody_gets_what_is_removed(lock, &hosts, protocol).await;
+            continue;
+        }
+        fs::write(hosts.other(), "").unwrap();
+        holder.finish();
+        let guard = in_time(waiting).await.unwrap();
+        assert!(!is_free(&hosts.other(), protocol, Mode::Shared), "{protocol:?}: not excluded");
+        guard.unlock().await.unwrap();
+    }
+}
+
+/// CIFS: the name of a removed file is nobody's until the last handle is gone. Until then there is
+/// an error, or a guard of the old file, which nobody else can open.
+async fn nobody_gets_what_is_removed(lock: FileLock, hosts: &Hosts, protocol: Protocol) {
+    let locked = in_time(lock.lock()).await;
+    let mut other = Locker::new();
+    let answer = match other.try_open(&hosts.other(), protocol).as_str() {
+        "open" => other.try_lock(Mode::Shared),
+        error => error.to_owned(),
+    };
+    println!("{protocol:?}: here {locked:?}, there {answer}");
+    assert_ne!(answer, "held");
+    match locked {
+        Ok(guard) => guard.unlock().await.unwrap(),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Replaced, "{error}"),
+    }
+    other.finish();
+    drop(lock);
+    kernel::await_no_wait_threads();
+    let lock = open(hosts.other(), protocol).await;
+    in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
+}
+
+/// A guard that is given out excludes those who open the path now.
+async fn await_exclusion(lock: &FileLock, hosts: &Hosts, protocol: Protocol) {
+    let guard = in_time(lock.lock()).await.unwrap();
+    assert!(!is_free(&hosts.one(), protocol, Mode::Shared), "{protocol:?}: same host");
+    assert!(!is_free(&hosts.other(), protocol, Mode::Shared), "{protocol:?}: other host");
+    guard.unlock().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn a_refused_exclusive_try_keeps_the_shared_lock() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let mut other = Locker::holding(&hosts.other(), protocol, Mode::Shared);
+        let lock = open(hosts.one(), protocol).await;
+        let reader = lock.try_lock_shared().unwrap();
+        assert!(matches!(lock.try_lock(), Err(TryLockError::WouldBlock(_))));
+        other.release();
+        assert_eq!(other.try_lock(Mode::Exclusive), "would block");
+        reader.unlock().await.unwrap();
+        assert_eq!(other.try_lock(Mode::Exclusive), "held");
+    }
+}

@@ -1,0 +1,285 @@
+//! A FUSE file system whose lock calls are answered as the test says, in a process of its own: a
+//! server that hangs can be killed.
+//!
+//! It has any number of lock files, `a.lock` to `z.lock`, all empty and without memory: a lock that
+//! is granted is not kept.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
+
+use fuser::{
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, MountOption, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyLock, Request,
+};
+use nix::libc;
+use nix::mount::{MntFlags, umount2};
+use tempfile::TempDir;
+
+use super::process::{Process, commands, say};
+
+/// The mounted file system. Killed and unmounted when dropped.
+pub(crate) struct FuseServer {
+    /// `None` when it was killed.
+    process: Option<Process>,
+    mountpoint: TempDir,
+}
+
+/// What the server does with lock calls from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Grant,
+    /// An errno.
+    Refuse(i32),
+    /// An errno so many times, then a grant.
+    RefuseTimes(i32, u32),
+    /// No answer, ever.
+    Hang,
+}
+
+impl FuseServer {
+    #[track_caller]
+    pub(crate) fn new() -> Self {
+        let mountpoint = tempfile::tempdir().expect("a temporary directory");
+        let path = mountpoint.path().to_str().expect("told in text");
+        let process = Process::in_role("serve a fuse file system", &[path]);
+        process.expect("mounted");
+        Self { process: Some(process), mountpoint }
+    }
+
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.mountpoint.path().join(name)
+    }
+
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.at("a.lock")
+    }
+
+    #[track_caller]
+    pub(crate) fn answer_locks(&mut self, answer: Answer) {
+        self.answer("lock", answer);
+    }
+
+    #[track_caller]
+    pub(crate) fn answer_unlocks(&mut self, answer: Answer) {
+        self.answer("unlock", answer);
+    }
+
+    /// What looking names up and opening is answered with.
+    #[track_caller]
+    pub(crate) fn answer_lookups(&mut self, answer: Answer) {
+        self.answer("lookup", answer);
+    }
+
+    #[track_caller]
+    fn answer(&mut self, call: &str, answer: Answer) {
+        let answer = match answer {
+            Answer::Grant => "0 0".to_owned(),
+            Answer::Refuse(errno) => format!("{errno} {}", u32::MAX),
+            Answer::RefuseTimes(errno, times) => format!("{errno} {times}"),
+            Answer::Hang => "hang".to_owned(),
+        };
+        assert_eq!(self.ask(&format!("{call} {answer}")), "changed");
+    }
+
+    /// The lock calls so far: `set 0..9223372036854775807 exclusive`, or `get` and `wait`.
+    #[track_caller]
+    pub(crate) fn calls(&mut self) -> Vec<String> {
+        let calls = self.ask("calls");
+        calls.split(';').filter(|call| !call.is_empty()).map(str::to_owned).collect()
+    }
+
+    #[track_caller]
+    fn ask(&mut self, command: &str) -> String {
+        let process = self.process.as_mut().expect("not killed so far");
+        process.tell(command);
+        process.event()
+    }
+
+    /// The calls that hang fail now.
+    pub(crate) fn kill(&mut self) {
+        self.process.take().expect("killed once").kill();
+    }
+}
+
+impl Drop for FuseServer {
+    fn drop(&mut self) {
+        // First, so that nothing hangs in the file system that is unmounted.
+        self.process = None;
+        umount2(self.mountpoint.path(), MntFlags::MNT_DETACH).expect("it was mounted");
+    }
+}
+
+/// The server's side. The process has no other threads that use the file system.
+pub(crate) fn serve(arguments: &[String]) {
+    let [mountpoint] = arguments else { panic!("one argument") };
+    let state = Arc::new(Mutex::new(State::default()));
+    let mut config = Config::default();
+    config.mount_options = vec![MountOption::FSName("tokio-filelock-tests".to_owned())];
+    let server = Server { state: state.clone() };
+    let _session = fuser::spawn_mount(server, Path::new(mountpoint), &config).expect("it mounts");
+    say("mounted");
+    for command in commands() {
+        let mut state = state.lock().unwrap();
+        let (verb, rest) = command.split_once(' ').unwrap_or((&command, ""));
+        let rule = match verb {
+            "calls" => {
+                say(&state.calls.join(";"));
+                continue;
+            }
+            "lock" => &mut state.lock,
+            "unlock" => &mut state.unlock,
+            "lookup" => &mut state.lookup,
+            _ => panic!("no command: {verb}"),
+        };
+        *rule = match rest.split_once(' ') {
+            None => Rule { hang: true, ..Rule::default() },
+            Some((errno, times)) => {
+                Rule { hang: false, errno: errno.parse().unwrap(), times: times.parse().unwrap() }
+            }
+        };
+        say("changed");
+    }
+}
+
+#[derive(Default)]
+struct State {
+    lock: Rule,
+    unlock: Rule,
+    lookup: Rule,
+    calls: Vec<String>,
+    /// Requests that are never answered; to drop one is an answer.
+    unanswered: Vec<Box<dyn Send>>,
+}
+
+#[derive(Default)]
+struct Rule {
+    hang: bool,
+    errno: i32,
+    times: u32,
+}
+
+enum Now {
+    Grant,
+    Refuse(Errno),
+    Hang,
+}
+
+impl Rule {
+    fn now(&mut self) -> Now {
+        if self.hang {
+            return Now::Hang;
+        }
+        match self.times {
+            0 => return Now::Grant,
+            u32::MAX => {}
+            _ => self.times -= 1,
+        }
+        Now::Refuse(Errno::from_i32(self.errno))
+    }
+}
+
+struct Server {
+    state: Arc<Mutex<State>>,
+}
+
+impl Filesystem for Server {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let locks = InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS;
+        config.add_capabilities(locks).map_err(|_| std::io::ErrorKind::Unsupported.into())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let mut state = self.state.lock().unwrap();
+        match state.lookup.now() {
+            Now::Hang => state.unanswered.push(Box::new(reply)),
+            Now::Refuse(errno) => reply.error(errno),
+            Now::Grant => match (parent, name.as_encoded_bytes()) {
+                (INodeNo::ROOT, [letter @ b'a'..=b'z', b'.', b'l', b'o', b'c', b'k']) => {
+                    let inode = u64::from(letter - b'a') + 2;
+                    reply.entry(&Duration::ZERO, &attributes(INodeNo(inode)), Generation(0));
+                }
+                _ => reply.error(Errno::ENOENT),
+            },
+        }
+    }
+
+    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        reply.attr(&Duration::ZERO, &attributes(inode));
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn getlk(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        _: u32,
+        reply: ReplyLock,
+    ) {
+        let call = format!("get {start}..{end} {}", name_of(kind));
+        self.state.lock().unwrap().calls.push(call);
+        reply.locked(start, end, libc::F_UNLCK, 0);
+    }
+
+    fn setlk(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        _: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let mut state = self.state.lock().unwrap();
+        let verb = if sleep { "wait" } else { "set" };
+        state.calls.push(format!("{verb} {start}..{end} {}", name_of(kind)));
+        let rule = if kind == libc::F_UNLCK { &mut state.unlock } else { &mut state.lock };
+        match rule.now() {
+            Now::Grant => reply.ok(),
+            Now::Refuse(errno) => reply.error(errno),
+            Now::Hang => state.unanswered.push(Box::new(reply)),
+        }
+    }
+}
+
+fn name_of(kind: i32) -> &'static str {
+    match kind {
+        libc::F_RDLCK => "shared",
+        libc::F_WRLCK => "exclusive",
+        libc::F_UNLCK => "unlock",
+        _ => "unknown",
+    }
+}
+
+fn attributes(inode: INodeNo) -> FileAttr {
+    FileAttr {
+        ino: inode,
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: if inode == INodeNo::ROOT { FileType::Directory } else { FileType::RegularFile },
+        perm: 0o777,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        flags: 0,
+        blksize: 512,
+    }
+}
