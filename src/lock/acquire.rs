@@ -305,8 +305,10 @@ fn acquire(
 
 /// Looks where the path leads, on a file system where that may take a while.
 async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, Error> {
+    let turn = lock.errands().clone().lock_owned().await;
     let looking = lock.clone();
     let look = move || {
+        let _turn = turn;
         if looking.leads_to(&hold)? {
             return Ok(Some(hold));
         }
@@ -314,7 +316,6 @@ async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, 
         drop(hold);
         looking.move_on(&from, mode).map(|()| None)
     };
-    let _turn = lock.errands().lock().await;
     wait::errand_with_answer(lock.handle.registry.pool(), look).await
 }
 
@@ -322,12 +323,15 @@ async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, 
 async fn move_on(lock: FileLock, mode: Mode, from: Arc<Membership>) -> Result<Option<Hold>, Error> {
     // A crowd that waited for a file that was replaced moves together: an errand each would be a
     // thread each.
-    let _turn = lock.errands().lock().await;
+    let turn = lock.errands().clone().lock_owned().await;
     if lock.has_moved_on(&from) {
         return Ok(None);
     }
     let moving = lock.clone();
-    let job = move || moving.move_on(&from, mode).map(|()| None);
+    let job = move || {
+        let _turn = turn;
+        moving.move_on(&from, mode).map(|()| None)
+    };
     wait::errand_with_answer(lock.handle.registry.pool(), job).await
 }
 

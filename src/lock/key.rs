@@ -39,7 +39,7 @@ impl FileLock {
             generation: handle.generation,
             registry: handle.registry.clone(),
             current: Mutex::new(member),
-            errands: tokio::sync::Mutex::default(),
+            errands: std::sync::Arc::default(),
         };
         FileLock { handle: Arc::new(handle) }
     }

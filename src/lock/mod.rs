@@ -87,8 +87,10 @@ struct Handle {
     registry: Arc<Registry>,
     /// Changes when the file at the path has been replaced.
     current: Mutex<Arc<Membership>>,
-    /// Whose turn it is to have the path looked at by another thread. First in, first out.
-    errands: tokio::sync::Mutex<()>,
+    /// Whose turn it is to have the path looked at by another thread. First in, first out. Kept by
+    /// the errand itself, also when nobody waits for its answer any more: one thread waits for a
+    /// server that does not answer, however many tasks give up.
+    errands: std::sync::Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How often a lock file has been locked by this process; see [`FileLock::counters`].
@@ -417,7 +419,7 @@ impl FileLock {
     }
 
     /// Whose turn it is to have the path looked at by another thread: one of all keys in the file.
-    fn errands(&self) -> &tokio::sync::Mutex<()> {
+    fn errands(&self) -> &std::sync::Arc<tokio::sync::Mutex<()>> {
         match &self.handle.key {
             Some(key) => key.file().errands(),
             None => &self.handle.errands,
@@ -464,7 +466,7 @@ fn open(path: &Path, options: OpenOptions) -> Result<FileLock, Error> {
         generation: Generation::current(),
         registry: registry.clone(),
         current: Mutex::new(member),
-        errands: tokio::sync::Mutex::default(),
+        errands: std::sync::Arc::default(),
     };
     Ok(FileLock { handle: Arc::new(handle) })
 }

@@ -197,7 +197,8 @@ fn a_server_that_never_answers_blocks_nobody_else() {
                 let error = in_time(task).await.unwrap().unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
             }
-            assert!(wait_threads() <= before + 1, "one thread for the file that hangs");
+            // One for the call that hangs, and one that looked for those who hold the lock.
+            assert!(wait_threads() <= before + 2, "{} threads more", wait_threads() - before);
             // The first call hangs still, and its thread with it.
             server.answer_locks(Answer::Grant);
             let error = in_time(lock.lock().timeout(MOMENT)).await.unwrap_err();
@@ -259,6 +260,23 @@ async fn a_lookup_that_is_never_answered_holds_up_its_own_file_only() {
     let error = in_time(opening).await.unwrap().unwrap_err();
     println!("{error}");
     assert_names(&error, ErrorKind::Io, &server.lock_file());
+}
+
+/// Opening anew is an errand, and one that hangs is the only one of its file.
+#[tokio::test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+async fn many_who_give_up_leave_one_thread() {
+    let mut server = FuseServer::new();
+    let lock = open(server.lock_file(), Protocol::Flock).await;
+    server.answer_locks(Answer::Refuse(libc::ESTALE));
+    server.answer_lookups(Answer::Hang);
+    let before = wait_threads();
+    for _ in 0..20 {
+        let limited = lock.lock().timeout(Duration::from_millis(20));
+        let error = in_time(limited).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    }
+    assert!(wait_threads() <= before + 3, "{} threads more", wait_threads() - before);
 }
 
 #[tokio::test]
