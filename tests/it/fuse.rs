@@ -37,7 +37,7 @@ async fn what_the_server_refuses_is_an_error_that_says_so() {
     ];
     let mut server = FuseServer::new();
     for protocol in PROTOCOLS {
-        let lock = open(server.lock_file(), protocol).await;
+        let lock = open(server.lock_file(protocol), protocol).await;
         for (errno, kind, says) in table {
             server.answer_locks(Answer::Refuse(errno));
             let asked = in_time(lock.lock()).await.map(drop).unwrap_err();
@@ -68,7 +68,7 @@ async fn contention_is_waited_for() {
     let mut server = FuseServer::new();
     for protocol in PROTOCOLS {
         for errno in [libc::EAGAIN, libc::EACCES] {
-            let lock = open(server.lock_file(), protocol).await;
+            let lock = open(server.lock_file(protocol), protocol).await;
             server.answer_locks(Answer::Refuse(errno));
             assert_would_block(lock.try_lock());
             let error = in_time(lock.lock().timeout(MOMENT)).await.unwrap_err();
@@ -87,7 +87,7 @@ async fn contention_is_waited_for() {
 async fn an_interrupted_call_is_made_again() {
     let mut server = FuseServer::new();
     for protocol in PROTOCOLS {
-        let lock = open(server.lock_file(), protocol).await;
+        let lock = open(server.lock_file(protocol), protocol).await;
         server.answer_locks(Answer::RefuseTimes(libc::EINTR, 5));
         server.answer_unlocks(Answer::RefuseTimes(libc::EINTR, 5));
         in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
@@ -107,7 +107,7 @@ async fn an_interrupted_call_is_made_again() {
 async fn a_file_that_the_server_has_forgotten_is_opened_anew() {
     let mut server = FuseServer::new();
     for protocol in PROTOCOLS {
-        let lock = open(server.lock_file(), protocol).await;
+        let lock = open(server.lock_file(protocol), protocol).await;
         server.answer_locks(Answer::RefuseTimes(libc::ESTALE, 3));
         in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
         server.answer_locks(Answer::RefuseTimes(libc::ESTALE, 3));
@@ -124,7 +124,7 @@ async fn a_file_that_the_server_has_forgotten_is_opened_anew() {
 async fn a_refused_unlock_is_told_and_holds_up_nobody() {
     let mut server = FuseServer::new();
     for protocol in PROTOCOLS {
-        let lock = open(server.lock_file(), protocol).await;
+        let lock = open(server.lock_file(protocol), protocol).await;
         server.answer_unlocks(Answer::Refuse(libc::EIO));
         let guard = in_time(lock.lock()).await.unwrap();
         let error = in_time(guard.unlock()).await.unwrap_err();
@@ -143,7 +143,7 @@ async fn a_refused_unlock_is_told_and_holds_up_nobody() {
 async fn there_is_no_turnstile() {
     let mut server = FuseServer::new();
     for protocol in PROTOCOLS {
-        let lock = open(server.lock_file(), protocol).await;
+        let lock = open(server.lock_file(protocol), protocol).await;
         server.answer_locks(Answer::RefuseTimes(libc::EAGAIN, 4));
         let guard = in_time(lock.lock()).await.unwrap();
         assert!(!guard.contended());
@@ -165,8 +165,8 @@ async fn there_is_no_turnstile() {
 fn a_server_that_grants_what_it_does_not_keep_is_believed() {
     let server = FuseServer::new();
     for protocol in PROTOCOLS {
-        let one = Locker::holding(&server.lock_file(), protocol, Mode::Exclusive);
-        let other = Locker::holding(&server.lock_file(), protocol, Mode::Exclusive);
+        let one = Locker::holding(&server.lock_file(protocol), protocol, Mode::Exclusive);
+        let other = Locker::holding(&server.lock_file(protocol), protocol, Mode::Exclusive);
         one.finish();
         other.finish();
     }
@@ -182,8 +182,8 @@ fn a_server_that_never_answers_blocks_nobody_else() {
         let runtime =
             Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
         let lock = runtime.block_on(async {
-            let lock = open(server.lock_file(), protocol).await;
-            let neighbour = open(server.at("b.lock"), protocol).await;
+            let lock = open(server.lock_file(protocol), protocol).await;
+            let neighbour = open(server.at("c.lock"), protocol).await;
             let local = open(place.lock_file(), protocol).await;
             let before = wait_threads();
             server.answer_locks(Answer::Hang);
@@ -223,8 +223,8 @@ fn a_server_that_never_answers_blocks_nobody_else() {
 async fn an_unlock_that_is_never_answered_holds_up_its_own_lock_only() {
     for protocol in PROTOCOLS {
         let mut server = FuseServer::new();
-        let lock = open(server.lock_file(), protocol).await;
-        let neighbour = open(server.at("b.lock"), protocol).await;
+        let lock = open(server.lock_file(protocol), protocol).await;
+        let neighbour = open(server.at("c.lock"), protocol).await;
         let guard = in_time(lock.lock()).await.unwrap();
         server.answer_unlocks(Answer::Hang);
         drop(guard);
@@ -246,9 +246,9 @@ async fn an_unlock_that_is_never_answered_holds_up_its_own_lock_only() {
 async fn a_lookup_that_is_never_answered_holds_up_its_own_file_only() {
     let mut server = FuseServer::new();
     let place = Place::new();
-    let held = open(server.at("b.lock"), Protocol::Flock).await;
+    let held = open(server.at("c.lock"), Protocol::Flock).await;
     server.answer_lookups(Answer::Hang);
-    let opening = tokio::spawn(FileLock::open(server.lock_file()));
+    let opening = tokio::spawn(FileLock::open(server.lock_file(Protocol::Flock)));
     // The path is looked at before a guard is given out, with the lock held.
     let mut looking = spawn(held.lock());
     assert!(looking.poll().is_pending());
@@ -259,7 +259,7 @@ async fn a_lookup_that_is_never_answered_holds_up_its_own_file_only() {
     server.kill();
     let error = in_time(opening).await.unwrap().unwrap_err();
     println!("{error}");
-    assert_names(&error, ErrorKind::Io, &server.lock_file());
+    assert_names(&error, ErrorKind::Io, &server.lock_file(Protocol::Flock));
 }
 
 /// Opening anew is an errand, and one that hangs is the only one of its file.
@@ -267,7 +267,7 @@ async fn a_lookup_that_is_never_answered_holds_up_its_own_file_only() {
 #[ignore = "mounts FUSE: run .ci/netfs"]
 async fn many_who_give_up_leave_one_thread() {
     let mut server = FuseServer::new();
-    let lock = open(server.lock_file(), Protocol::Flock).await;
+    let lock = open(server.lock_file(Protocol::Flock), Protocol::Flock).await;
     server.answer_locks(Answer::Refuse(libc::ESTALE));
     server.answer_lookups(Answer::Hang);
     let before = wait_threads();
@@ -284,7 +284,7 @@ async fn many_who_give_up_leave_one_thread() {
 async fn a_server_that_dies_leaves_errors() {
     for protocol in PROTOCOLS {
         let mut server = FuseServer::new();
-        let lock = open(server.lock_file(), protocol).await;
+        let lock = open(server.lock_file(protocol), protocol).await;
         let guard = in_time(lock.lock()).await.unwrap();
         server.kill();
         let error = in_time(guard.unlock()).await.unwrap_err();
@@ -292,8 +292,8 @@ async fn a_server_that_dies_leaves_errors() {
         let error = in_time(lock.lock()).await.unwrap_err();
         println!("{error}");
         assert_names(&error, ErrorKind::Io, lock.path());
-        let error = in_time(FileLock::open(server.lock_file())).await.unwrap_err();
-        assert_names(&error, ErrorKind::Io, &server.lock_file());
+        let error = in_time(FileLock::open(server.lock_file(protocol))).await.unwrap_err();
+        assert_names(&error, ErrorKind::Io, &server.lock_file(protocol));
     }
 }
 

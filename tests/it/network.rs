@@ -158,7 +158,7 @@ fn a_wait_ends_with_the_lock_of_another_host() {
             let mut holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
             let mut waiter = Locker::open(&hosts.other(), protocol);
             waiter.start_to_wait(mode);
-            holder.unlock();
+            holder.release();
             waiter.expect_held();
             assert_eq!(holder.try_lock(Mode::Exclusive), "would block");
             waiter.release();
@@ -275,7 +275,7 @@ fn a_waiter_that_is_killed_stands_in_nobodys_way() {
         victim.kill();
         let mut waiter = Locker::open(&hosts.other(), protocol);
         waiter.start_to_wait(Mode::Exclusive);
-        holder.unlock();
+        holder.release();
         waiter.expect_held();
         waiter.release();
         assert_eq!(holder.try_lock(Mode::Exclusive), "held");

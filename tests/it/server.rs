@@ -123,7 +123,7 @@ async fn on_a_soft_mount_a_server_that_is_gone_is_an_error() {
 async fn a_root_that_is_squashed_gets_the_shared_lock_only() {
     let squashed = PathBuf::from(variable("TOKIO_FILELOCK_TEST_SQUASHED"));
     for protocol in PROTOCOLS {
-        let lock = open(squashed.join("root.lock"), protocol).await;
+        let lock = open(squashed.join(format!("root {protocol:?}.lock")), protocol).await;
         in_time(lock.lock_shared()).await.unwrap().unlock().await.unwrap();
         let error = in_time(lock.lock()).await.unwrap_err();
         println!("{error}");

@@ -16,6 +16,7 @@ use fuser::{
 use nix::libc;
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
+use tokio_filelock::Protocol;
 
 use super::process::{Process, commands, say};
 
@@ -52,8 +53,12 @@ impl FuseServer {
         self.mountpoint.path().join(name)
     }
 
-    pub(crate) fn lock_file(&self) -> PathBuf {
-        self.at("a.lock")
+    /// One for each protocol: an errand of the last test may still have its file open.
+    pub(crate) fn lock_file(&self, protocol: Protocol) -> PathBuf {
+        self.at(match protocol {
+            Protocol::Flock => "a.lock",
+            _ => "b.lock",
+        })
     }
 
     #[track_caller]
