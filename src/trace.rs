@@ -10,7 +10,8 @@
 //! | TRACE | event `gave the lock back to the operating system` | device, inode, held, handovers: of the tenure |
 //!
 //! The target of all of them is `tokio_filelock`. Nothing is told under a mutex: a subscriber is foreign
-//! code.
+//! code. Where one that panics would leave a lock between two states, in a tenure, the panic ends here;
+//! the panic hook has reported it.
 
 pub(crate) use imp::{Held, Tenure, Wait};
 
@@ -18,6 +19,7 @@ pub(crate) const IS_ON: bool = cfg!(feature = "tracing");
 
 #[cfg(feature = "tracing")]
 mod imp {
+    use std::panic::catch_unwind;
     use std::path::Path;
     use std::time::{Duration, Instant};
 
@@ -93,16 +95,19 @@ mod imp {
     impl Tenure {
         /// `None` if nobody watches.
         pub(crate) fn begin() -> Option<Self> {
-            enabled!(target: TARGET, Level::TRACE).then(|| Self { since: shim::now() })
+            let is_watched = catch_unwind(|| enabled!(target: TARGET, Level::TRACE));
+            is_watched.unwrap_or(false).then(|| Self { since: shim::now() })
         }
 
         pub(crate) fn end(self, file: Identity, handovers: u64) {
             let Identity { device, inode } = file;
             let held = shim::now().saturating_duration_since(self.since);
-            trace!(
-                target: TARGET, device, inode, ?held, handovers,
-                "gave the lock back to the operating system"
-            );
+            let _ = catch_unwind(|| {
+                trace!(
+                    target: TARGET, device, inode, ?held, handovers,
+                    "gave the lock back to the operating system"
+                );
+            });
         }
     }
 }

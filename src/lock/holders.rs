@@ -29,7 +29,8 @@ impl FileLock {
     /// their records only; where the kernel shows nobody and a record names somebody, the lock is
     /// tried, shared, to see whether that is so.
     ///
-    /// The answer is a snapshot: it may be out of date when it arrives. Tasks that wait in this
+    /// The answer is a snapshot: it may be out of date when it arrives. It is about the file that this
+    /// handle has open; after that was replaced, the new one is looked at from the next lock on. Tasks that wait in this
     /// process are not in it, nor is the one wait that this process makes for all of them told apart from
     /// the wait of a program.
     ///
