@@ -67,11 +67,11 @@ pub enum ErrorKind {
     Replaced,
     /// This process has the file open for locks of another [`Protocol`](crate::Protocol).
     ProtocolMismatch,
-    /// The tokio runtime shut down before the lock file was opened, or its holders were found.
+    /// The tokio runtime shut down before the work on a file was done.
     RuntimeShutdown,
     /// The handle or guard belongs to a process that this one was forked from.
     Forked,
-    /// Something that is not a regular file stands in place of the lock file.
+    /// Something that is not a regular file stands in place of the lock file, or of a cached value.
     NotAFile,
     /// Any other error of the operating system; it is the source of this one.
     Io,
@@ -85,6 +85,15 @@ pub(crate) enum Operation {
     LockShared,
     Unlock,
     FindHolders,
+    OpenCache,
+    ChangeCache,
+    ClearCache,
+    PruneCache,
+    ListCache,
+    ReadValue,
+    ReadInput,
+    StoreValue,
+    RemoveValue,
 }
 
 impl fmt::Display for Operation {
@@ -95,6 +104,15 @@ impl fmt::Display for Operation {
             Operation::LockShared => "lock (shared)",
             Operation::Unlock => "unlock",
             Operation::FindHolders => "find the holders of",
+            Operation::OpenCache => "open cache directory",
+            Operation::ChangeCache => "change cache directory",
+            Operation::ClearCache => "clear cache directory",
+            Operation::PruneCache => "prune cache directory",
+            Operation::ListCache => "list cache directory",
+            Operation::ReadValue => "read cached value",
+            Operation::ReadInput => "read what was to become cached value",
+            Operation::StoreValue => "store cached value",
+            Operation::RemoveValue => "remove cached value",
         })
     }
 }
@@ -139,7 +157,7 @@ impl Error {
         error
     }
 
-    pub(crate) fn runtime_shutdown(operation: Operation, path: &Path) -> Self {
+    pub(crate) fn runtime_shutdown(operation: Operation, path: impl Into<PathBuf>) -> Self {
         let detail = "the tokio runtime shut down before that was done";
         Self::found(ErrorKind::RuntimeShutdown, operation, path, detail)
     }
@@ -187,7 +205,14 @@ impl Error {
         self.0.kind
     }
 
-    /// The lock file, as an absolute path.
+    /// Something may not be written to, by permission or by the file system.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let refused = [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem];
+        self.0.kind == ErrorKind::WrongAccess
+            || self.0.source.as_ref().is_some_and(|source| refused.contains(&source.kind()))
+    }
+
+    /// The lock file, the cache directory or the file in it, as an absolute path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
@@ -203,6 +228,15 @@ impl Error {
 
     /// What the reader can do, where that does not follow from the rest.
     fn advice(&self) -> Option<&'static str> {
+        let is_full = |source: &io::Error| {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        if self.0.operation == Operation::StoreValue && self.0.source.as_ref().is_some_and(is_full)
+        {
+            return Some(
+                "free some space, or limit the size of the cache; the value before it is unchanged",
+            );
+        }
         Some(match self.0.kind {
             // Found by this crate, and the remedy is in the detail.
             ErrorKind::Unsupported if self.0.source.is_none() => return None,

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod cache;
 mod error;
 mod holder;
 mod lock;
@@ -11,6 +12,7 @@ mod space;
 mod trace;
 mod wait;
 
+pub use cache::CacheDir;
 pub use error::{Error, ErrorKind, TryLockError};
 pub use holder::{Holder, Mode, Record, Source};
 pub use lock::{

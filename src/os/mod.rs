@@ -8,6 +8,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("tokio-filelock supports Linux only, so far: see docs/PLATFORMS.md");
 
+pub(crate) mod cache_file;
 // The real kernel is compiled under loom as well, so that it stays checked there; it is not used.
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod fcntl;

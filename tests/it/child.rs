@@ -1,8 +1,8 @@
 //! The entry point of child processes: this binary again, in the role that the parent names.
 
 use crate::{
-    bad_input, cancel, exclusion, forked, holders, lock_all, records, replaced, signals, space,
-    support, turns, waits,
+    bad_input, cache, cancel, exclusion, forked, holders, lock_all, records, replaced, signals,
+    space, support, turns, waits,
 };
 
 type Role = fn(&[String]);
@@ -46,6 +46,13 @@ const ROLES: &[(&str, Role)] = &[
     ("sign tenures", records::sign_tenures),
     ("find no room", records::find_no_room),
     ("serve a fuse file system", support::fuse::serve),
+    ("use a cache", cache::user::serve),
+    ("fill a cache", cache::fills::fill),
+    ("storm a cache", cache::storm::storm),
+    ("visit a cache", cache::users::visit),
+    ("fill a small disk", cache::disk::on_a_small_disk),
+    ("write short files", cache::disk::with_short_files),
+    ("cache without descriptors", cache::disk::without_descriptors),
 ];
 
 #[test]

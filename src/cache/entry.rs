@@ -1,0 +1,91 @@
+//! `Entry`: a value that was found, open.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::error::{Error, ErrorKind, Operation};
+use crate::registry::registry;
+use crate::wait;
+
+/// A value of a [`CacheDir`](super::CacheDir), open for reading.
+///
+/// It is whole, and stays as it is for as long as this lives, whatever becomes of the key: replaced,
+/// removed, pruned, the directory wiped. It takes one file descriptor.
+#[derive(Debug)]
+pub struct Entry {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+    modified: SystemTime,
+}
+
+impl Entry {
+    pub(super) fn new(file: File, path: PathBuf, bytes: u64, modified: SystemTime) -> Self {
+        Self { file, path, bytes, modified }
+    }
+
+    /// Where the value was found, for other programs to read: the file has the bytes of the value
+    /// and nothing else.
+    ///
+    /// Nothing is there if the value was too large to be kept. Unlike the entry itself, the path is not safe from pruning: a program that is to rely on it needs
+    /// a hard link of its own, or `/proc/self/fd`.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The length of the value, in bytes.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // as `std::fs::Metadata`
+    pub fn len(&self) -> u64 {
+        self.bytes
+    }
+
+    /// When the value was written.
+    #[must_use]
+    pub fn modified(&self) -> SystemTime {
+        self.modified
+    }
+
+    /// The value, all of it in memory.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses the entry, as dropping the entry does.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if the file cannot be read, [`ErrorKind::RuntimeShutdown`] if the runtime shut
+    /// down before that.
+    pub async fn read(self) -> Result<Vec<u8>, Error> {
+        let path = self.path.clone();
+        match wait::call(registry().pool(), || self.read_all()).await {
+            Some(read) => read,
+            None => Err(Error::runtime_shutdown(Operation::ReadValue, path)),
+        }
+    }
+
+    /// Blocks for the time of the calls.
+    pub(super) fn read_all(mut self) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        let length = usize::try_from(self.bytes).unwrap_or(usize::MAX);
+        let room = bytes.try_reserve_exact(length).map_err(Into::into);
+        // A value is never written to in its place, so its length is known: one call reads all.
+        let read = room.and_then(|()| {
+            bytes.resize(length, 0);
+            self.file.read_exact(&mut bytes)
+        });
+        match read {
+            Ok(()) => Ok(bytes),
+            Err(error) => Err(Error::os(ErrorKind::Io, Operation::ReadValue, self.path, error)),
+        }
+    }
+
+    /// The open file, at its start. To stream a large value: `tokio::fs::File::from_std`.
+    #[must_use]
+    pub fn into_file(self) -> File {
+        self.file
+    }
+}

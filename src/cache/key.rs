@@ -1,0 +1,229 @@
+//! Keys and the file names that they become.
+//!
+//! A key is any bytes. Its value is the file `<hash>-<prefix>`: the first 160 bits of the key's SHA-256,
+//! in hexadecimal, and the beginning of the key, escaped as in a URL, for people. A key whose
+//! escaped form is short is there in full, so a file that is found under that name is verified by the
+//! finding. The name of a longer one does not say it all: the key is stored beside the value, in
+//! `<hash>.key`.
+//!
+//! Names begin with a hash, so none is hidden, reserved on some system, or longer than 137 bytes
+//! (eCryptfs allows 143). The byte after the hash tells values (`-`) from what stands beside them
+//! (`.`), whatever the key.
+
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+/// Hexadecimal digits of the hash: 160 bits, as in the names of git's objects.
+const HASH: usize = 40;
+
+/// Bytes of the escaped key in a name.
+const PREFIX: usize = 96;
+
+const KEY: &str = ".key";
+const CHECKSUM: &str = ".sha256";
+
+/// A key and its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Key {
+    bytes: Vec<u8>,
+    /// The name of the value's file.
+    value: String,
+    /// The name says all of the key.
+    is_whole: bool,
+}
+
+impl Key {
+    pub(super) fn new(bytes: &[u8]) -> Self {
+        let mut value = String::with_capacity(HASH + 1 + PREFIX);
+        value.push_str(&hexadecimal(&Sha256::digest(bytes)[..HASH / 2]));
+        value.push('-');
+        let is_whole = escape(bytes, &mut value);
+        Self { bytes: bytes.to_vec(), value, is_whole }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// The subdirectory that the files are in: the first two digits of the hash.
+    pub(super) fn shard(&self) -> &str {
+        shard(&self.value)
+    }
+
+    /// The name of the value's file.
+    pub(super) fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// The name of the file with the key, for keys that the name of the value does not say.
+    pub(super) fn key(&self) -> Option<String> {
+        (!self.is_whole).then(|| beside(&self.value, KEY))
+    }
+
+    /// The name of the file with the value's checksum.
+    pub(super) fn checksum(&self) -> String {
+        beside(&self.value, CHECKSUM)
+    }
+}
+
+/// What a file is, going by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind<'a> {
+    /// A value, and the hash of its key.
+    Value { hash: &'a str },
+    /// A file beside a value.
+    Beside { hash: &'a str },
+    /// Nothing of ours.
+    Foreign,
+}
+
+pub(super) fn kind(file_name: &str) -> Kind<'_> {
+    let Some((hash, rest)) = file_name.split_at_checked(HASH) else { return Kind::Foreign };
+    if !hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return Kind::Foreign;
+    }
+    match rest {
+        KEY | CHECKSUM => Kind::Beside { hash },
+        _ if rest.starts_with('-') => Kind::Value { hash },
+        _ => Kind::Foreign,
+    }
+}
+
+/// The key of a value, if the file's name says it.
+pub(super) fn key_in(file_name: &str) -> Option<Key> {
+    let key = Key::new(&unescape(file_name.get(HASH + 1..)?)?);
+    (key.value == file_name).then_some(key)
+}
+
+/// The names of the files that may stand beside a value.
+pub(super) fn names_beside(value: &str) -> [String; 2] {
+    [KEY, CHECKSUM].map(|suffix| beside(value, suffix))
+}
+
+/// The name of the file with the key of a value whose name does not say it.
+pub(super) fn key_beside(value: &str) -> String {
+    beside(value, KEY)
+}
+
+/// The subdirectory of a value's file.
+pub(super) fn shard(value: &str) -> &str {
+    &value[..2]
+}
+
+/// The names of all subdirectories for values.
+pub(super) fn shards() -> impl Iterator<Item = String> {
+    (0..=u8::MAX).map(|byte| format!("{byte:02x}"))
+}
+
+fn beside(value: &str, suffix: &str) -> String {
+    format!("{}{suffix}", &value[..HASH])
+}
+
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("strings take all");
+    }
+    text
+}
+
+/// Appends as much of the key as there is room for, escaped; whether that is all of it.
+fn escape(key: &[u8], name: &mut String) -> bool {
+    let end = name.len() + PREFIX;
+    for (at, &byte) in key.iter().enumerate() {
+        // Windows drops dots at the end of a name.
+        let is_plain = byte.is_ascii_alphanumeric()
+            || b"-_+=@,~".contains(&byte)
+            || byte == b'.' && at + 1 < key.len();
+        let length = if is_plain { 1 } else { 3 };
+        if name.len() + length > end {
+            return false;
+        }
+        if is_plain {
+            name.push(char::from(byte));
+        } else {
+            write!(name, "%{byte:02x}").expect("strings take all");
+        }
+    }
+    true
+}
+
+fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        if first != b'%' {
+            bytes.push(first);
+            continue;
+        }
+        let (digits, after) = rest.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        rest = after;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_as_documented() {
+        let table: [(&[u8], &str); 4] = [
+            (b"src/lib.rs", "src%2flib.rs"),
+            (b"", ""),
+            (b"..", ".%2e"),
+            (b"caf\xc3\xa9 100%", "caf%c3%a9%20100%25"),
+        ];
+        for (key, prefix) in table {
+            assert_eq!(&Key::new(key).value[HASH..], format!("-{prefix}"));
+        }
+        // SHA-256 of nothing and of `abc`, from FIPS 180-2.
+        assert_eq!(Key::new(b"").value, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4-");
+        assert_eq!(Key::new(b"abc").value, "ba7816bf8f01cfea414140de5dae2223b00361a3-abc");
+    }
+
+    #[test]
+    fn a_short_key_can_be_read_from_the_name_and_a_long_one_cannot() {
+        for length in 0..300 {
+            for byte in [b'a', b'/', b'.', b'%', 0, 0xff] {
+                let key = Key::new(&vec![byte; length]);
+                assert!(key.value.len() <= 137, "{}", key.value);
+                assert_eq!(key_in(&key.value), key.is_whole.then(|| key.clone()));
+                assert_eq!(key.key().is_some(), !key.is_whole);
+            }
+        }
+    }
+
+    #[test]
+    fn files_are_told_apart_whatever_the_key() {
+        for bytes in [&b"id.key"[..], b"id.sha256", b"", b".key", &[b'x'; 200]] {
+            let key = Key::new(bytes);
+            let hash = &key.value[..HASH];
+            assert_eq!(kind(&key.value), Kind::Value { hash });
+            for name in names_beside(&key.value) {
+                assert_eq!(kind(&name), Kind::Beside { hash });
+            }
+        }
+        let hash = "0".repeat(HASH);
+        for foreign in ["", "README", "-x", &hash, &hash[1..], &format!("{hash}.tmp"), "é"] {
+            assert_eq!(kind(foreign), Kind::Foreign, "{foreign}");
+        }
+        assert_eq!(kind(&format!("{}-x", "A".repeat(HASH))), Kind::Foreign);
+    }
+
+    #[test]
+    fn names_that_no_key_has_are_no_keys() {
+        let hash = &Key::new(b"a").value[..HASH];
+        for name in [format!("{hash}-b"), format!("{hash}-%61"), format!("{hash}-%zz"), "-".into()]
+        {
+            assert_eq!(key_in(&name), None, "{name}");
+        }
+    }
+}

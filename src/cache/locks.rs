@@ -1,0 +1,103 @@
+//! The locks of a cache directory. They lie beside it, so no wipe of the directory touches them.
+//!
+//! - The **directory**: byte 0 of the lock file. Held exclusively by whoever changes values, for the
+//!   time of some file-system calls, or of a walk.
+//! - A **fill** for each key: the lock file is a `LockSpace`. Held from before the look that finds
+//!   nothing until the value is in place, by whoever fills, replaces or removes the value.
+//! - A **writer** for each open cache directory: a range of its own, below those of the space. Held
+//!   for as long as it is open, and named in its temporary files: they are left behind by a dead
+//!   process exactly if this lock can be had.
+//!
+//! In this order: no writer's lock is waited for, and who holds the directory waits for no fill.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
+
+use super::key::Key;
+use super::store::Settings;
+use crate::error::{Error, Operation, TryLockError};
+use crate::lock::{ExclusiveGuard, FileLock};
+use crate::os::{Protocol, Region};
+use crate::registry::registry;
+use crate::space::LockSpace;
+use crate::wait;
+
+/// Writers lock in the upper half of the offsets below those of a space's keys (2^62), each in a
+/// slot of the same length, 2^23.
+const FIRST_WRITER: u64 = 1 << 61;
+const WRITER_BITS: u32 = 38;
+const SLOT_LENGTH_BITS: u32 = 23;
+
+#[derive(Debug)]
+pub(super) struct Locks {
+    directory: FileLock,
+    fills: LockSpace,
+    writer: String,
+    _alive: ExclusiveGuard,
+}
+
+impl Locks {
+    pub(super) async fn open(path: &Path, settings: &Settings) -> Result<Self, Error> {
+        let file = FileLock::options().protocol(Protocol::Fcntl);
+        let mut file = file.this_machine_only(settings.this_machine_only);
+        let mut space = LockSpace::options().this_machine_only(settings.this_machine_only);
+        if let Some(mode) = settings.mode {
+            (file, space) = (file.mode(mode), space.mode(mode));
+        }
+        let directory = file.open(path).await?;
+        let fills = space.open(path).await?;
+        let opened = {
+            let directory = directory.clone();
+            wait::call(registry().pool(), move || become_writer(&directory)).await
+        };
+        match opened {
+            Some(opened) => {
+                let (writer, alive) = opened?;
+                Ok(Self { directory, fills, writer, _alive: alive })
+            }
+            None => Err(Error::runtime_shutdown(Operation::Open, path)),
+        }
+    }
+
+    pub(super) fn directory(&self) -> &FileLock {
+        &self.directory
+    }
+
+    pub(super) fn fill(&self, key: &Key) -> FileLock {
+        self.fills.key(key.bytes())
+    }
+
+    /// The name of this process's temporary files.
+    pub(super) fn writer(&self) -> &str {
+        &self.writer
+    }
+
+    /// The lock of a writer that is dead. Blocks for the time of a lock call.
+    pub(super) fn of_dead(&self, writer: &str) -> Option<ExclusiveGuard> {
+        writer_lock(&self.directory, writer)?.try_lock().ok()
+    }
+}
+
+/// Blocks for the time of a lock call.
+fn become_writer(file: &FileLock) -> Result<(String, ExclusiveGuard), Error> {
+    loop {
+        let writer = format!("{:016x}", RandomState::new().build_hasher().finish());
+        match writer_lock(file, &writer).expect("named above").try_lock() {
+            Ok(alive) => return Ok((writer, alive)),
+            // Another one has it, by a strange chance.
+            Err(TryLockError::WouldBlock(_)) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// `None` if no writer has such a name.
+fn writer_lock(file: &FileLock, writer: &str) -> Option<FileLock> {
+    let number = u64::from_str_radix(writer, 16).ok()?;
+    if format!("{number:016x}") != writer {
+        return None;
+    }
+    let slot = number & ((1 << WRITER_BITS) - 1);
+    let start = FIRST_WRITER + (slot << SLOT_LENGTH_BITS);
+    Some(file.of_key(writer.as_bytes(), Region { start }))
+}

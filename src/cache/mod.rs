@@ -1,0 +1,467 @@
+//! A cache directory that tasks and processes share.
+//!
+//! [`CacheDir`] is the handle, and says what it promises. The directory is made of ordinary files, one
+//! for each value; docs/CACHE.md describes them for other programs.
+
+mod entries;
+mod entry;
+mod fill;
+mod key;
+mod locks;
+mod options;
+mod receive;
+mod stats;
+mod store;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::io::AsyncRead;
+use tokio::sync::OnceCell;
+
+pub use entries::{Entries, Listed};
+pub use entry::Entry;
+pub use fill::FillError;
+pub use options::{CacheOptions, SyncPolicy};
+pub use stats::Stats;
+pub use store::Removed;
+
+use crate::error::{Error, ErrorKind, Operation};
+use crate::lock::ExclusiveGuard;
+use crate::registry::registry;
+use crate::wait;
+use fill::{Found, find_or_fill};
+use key::Key;
+use locks::Locks;
+use receive::Received;
+use stats::Counts;
+use store::Store;
+
+/// A directory of values that tasks and processes share: computed once, read often.
+///
+/// A key is any bytes, a value is a file. [`get_or_insert_with`](CacheDir::get_or_insert_with) is the
+/// main thing: among all tasks and processes that ask for a value at the same time, one makes it, and
+/// the others wait and get it.
+///
+/// What it promises:
+/// - **One fill per key.** If the one who fills fails, is cancelled or killed, the next one fills; the
+///   error goes to the one whose fill failed.
+/// - **Readers wait for nobody.** A hit takes no lock: it opens a file. It finds a whole value or none,
+///   and keeps what it has opened while the value is replaced, removed or pruned.
+/// - **Any key, any length of value.** A value is never in memory as a whole, unless you
+///   [`read`](Entry::read) it so.
+/// - **Limits hold** ([`max_size`](CacheOptions::max_size), [`max_age`](CacheOptions::max_age)), also
+///   while others insert.
+/// - **Wiping is allowed.** `rm -rf` of the directory at any moment breaks no lock, loses no insert that
+///   is under way, and makes no operation fail. The lock files lie beside the directory:
+///   `<directory>.lock` and the same with `.1` to `.7` (see [`LockSpace`](crate::LockSpace)).
+///   Leave those alone.
+/// - **Crash-safe.** A process that is killed leaves no torn value, and no lock. What it had half
+///   written is removed when the directory is opened next.
+///
+/// It is a cache: values may go at any moment, and a fill should give the same value whoever runs it.
+/// Trust the directory no more than those who may write to it.
+///
+/// Cloning is cheap. All handles of a process that lead to one directory work together, but each
+/// counts for itself ([`stats`](CacheDir::stats)).
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio_filelock::CacheDir;
+/// # async fn download(_url: &str) -> std::io::Result<&'static [u8]> { Ok(b"...") }
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("downloads");
+/// let cache = CacheDir::open(&path).await?;
+/// let url = "https://example.org/index.json";
+/// let entry = cache.get_or_insert_with(url, || download(url)).await?;
+/// assert_eq!(entry.read().await?, b"...");
+/// assert!(cache.get(url).await?.is_some());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct CacheDir {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    lock_file: PathBuf,
+    read_only: bool,
+    /// Opened when they are needed first: hits do without.
+    locks: OnceCell<Locks>,
+    counts: Counts,
+}
+
+impl Inner {
+    fn writer(&self) -> &str {
+        self.locks.get().expect("who writes has locks").writer()
+    }
+}
+
+impl CacheDir {
+    /// Opens the directory, and creates it if there is none, with the default
+    /// [`options`](CacheDir::options).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`CacheOptions::open`].
+    ///
+    /// # Errors
+    ///
+    /// See [`CacheOptions::open`].
+    pub async fn open(directory: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::options().open(directory).await
+    }
+
+    /// The options that [`open`](CacheDir::open) uses, to change them.
+    pub fn options() -> CacheOptions {
+        CacheOptions::default()
+    }
+
+    fn new(store: Store, lock_file: PathBuf, read_only: bool) -> Self {
+        let (locks, counts) = (OnceCell::new(), Counts::default());
+        Self { inner: Arc::new(Inner { store, lock_file, read_only, locks, counts }) }
+    }
+
+    /// The path of the directory, absolute and without symbolic links.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.inner.store.directory
+    }
+
+    /// The value of a key, open, if there is one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotAFile`] if something else stands in place of the value, [`ErrorKind::Io`] if the
+    /// file cannot be opened, [`ErrorKind::RuntimeShutdown`] if the runtime shut down before that.
+    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>, Error> {
+        let found = self.look(&Arc::new(Key::new(key.as_ref()))).await?;
+        self.count_look(found.is_some());
+        Ok(found)
+    }
+
+    /// The content of a key's value, all of it in memory, if there is one: [`get`](CacheDir::get) and
+    /// [`Entry::read`] in one step, and so a little faster.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](CacheDir::get).
+    pub async fn read(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
+        let key = Arc::new(Key::new(key.as_ref()));
+        let looking = key.clone();
+        let read =
+            self.run(move |inner| inner.store.look(&looking)?.map(Entry::read_all).transpose());
+        let read = read.await.unwrap_or_else(|| Err(self.shut_down_while_looking(&key)))?;
+        self.count_look(read.is_some());
+        Ok(read)
+    }
+
+    /// The value of a key; if there is none, what `fill` gives is inserted first.
+    ///
+    /// Among all tasks and processes one runs its `fill` at a time for a key. The others wait, and get
+    /// the value; or, if that fill fails, is cancelled or killed, the next of them runs its own.
+    /// `fill` gives any reader, such as a file, a network stream, or `&[u8]`; it is read to its end.
+    ///
+    /// A fill may use the cache for other keys, but not for its own: it would wait for itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time. A fill that is under way is dropped as well, and what came of it
+    /// removed; the next one who waits for the key fills. A value that is being put in its place at that
+    /// moment may be there all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`FillError::Fill`] with the error of `fill`; nobody else gets that. [`FillError::Cache`] if the
+    /// value cannot be looked for (as [`get`](CacheDir::get)) or stored (as
+    /// [`insert`](CacheDir::insert)).
+    pub async fn get_or_insert_with<F, Fut, R, E>(
+        &self,
+        key: impl AsRef<[u8]>,
+        fill: F,
+    ) -> Result<Entry, FillError<E>>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<R, E>>,
+        R: AsyncRead,
+    {
+        let key = Arc::new(Key::new(key.as_ref()));
+        let look = || self.look(&key);
+        let lock = async { self.locks().await?.fill(&key).lock().await };
+        let fill = |guard| async {
+            let reader = fill().await.map_err(FillError::Fill)?;
+            let received = self.receive(&key, reader).await?;
+            self.publish(&key, received, guard).await.map_err(FillError::Cache)
+        };
+        let counts = &self.inner.counts;
+        let (entry, count) = match find_or_fill(look, lock, fill).await? {
+            Found::Present(entry) => (entry, &counts.hits),
+            Found::Awaited(entry) => (entry, &counts.waits),
+            Found::Filled(entry) => (entry, &counts.fills),
+        };
+        count.up();
+        Ok(entry)
+    }
+
+    /// Inserts a value, in place of the one that there may be, and gives it, open.
+    ///
+    /// The value is any reader, such as a file, a network stream, or `&[u8]`; it is read to its end and
+    /// written to a temporary file, of which nothing is visible. Then, after a fill of the same
+    /// key that may be under way, it takes its place, in one step.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time; nothing is inserted then, unless the value is being put in its place
+    /// at that moment.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if the value cannot be read or written; then nothing is changed, and nothing
+    /// left behind. As [`FileLock::lock`](crate::FileLock::lock) if the locks cannot be had,
+    /// [`ErrorKind::RuntimeShutdown`] if the runtime shut down before the end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("cache");
+    /// let cache = tokio_filelock::CacheDir::open(&path).await?;
+    /// cache.insert("greeting", "hello".as_bytes()).await?;
+    /// let manifest = tokio::fs::File::open("Cargo.toml").await?;
+    /// let entry = cache.insert("manifest", manifest).await?;
+    /// assert_eq!(std::fs::read(entry.path())?, std::fs::read("Cargo.toml")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn insert(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsyncRead,
+    ) -> Result<Entry, Error> {
+        let key = Arc::new(Key::new(key.as_ref()));
+        let received = self.receive(&key, value).await?;
+        let guard = self.locks().await?.fill(&key).lock().await?;
+        self.publish(&key, received, guard).await
+    }
+
+    /// Removes the value of a key; whether there was one.
+    ///
+    /// A fill of the key that is under way is waited for, so what there is afterwards was begun
+    /// afterwards. Whoever has the value open keeps it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time; the value is removed or not.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if the file cannot be removed; otherwise as [`insert`](CacheDir::insert).
+    pub async fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
+        let key = Key::new(key.as_ref());
+        let locks = self.locks().await?;
+        let fill = locks.fill(&key).lock().await?;
+        let directory = locks.directory().lock().await?;
+        let path = self.inner.store.value(&key);
+        let remove = self.change(Operation::RemoveValue, path, move |inner| {
+            let _guards = (directory, fill);
+            inner.store.remove(&key, inner.writer())
+        });
+        remove.await
+    }
+
+    /// Removes every value that is there; says how many.
+    ///
+    /// Waits for no fill: one that is under way puts its value in place afterwards. Values that are
+    /// open stay with those who have opened them. Files that are not of the cache are left alone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future while it removes does not stop it; before that nothing is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if a file cannot be removed; otherwise as [`insert`](CacheDir::insert).
+    pub async fn clear(&self) -> Result<Removed, Error> {
+        self.walk(Operation::ClearCache, |inner| inner.store.clear(inner.writer())).await
+    }
+
+    /// Removes what is older than [`max_age`](CacheOptions::max_age), and then what was not used for
+    /// longest, until [`max_size`](CacheOptions::max_size) is kept; says how much.
+    ///
+    /// Looks at every value. Inserts keep to `max_size` by themselves; call this now and then for
+    /// `max_age`, or after the limits were lowered.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`clear`](CacheDir::clear).
+    ///
+    /// # Errors
+    ///
+    /// As [`clear`](CacheDir::clear).
+    pub async fn prune(&self) -> Result<Removed, Error> {
+        self.walk(Operation::PruneCache, |inner| inner.store.prune(inner.writer())).await
+    }
+
+    /// How much there is in the directory, by looking at each value, and what became of those who asked
+    /// through this handle and its clones.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if the directory cannot be read.
+    pub async fn stats(&self) -> Result<Stats, Error> {
+        let count = self.call(Operation::ListCache, self.path(), |inner| inner.store.size());
+        let (values, bytes) = count.await?;
+        Ok(self.inner.counts.with(values, bytes))
+    }
+
+    /// All values that are not too old, one after the other.
+    #[must_use]
+    pub fn entries(&self) -> Entries {
+        Entries::new(self.clone())
+    }
+
+    async fn look(&self, key: &Arc<Key>) -> Result<Option<Entry>, Error> {
+        let looking = key.clone();
+        let look = self.run(move |inner| inner.store.look(&looking));
+        look.await.unwrap_or_else(|| Err(self.shut_down_while_looking(key)))
+    }
+
+    fn shut_down_while_looking(&self, key: &Key) -> Error {
+        Error::runtime_shutdown(Operation::ReadValue, self.inner.store.value(key))
+    }
+
+    fn count_look(&self, found: bool) {
+        let counts = &self.inner.counts;
+        if found { &counts.hits } else { &counts.misses }.up();
+    }
+
+    /// Puts a value in its place.
+    async fn publish(
+        &self,
+        key: &Arc<Key>,
+        received: Received,
+        fill: ExclusiveGuard,
+    ) -> Result<Entry, Error> {
+        let directory = self.locks().await?.directory().lock().await?;
+        let (path, key) = (self.inner.store.value(key), key.clone());
+        let incoming = received.into_incoming();
+        let publish = self.change(Operation::StoreValue, path, move |inner| {
+            let entry = inner.store.publish(&key, incoming, inner.writer())?;
+            drop(directory);
+            inner.store.settle(&key)?;
+            drop(fill);
+            Ok(entry)
+        });
+        publish.await
+    }
+
+    /// Does something to all values, with the directory to itself.
+    async fn walk<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        job: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let directory = self.locks().await?.directory().lock().await?;
+        let walk = self.change(operation, self.path(), move |inner| {
+            let _guard = directory;
+            job(inner)
+        });
+        walk.await
+    }
+
+    /// Removes what dead processes had half written, as far as that is allowed.
+    async fn clean_up(&self) -> Result<(), Error> {
+        if self.inner.read_only {
+            return Ok(());
+        }
+        match self.locks().await {
+            Ok(_) => {}
+            // There is nothing of ours to be removed where we may not write.
+            Err(error) if error.is_refusal() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let clean = self.call(Operation::OpenCache, self.path(), |inner| {
+            let locks = inner.locks.get().expect("opened above");
+            inner.store.remove_temporary_files(|writer| locks.of_dead(writer));
+            Ok(())
+        });
+        clean.await
+    }
+
+    async fn locks(&self) -> Result<&Locks, Error> {
+        let Inner { store, lock_file, read_only, locks, .. } = &*self.inner;
+        if *read_only {
+            let reason = "the cache directory was opened to be read only";
+            let error = io::Error::new(io::ErrorKind::PermissionDenied, reason);
+            return Err(Error::os(ErrorKind::Io, Operation::ChangeCache, self.path(), error));
+        }
+        locks.get_or_try_init(|| Locks::open(lock_file, &store.settings)).await
+    }
+
+    /// Makes file-system calls under locks that the job owns. The guards go where the calls are made: a
+    /// task that is dropped may not let others in before they are over. And it is an errand: others wait
+    /// for these locks, so it may not stand in line for a thread behind them.
+    async fn change<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        path: impl Into<PathBuf>,
+        job: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let inner = self.inner.clone();
+        let done = wait::errand_with_answer(registry().pool(), move || job(&inner)).await;
+        done.map_err(|error| Error::os(ErrorKind::Io, operation, path, error))
+    }
+
+    /// Makes file-system calls where they may block.
+    async fn call<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        path: impl Into<PathBuf>,
+        job: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let failed = match self.run(job).await {
+            Some(Ok(done)) => return Ok(done),
+            Some(Err(error)) => Error::os(ErrorKind::Io, operation, path, error),
+            None => Error::runtime_shutdown(operation, path),
+        };
+        Err(failed)
+    }
+
+    /// `None` if the runtime shut down before.
+    async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Inner) -> T + Send + 'static,
+    ) -> Option<T> {
+        let inner = self.inner.clone();
+        wait::call(registry().pool(), move || job(&inner)).await
+    }
+}
+
+impl fmt::Debug for CacheDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheDir").field("path", &self.path()).finish_non_exhaustive()
+    }
+}

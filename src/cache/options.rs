@@ -1,0 +1,192 @@
+//! How a cache directory is opened.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::CacheDir;
+use super::store::{ROUNDS, Settings, Store, if_there, make_directory};
+use crate::error::{Error, ErrorKind, Operation};
+use crate::registry::registry;
+use crate::wait;
+
+/// What must survive a power failure. The death of a process loses nothing in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SyncPolicy {
+    /// Nothing is asked of the disk. After a power failure, values that were inserted shortly before
+    /// may be absent, or have lost their content: for caches that are thrown away then, or that have
+    /// [`checksums`](CacheOptions::checksums).
+    Never,
+    /// A value is on the disk (fdatasync(2)) before it is visible: after a power failure it is whole,
+    /// or absent.
+    #[default]
+    Values,
+    /// As `Values`, and its directory before the insert returns (fsync(2)): it is there after a power
+    /// failure.
+    Inserts,
+}
+
+/// Options for opening a [`CacheDir`], in the manner of [`std::fs::OpenOptions`].
+///
+/// All who share a directory should give the same.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use tokio_filelock::cache::CacheDir;
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("downloads");
+/// let cache = CacheDir::options()
+///     .max_size(2 << 30) // 2 GiB
+///     .max_age(Duration::from_secs(30 * 24 * 60 * 60))
+///     .mode(0o664) // for a group of users
+///     .open(&path)
+///     .await?;
+/// # drop(cache);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use = "options open nothing by themselves"]
+pub struct CacheOptions {
+    settings: Settings,
+    read_only: bool,
+    lock_file: Option<PathBuf>,
+}
+
+impl CacheOptions {
+    /// The most bytes that the values may have together; no limit by default.
+    ///
+    /// An insert that would pass it first removes what was not used for longest, and a tenth of the
+    /// room more, so that not each insert has to. Values on their way in, file names and the disk's
+    /// blocks do not count. A value that is larger than this is given to the caller, but not kept.
+    pub fn max_size(mut self, bytes: u64) -> Self {
+        self.settings.max_size = Some(bytes);
+        self
+    }
+
+    /// The greatest age of a value since it was written; no limit by default. An older one counts as
+    /// absent, and is removed by [`prune`](CacheDir::prune).
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.settings.max_age = Some(age);
+        self
+    }
+
+    /// The permission bits of everything that is created: values and lock files get these exactly,
+    /// whatever the umask; directories also get the right to search where these give the right to
+    /// read. By default all get the usual ones, 0666 and 0777 less the umask.
+    ///
+    /// For users who share the directory give `0o666`, or `0o664` with a common group. Who may only
+    /// read has hits and cannot insert.
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.settings.mode = Some(mode);
+        self
+    }
+
+    /// What must survive a power failure; [`SyncPolicy::Values`] by default.
+    pub fn sync(mut self, policy: SyncPolicy) -> Self {
+        self.settings.sync = policy;
+        self
+    }
+
+    /// Whether a checksum (SHA-256) is kept beside each value and compared at each hit; `false` by
+    /// default. A value that does not match counts as absent; so does one that was inserted without.
+    ///
+    /// Finding a value then costs reading all of it.
+    pub fn checksums(mut self, checksums: bool) -> Self {
+        self.settings.checksums = checksums;
+        self
+    }
+
+    /// Whether the directory is only read: nothing is created, removed or cleaned up; `false` by
+    /// default. What would change it is an error then.
+    ///
+    /// A directory that cannot be written to needs no more than this to be read, and not even this if
+    /// it exists.
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Where the lock files are: this path, and the same with `.1` to `.7` appended. By default
+    /// `<directory>.lock`, beside the directory.
+    ///
+    /// For a directory whose parent its users may not write to. All who share the directory must give
+    /// the same, and it must not be inside.
+    pub fn lock_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.lock_file = Some(path.into());
+        self
+    }
+
+    /// Whether locks will do that exclude the programs of this machine only; see
+    /// [`OpenOptions::this_machine_only`](crate::OpenOptions::this_machine_only). Otherwise opening is
+    /// an error where it is known to be so.
+    pub fn this_machine_only(mut self, will_do: bool) -> Self {
+        self.settings.this_machine_only = will_do;
+        self
+    }
+
+    /// Opens the directory, and creates it if there is none, with its parents.
+    ///
+    /// Removes what processes have left behind that were killed in the middle of an insert.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future opens nothing, although files and directories may be created all the
+    /// same.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if the directory cannot be created or found; otherwise as
+    /// [`OpenOptions::open`](crate::OpenOptions::open), for the lock files. A directory that exists
+    /// and may not be written to is no error.
+    pub async fn open(self, directory: impl AsRef<Path>) -> Result<CacheDir, Error> {
+        let path = directory.as_ref().to_owned();
+        let find = {
+            let (path, mode, read_only) = (path.clone(), self.settings.mode, self.read_only);
+            move || find(&path, mode, read_only)
+        };
+        let directory = match wait::call(registry().pool(), find).await {
+            Some(Ok(directory)) => directory,
+            Some(Err(error)) => {
+                return Err(Error::os(ErrorKind::Io, Operation::OpenCache, path, error));
+            }
+            None => return Err(Error::runtime_shutdown(Operation::OpenCache, path)),
+        };
+        let lock_file = self.lock_file.unwrap_or_else(|| {
+            let mut path = directory.clone().into_os_string();
+            path.push(".lock");
+            path.into()
+        });
+        let store = Store { directory, settings: self.settings };
+        let cache = CacheDir::new(store, lock_file, self.read_only);
+        cache.clean_up().await?;
+        Ok(cache)
+    }
+}
+
+/// One path for all who share the directory, however they call it: the lock files lie beside that.
+fn find(path: &Path, mode: Option<u32>, read_only: bool) -> io::Result<PathBuf> {
+    let mut rounds = 0..ROUNDS;
+    loop {
+        match path.canonicalize() {
+            Ok(found) if found.is_file() => return Err(io::ErrorKind::NotADirectory.into()),
+            // Somebody may wipe it as soon as it is there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !read_only => {
+                rounds.next().ok_or(error)?;
+            }
+            found => return found,
+        }
+        // The parents are not the cache's own, and get the usual permissions.
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        if_there(make_directory(path, mode))?;
+    }
+}

@@ -1,0 +1,342 @@
+//! One process: what goes in comes out, under any key, and nothing else does.
+
+use std::fs::{self, File, FileTimes};
+use std::io::{self, Read};
+use std::os::unix::fs::symlink;
+use std::time::{Duration, SystemTime};
+
+use tokio::io::AsyncReadExt;
+use tokio_filelock::cache::{FillError, SyncPolicy};
+use tokio_filelock::{CacheDir, ErrorKind};
+
+use super::{directory, files, open, options, temporary_files};
+use crate::support::place::Place;
+use crate::support::{assert_names, in_time};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn keys() -> Vec<Vec<u8>> {
+    let mut keys: Vec<Vec<u8>> = (0..200).map(|length| vec![b'a'; length]).collect();
+    keys.extend((0..=u8::MAX).map(|byte| vec![byte]));
+    for text in ["..", ".", "/", "a/b", "a\\b", "con", "A", "a ", "caf\u{e9}", "%61", "x.key", "x"]
+    {
+        keys.push(text.into());
+    }
+    keys.push(vec![0; 100_000]);
+    keys
+}
+
+#[tokio::test]
+async fn any_key_has_its_own_value() {
+    let place = Place::new();
+    let cache = open(&place).await;
+    let mut keys = keys();
+    keys.sort();
+    keys.dedup();
+    for key in &keys {
+        assert!(cache.get(key).await.unwrap().is_none());
+        let entry = cache.insert(key, &key[..]).await.unwrap();
+        assert_eq!((entry.len(), entry.read().await.unwrap()), (key.len() as u64, key.clone()));
+    }
+    let mut found = Vec::new();
+    let mut entries = cache.entries();
+    while let Some(listed) = entries.next().await.unwrap() {
+        assert_eq!(fs::read(&listed.path).unwrap(), listed.key, "a file is its value");
+        assert_eq!(listed.bytes, listed.key.len() as u64);
+        found.push(listed.key);
+    }
+    found.sort();
+    assert_eq!(found, keys);
+    for key in &keys {
+        assert_eq!(cache.read(key).await.unwrap().as_ref(), Some(key));
+        assert!(cache.remove(key).await.unwrap());
+        assert!(!cache.remove(key).await.unwrap());
+        assert!(cache.get(key).await.unwrap().is_none());
+    }
+    assert_eq!(files(cache.path()), ["books"], "nothing is left behind");
+    let stats = cache.stats().await.unwrap();
+    assert_eq!((stats.values, stats.bytes, stats.fills), (0, 0, 0));
+    assert_eq!((stats.hits, stats.misses), (keys.len() as u64, 2 * keys.len() as u64));
+}
+
+#[tokio::test]
+async fn large_values_stream_in_and_out() {
+    let place = Place::new();
+    let cache = open(&place).await;
+    for length in [0, 1, 256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1, 3 << 20] {
+        let value = tokio::io::repeat(7).take(length);
+        let entry = cache.insert("large", value).await.unwrap();
+        assert_eq!(entry.len(), length);
+        let mut file =
+            tokio::fs::File::from_std(cache.get("large").await.unwrap().unwrap().into_file());
+        let mut read = Vec::new();
+        file.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read.len() as u64, length);
+        assert!(read.iter().all(|byte| *byte == 7));
+    }
+}
+
+#[tokio::test]
+async fn what_is_open_stays_as_it_was() {
+    let place = Place::new();
+    let cache = open(&place).await;
+    cache.insert("key", &b"old"[..]).await.unwrap();
+    let opened: Vec<_> = [(); 4].map(|()| cache.get("key")).into_iter().collect();
+    let mut entries = Vec::new();
+    for get in opened {
+        entries.push(get.await.unwrap().unwrap());
+    }
+    cache.insert("key", &b"newer"[..]).await.unwrap();
+    assert_eq!(entries.pop().unwrap().read().await.unwrap(), b"old");
+    cache.remove("key").await.unwrap();
+    assert_eq!(entries.pop().unwrap().read().await.unwrap(), b"old");
+    cache.clear().await.unwrap();
+    assert_eq!(entries.pop().unwrap().read().await.unwrap(), b"old");
+    fs::remove_dir_all(directory(&place)).unwrap();
+    assert_eq!(entries.pop().unwrap().read().await.unwrap(), b"old");
+}
+
+/// Others may put anything in the place of a value.
+#[tokio::test]
+async fn what_is_not_a_value_is_an_error_or_absent() {
+    let place = Place::new();
+    let cache = open(&place).await;
+    let path = cache.insert("key", &b"value"[..]).await.unwrap().path().to_owned();
+    let target = place.at("target");
+    fs::write(&target, "secret").unwrap();
+    let replace: [fn(&std::path::Path, &std::path::Path); 3] = [
+        |path, target| symlink(target, path).unwrap(),
+        |path, _| fs::create_dir(path).unwrap(),
+        |path, _| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+    ];
+    for replace in replace {
+        fs::remove_file(&path).unwrap();
+        replace(&path, &target);
+        let error = in_time(cache.get("key")).await.unwrap_err();
+        assert_names(&error, ErrorKind::NotAFile, &path);
+        if path.is_dir() {
+            let error = cache.insert("key", &b"value"[..]).await.unwrap_err();
+            assert_names(&error, ErrorKind::Io, &path);
+            fs::remove_dir(&path).unwrap();
+        }
+        cache.insert("key", &b"value"[..]).await.unwrap();
+        assert_eq!(cache.read("key").await.unwrap().unwrap(), b"value");
+    }
+    assert_eq!(fs::read_to_string(target).unwrap(), "secret");
+    assert_eq!(temporary_files(cache.path()), [""; 0]);
+}
+
+/// The name of a long key does not say all of it. What says another one, or is damaged, is no value
+/// of this one.
+#[tokio::test]
+async fn a_value_without_its_key_is_absent() {
+    let place = Place::new();
+    let cache = open(&place).await;
+    let key = "k".repeat(1000);
+    let path = cache.insert(&key, &b"value"[..]).await.unwrap().path().to_owned();
+    let beside = path
+        .parent()
+        .unwrap()
+        .join(format!("{}.key", &path.file_name().unwrap().to_str().unwrap()[..40]));
+    assert_eq!(fs::read_to_string(&beside).unwrap(), key);
+    for stored in [None, Some("j".repeat(1000)), Some("k".repeat(999)), Some(String::new())] {
+        match stored {
+            Some(other) => fs::write(&beside, other).unwrap(),
+            None => fs::remove_file(&beside).unwrap(),
+        }
+        assert!(cache.get(&key).await.unwrap().is_none());
+        assert!(cache.entries().next().await.unwrap().is_none());
+        let fill = || async { Ok::<_, io::Error>(&b"again"[..]) };
+        let entry = cache.get_or_insert_with(&key, fill).await.unwrap();
+        assert_eq!(entry.read().await.unwrap(), b"again");
+        assert_eq!(fs::read_to_string(&beside).unwrap(), key);
+    }
+    assert_eq!(cache.stats().await.unwrap().fills, 4);
+}
+
+#[tokio::test]
+async fn checksums_notice_what_was_done_to_a_value() {
+    let place = Place::new();
+    let checked = options().checksums(true).open(directory(&place)).await.unwrap();
+    let path = checked.insert("key", &b"value"[..]).await.unwrap().path().to_owned();
+    assert_eq!(checked.read("key").await.unwrap().unwrap(), b"value");
+    // One that replaces it, and one that is read between the checksum and the value.
+    checked.insert("key", &b"other"[..]).await.unwrap();
+    assert_eq!(checked.read("key").await.unwrap().unwrap(), b"other");
+    fs::write(&path, "value").unwrap();
+    assert_eq!(checked.read("key").await.unwrap().unwrap(), b"value");
+    for damage in ["valve", "valu", "", "value\n"] {
+        fs::write(&path, damage).unwrap();
+        assert_eq!(checked.read("key").await.unwrap(), None, "{damage}");
+    }
+    let fill = || async { Ok::<_, io::Error>(&b"again"[..]) };
+    checked.get_or_insert_with("key", fill).await.unwrap();
+    assert_eq!(checked.read("key").await.unwrap().unwrap(), b"again");
+    // Inserted by somebody who keeps none.
+    open(&place).await.insert("key", &b"bare"[..]).await.unwrap();
+    assert_eq!(checked.read("key").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_error_of_the_fill_is_the_callers_and_changes_nothing() {
+    let place = Place::new();
+    let cache = open(&place).await;
+    let failed = cache.get_or_insert_with("key", || async { Err::<&[u8], _>("no network") }).await;
+    assert!(matches!(failed, Err(FillError::Fill("no network"))));
+    // A reader that fails when a part of the value has been written.
+    let lost = io::Error::other("connection lost");
+    let reader = tokio_test::io::Builder::new().read(&[0; 300_000]).read_error(lost).build();
+    let error = cache.insert("key", reader).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().contains("connection lost"), "{error}");
+    assert!(cache.get("key").await.unwrap().is_none());
+    assert_eq!(temporary_files(cache.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn old_values_are_absent_and_are_pruned() {
+    let place = Place::new();
+    let cache = options().max_age(60 * SECOND).open(directory(&place)).await.unwrap();
+    for key in ["old", "new"] {
+        cache.insert(key, key.as_bytes()).await.unwrap();
+    }
+    let path = cache.get("old").await.unwrap().unwrap().path().to_owned();
+    let long_ago = SystemTime::now() - 61 * SECOND;
+    File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+    assert!(cache.get("old").await.unwrap().is_none());
+    let listed = cache.entries().next().await.unwrap().unwrap();
+    assert_eq!(listed.key, b"new");
+    let removed = cache.prune().await.unwrap();
+    assert_eq!((removed.values, removed.bytes), (1, 3));
+    assert!(!path.exists());
+    assert_eq!(cache.read("new").await.unwrap().unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn what_was_used_last_stays() {
+    let place = Place::new();
+    let cache = options().max_size(1000).open(directory(&place)).await.unwrap();
+    for key in 0..10_u8 {
+        let entry = cache.insert([key], &[key; 100][..]).await.unwrap();
+        let ago = SystemTime::now() - (100 - u32::from(key)) * 120 * SECOND;
+        let times = FileTimes::new().set_accessed(ago).set_modified(ago);
+        File::options().write(true).open(entry.path()).unwrap().set_times(times).unwrap();
+    }
+    // The use of the oldest is noted without a change to the value's own time.
+    let used = cache.get([0]).await.unwrap().unwrap();
+    assert!(used.modified().elapsed().unwrap() > 100 * 120 * SECOND);
+    assert!(
+        fs::metadata(used.path()).unwrap().accessed().unwrap().elapsed().unwrap() < 60 * SECOND
+    );
+    cache.insert("another", &[0; 100][..]).await.unwrap();
+    // Room for one, and a tenth more.
+    for (key, is_there) in
+        (0..10).zip([true, false, false, true, true, true, true, true, true, true])
+    {
+        assert_eq!(cache.get([key]).await.unwrap().is_some(), is_there, "{key}");
+    }
+    assert_eq!(cache.stats().await.unwrap().bytes, 900);
+}
+
+#[tokio::test]
+async fn a_value_that_is_too_large_is_given_and_not_kept() {
+    let place = Place::new();
+    let cache = options().max_size(10).open(directory(&place)).await.unwrap();
+    cache.insert("key", &[1; 10][..]).await.unwrap();
+    let entry = cache.insert("key", &[2; 11][..]).await.unwrap();
+    assert_eq!(entry.read().await.unwrap(), [2; 11]);
+    assert!(cache.get("key").await.unwrap().is_none(), "the value before it is out of date");
+    let fill = || async { Ok::<_, io::Error>(&[3; 12][..]) };
+    let entry = cache.get_or_insert_with("key", fill).await.unwrap();
+    assert_eq!(entry.read().await.unwrap(), [3; 12]);
+    assert_eq!(files(cache.path()), ["books"]);
+}
+
+#[tokio::test]
+async fn clear_and_prune_leave_alone_what_is_not_of_the_cache() {
+    let place = Place::new();
+    let cache = options().max_size(0).open(directory(&place)).await.unwrap();
+    let unlimited = open(&place).await;
+    let foreign =
+        ["README", "00/README", "00/0123456789012345678901234567890123456789", "zz/x", "tmp/x"];
+    for name in foreign {
+        let path = cache.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "foreign").unwrap();
+    }
+    let mut expected: Vec<_> = foreign.map(str::to_owned).to_vec();
+    expected.push("books".into());
+    expected.sort();
+    for step in ["prune", "clear"] {
+        unlimited.insert("key", &b"value"[..]).await.unwrap();
+        unlimited.insert("k".repeat(1000), &b"value"[..]).await.unwrap();
+        let removed = match step {
+            "prune" => cache.prune().await.unwrap(),
+            _ => cache.clear().await.unwrap(),
+        };
+        assert_eq!((removed.values, removed.bytes), (2, 10));
+        let left = files(cache.path());
+        assert_eq!(left, expected, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn all_spellings_share_the_locks() {
+    let place = Place::new();
+    fs::create_dir(place.at("real")).unwrap();
+    symlink(place.at("real"), place.at("link")).unwrap();
+    let real = options().open(place.at("real")).await.unwrap();
+    let link = options().open(place.at("link/../link/")).await.unwrap();
+    assert_eq!(real.path(), link.path());
+    real.insert("key", &b"value"[..]).await.unwrap();
+    assert_eq!(link.read("key").await.unwrap().unwrap(), b"value");
+    assert!(place.at("real.lock").exists());
+    assert!(!place.at("link.lock").exists());
+}
+
+#[tokio::test]
+async fn lock_files_can_be_elsewhere() {
+    let place = Place::new();
+    fs::create_dir(place.at("locks")).unwrap();
+    let cache = options().lock_file(place.at("locks/cache")).open(directory(&place)).await.unwrap();
+    cache.insert("key", &b"value"[..]).await.unwrap();
+    assert_eq!(place.names(), ["cache", "locks"]);
+    assert!(place.at("locks/cache").exists());
+}
+
+#[tokio::test]
+async fn every_sync_policy_stores() {
+    for policy in [SyncPolicy::Never, SyncPolicy::Values, SyncPolicy::Inserts] {
+        let place = Place::new();
+        let cache = CacheDir::options().sync(policy).open(directory(&place)).await.unwrap();
+        cache.insert("key", &b"value"[..]).await.unwrap();
+        let mut content = String::new();
+        let mut file = cache.get("key").await.unwrap().unwrap().into_file();
+        file.read_to_string(&mut content).unwrap();
+        assert_eq!(content, "value");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_cache_directory_is_an_error() {
+    let place = Place::new();
+    fs::write(place.at("file"), "").unwrap();
+    let error = options().open(place.at("file")).await.unwrap_err();
+    assert_names(&error, ErrorKind::Io, &place.at("file"));
+    let error = options().read_only(true).open(place.at("missing")).await.unwrap_err();
+    assert_names(&error, ErrorKind::Io, &place.at("missing"));
+    assert_eq!(place.names(), ["file"]);
+}
+
+/// No runtime is needed: the crate's own threads make the calls.
+#[test]
+fn it_works_on_any_executor() {
+    let place = Place::new();
+    futures::executor::block_on(async {
+        let cache = open(&place).await;
+        let fill = || async { Ok::<_, io::Error>(&b"value"[..]) };
+        let entry = cache.get_or_insert_with("key", fill).await.unwrap();
+        assert_eq!(entry.read().await.unwrap(), b"value");
+        assert_eq!(cache.read("key").await.unwrap().unwrap(), b"value");
+    });
+}

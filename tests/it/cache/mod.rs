@@ -1,0 +1,49 @@
+//! The cache directory.
+
+mod basics;
+pub(crate) mod disk;
+pub(crate) mod fills;
+mod random;
+pub(crate) mod storm;
+pub(crate) mod user;
+pub(crate) mod users;
+mod value;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tokio_filelock::CacheDir;
+use tokio_filelock::cache::{CacheOptions, SyncPolicy};
+
+use crate::support::place::{Place, names};
+
+/// Without the disk's delays, which nothing here is about.
+fn options() -> CacheOptions {
+    CacheDir::options().sync(SyncPolicy::Never)
+}
+
+fn directory(place: &Place) -> PathBuf {
+    place.at("cache")
+}
+
+async fn open(place: &Place) -> CacheDir {
+    options().open(directory(place)).await.unwrap()
+}
+
+/// Everything in the cache directory, by its path in there, sorted; but for the directories.
+fn files(cache: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for name in names(cache) {
+        let path = cache.join(&name);
+        if path.is_dir() {
+            files.extend(names(&path).into_iter().map(|below| format!("{name}/{below}")));
+        } else {
+            files.push(name);
+        }
+    }
+    files
+}
+
+fn temporary_files(cache: &Path) -> Vec<String> {
+    if fs::exists(cache.join("tmp")).unwrap() { names(&cache.join("tmp")) } else { Vec::new() }
+}
