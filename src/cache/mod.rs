@@ -13,6 +13,9 @@ mod receive;
 mod stats;
 mod store;
 
+#[cfg(test)]
+mod models;
+
 use std::fmt;
 use std::future::Future;
 use std::io;

@@ -1,0 +1,152 @@
+//! Models of one fill per key: `find_or_fill` over the registry's lock, with a variable for the value.
+
+use std::future::{Future, poll_fn};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use super::fill::{Found, find_or_fill};
+use crate::os::{Access, Protocol, Region};
+use crate::queue::Mode;
+use crate::registry::{Denied, Hold, Membership, Registry, Request, Tenure, Wanted};
+use crate::shim::{Arc, AtomicBool, Mutex, Ordering, model};
+use crate::wait::{WaitOn, block_on};
+
+#[cfg(tokio_filelock_loom)]
+use loom::thread::spawn;
+#[cfg(not(tokio_filelock_loom))]
+use std::thread::spawn;
+
+/// A key of the cache, and its value.
+struct Key {
+    path: PathBuf,
+    value: Mutex<Option<u32>>,
+    is_filled_now: AtomicBool,
+    #[cfg(not(tokio_filelock_loom))]
+    _directory: tempfile::TempDir,
+}
+
+impl Key {
+    #[cfg(tokio_filelock_loom)]
+    fn new() -> Arc<Self> {
+        let (value, is_filled_now) = (Mutex::new(None), AtomicBool::new(false));
+        Arc::new(Self { path: "lock".into(), value, is_filled_now })
+    }
+
+    #[cfg(not(tokio_filelock_loom))]
+    fn new() -> Arc<Self> {
+        let _directory = tempfile::tempdir().unwrap();
+        let path = _directory.path().join("lock");
+        let (value, is_filled_now) = (Mutex::new(None), AtomicBool::new(false));
+        Arc::new(Self { path, value, is_filled_now, _directory })
+    }
+
+    /// A task's membership; another registry is another process.
+    fn join(&self, process: &Arc<Registry>) -> Arc<Membership> {
+        let wanted = Wanted {
+            protocol: Protocol::Fcntl,
+            region: Region::ONLY,
+            access: Access { create: true, mode: None, read_only: false },
+            wait_on: WaitOn::WaitPool,
+            tenure: Tenure::default(),
+            record: None,
+            this_machine_only: false,
+        };
+        Registry::join(process, &self.path, &wanted).unwrap()
+    }
+
+    /// As `CacheDir::get_or_insert_with`.
+    async fn get_or_fill(&self, member: &Arc<Membership>, new: u32) -> Found<u32> {
+        let look = || async { Ok::<_, Denied>(*self.value.lock()) };
+        let lock = async { Request::new(member.clone(), Mode::Exclusive).await };
+        let fill = |hold| self.fill(hold, new);
+        find_or_fill::<_, _, _, Denied, _, _>(look, lock, fill).await.unwrap()
+    }
+
+    /// Comes back pending once: there it can be cancelled.
+    async fn fill(&self, hold: Hold, new: u32) -> Result<u32, Denied> {
+        let filling = Filling::begin(self);
+        let mut is_ready = false;
+        poll_fn(|context| {
+            if std::mem::replace(&mut is_ready, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+        let before = self.value.lock().replace(new);
+        assert_eq!(before, None, "filled twice");
+        drop(filling);
+        drop(hold);
+        Ok(new)
+    }
+}
+
+struct Filling<'a>(&'a Key);
+
+impl<'a> Filling<'a> {
+    fn begin(key: &'a Key) -> Self {
+        assert!(!key.is_filled_now.swap(true, Ordering::SeqCst), "two fill at the same time");
+        Self(key)
+    }
+}
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        self.0.is_filled_now.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Two tasks want a value, and a third one that is cancelled on its way: in line, or in its fill.
+#[test]
+fn one_fill_with_a_cancelled_filler() {
+    model("one_fill_with_a_cancelled_filler", Some(3), || {
+        let (key, process) = (Key::new(), Arc::default());
+        let tasks = [1, 2].map(|new| {
+            let (key, member) = (key.clone(), key.join(&process));
+            spawn(move || block_on(key.get_or_fill(&member, new)))
+        });
+        let member = key.join(&process);
+        let polled = {
+            let mut cancelled = pin!(key.get_or_fill(&member, 3));
+            cancelled.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        };
+        let found = tasks.map(|task| task.join().unwrap());
+        check(&key, found, polled);
+    });
+}
+
+/// The same in two processes.
+#[test]
+fn one_fill_among_processes() {
+    model("one_fill_among_processes", Some(2), || {
+        let (key, process, other) = (Key::new(), Arc::default(), Arc::default());
+        let task = {
+            let (key, member) = (key.clone(), key.join(&other));
+            spawn(move || block_on(key.get_or_fill(&member, 1)))
+        };
+        let member = key.join(&process);
+        let polled = {
+            let mut cancelled = pin!(key.get_or_fill(&member, 3));
+            cancelled.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        };
+        let found = block_on(key.get_or_fill(&member, 2));
+        check(&key, [task.join().unwrap(), found], polled);
+    });
+}
+
+/// One of the two has filled, and both have that value; so has the third one, if it got so far.
+fn check(key: &Key, found: [Found<u32>; 2], polled: Poll<Found<u32>>) {
+    let value = key.value.lock().expect("filled");
+    let is_filler = |found: &Found<u32>| *found == Found::Filled(value);
+    assert_eq!(found.iter().filter(|found| is_filler(found)).count(), 1, "{found:?}");
+    let polled = match polled {
+        Poll::Ready(found) => Some(found),
+        Poll::Pending => None,
+    };
+    for found in found.into_iter().chain(polled) {
+        let (Found::Present(got) | Found::Awaited(got) | Found::Filled(got)) = found;
+        assert_eq!(got, value);
+    }
+}
