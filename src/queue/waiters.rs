@@ -5,7 +5,10 @@
 //!    a [`Ticket`] never points to another waiter's slot.
 //! 2. A slot is linked exactly while its state is `Waiting`. `settle` unlinks.
 //!
-//! Every operation is O(1); a slab that has grown once allocates no more for as many waiters.
+//! Every operation is O(1); a slab that has grown once allocates no more for as many waiters. A slot
+//! takes 32 bytes, so a slab that has just doubled takes at most 64 for each waiter.
+
+use std::num::NonZeroU32;
 
 use slab::Slab;
 
@@ -13,7 +16,22 @@ use super::{Mode, Patience};
 
 /// A place in the queue. Owned by one request, given back by polling or cancelling.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Ticket(usize);
+pub(crate) struct Ticket(Place);
+
+/// Where a slot is: its index and one, so that `Option<Place>` takes four bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place(NonZeroU32);
+
+impl Place {
+    fn at(index: usize) -> Self {
+        let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+        Self(number.expect("fewer waiters than memory allows"))
+    }
+
+    fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 /// What became of a waiter that is no longer in line.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,8 +51,8 @@ pub(super) struct Waiter<W> {
     pub(super) mode: Mode,
     pub(super) patience: Patience,
     waker: Option<W>,
-    previous: Option<usize>,
-    next: Option<usize>,
+    previous: Option<Place>,
+    next: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -46,8 +64,8 @@ enum Slot<W, E> {
 #[derive(Debug)]
 pub(super) struct Waiters<W, E> {
     slots: Slab<Slot<W, E>>,
-    first: Option<usize>,
-    last: Option<usize>,
+    first: Option<Place>,
+    last: Option<Place>,
 }
 
 impl<W, E> Waiters<W, E> {
@@ -67,7 +85,7 @@ impl<W, E> Waiters<W, E> {
 
     pub(super) fn push(&mut self, mode: Mode, patience: Patience) -> Ticket {
         let waiter = Waiter { mode, patience, waker: None, previous: self.last, next: None };
-        let at = self.slots.insert(Slot::Waiting(waiter));
+        let at = Place::at(self.slots.insert(Slot::Waiting(waiter)));
         match self.last {
             Some(last) => self.waiting_mut(last).next = Some(at),
             None => self.first = Some(at),
@@ -79,14 +97,14 @@ impl<W, E> Waiters<W, E> {
     /// Takes the head out of the line, leaves the outcome in its slot, and returns its waker.
     pub(super) fn settle_first(&mut self, outcome: Settled<E>) -> Option<W> {
         let at = self.first.expect("only a non-empty line is settled");
-        let waker = self.unlink(at).waker;
-        self.slots[at] = Slot::Settled(outcome);
+        let waker = self.unlink(at);
+        self.slots[at.index()] = Slot::Settled(outcome);
         waker
     }
 
     /// `Err` with the registered waker while the request still waits.
     pub(super) fn outcome(&self, ticket: &Ticket) -> Result<&Settled<E>, Option<&W>> {
-        match &self.slots[ticket.0] {
+        match &self.slots[ticket.0.index()] {
             Slot::Waiting(waiter) => Err(waiter.waker.as_ref()),
             Slot::Settled(outcome) => Ok(outcome),
         }
@@ -94,7 +112,7 @@ impl<W, E> Waiters<W, E> {
 
     /// Replaces the waker of a waiting request and returns what is to be dropped.
     pub(super) fn register(&mut self, ticket: &Ticket, waker: W) -> Option<W> {
-        match &mut self.slots[ticket.0] {
+        match &mut self.slots[ticket.0.index()] {
             Slot::Waiting(waiter) => waiter.waker.replace(waker),
             Slot::Settled(_) => Some(waker),
         }
@@ -102,44 +120,55 @@ impl<W, E> Waiters<W, E> {
 
     /// Frees the slot: the waker if it was still waiting, otherwise the outcome.
     pub(super) fn remove(&mut self, ticket: Ticket) -> Result<Settled<E>, Option<W>> {
-        if let Slot::Waiting(_) = self.slots[ticket.0] {
-            let waker = self.unlink(ticket.0).waker;
-            self.slots.remove(ticket.0);
+        let at = ticket.0;
+        if let Slot::Waiting(_) = self.slots[at.index()] {
+            let waker = self.unlink(at);
+            self.slots.remove(at.index());
             return Err(waker);
         }
-        match self.slots.remove(ticket.0) {
+        match self.slots.remove(at.index()) {
             Slot::Settled(outcome) => Ok(outcome),
             Slot::Waiting(_) => unreachable!("handled above"),
         }
     }
 
-    fn waiting(&self, at: usize) -> &Waiter<W> {
-        match &self.slots[at] {
+    fn waiting(&self, at: Place) -> &Waiter<W> {
+        match &self.slots[at.index()] {
             Slot::Waiting(waiter) => waiter,
             Slot::Settled(_) => unreachable!("only waiting slots are linked"),
         }
     }
 
-    fn waiting_mut(&mut self, at: usize) -> &mut Waiter<W> {
-        match &mut self.slots[at] {
+    fn waiting_mut(&mut self, at: Place) -> &mut Waiter<W> {
+        match &mut self.slots[at.index()] {
             Slot::Waiting(waiter) => waiter,
             Slot::Settled(_) => unreachable!("only waiting slots are linked"),
         }
     }
 
-    /// Takes a waiting slot out of the line. The slot itself is left as `Refused` for the caller
-    /// to overwrite or free.
-    fn unlink(&mut self, at: usize) -> Waiter<W> {
-        let slot = std::mem::replace(&mut self.slots[at], Slot::Settled(Settled::Refused));
-        let Slot::Waiting(waiter) = slot else { unreachable!("only waiting slots are linked") };
-        match waiter.previous {
-            Some(previous) => self.waiting_mut(previous).next = waiter.next,
-            None => self.first = waiter.next,
+    /// Takes a waiting slot out of the line, and its waker out of the slot. The slot itself is left
+    /// for the caller to overwrite or free.
+    fn unlink(&mut self, at: Place) -> Option<W> {
+        let waiter = self.waiting_mut(at);
+        let (previous, next, waker) = (waiter.previous, waiter.next, waiter.waker.take());
+        match previous {
+            Some(previous) => self.waiting_mut(previous).next = next,
+            None => self.first = next,
         }
-        match waiter.next {
-            Some(next) => self.waiting_mut(next).previous = waiter.previous,
-            None => self.last = waiter.previous,
+        match next {
+            Some(next) => self.waiting_mut(next).previous = previous,
+            None => self.last = previous,
         }
-        waiter
+        waker
+    }
+}
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_takes_32_bytes() {
+        assert_eq!(size_of::<Slot<std::task::Waker, std::io::Error>>(), 32);
     }
 }
