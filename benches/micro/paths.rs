@@ -25,6 +25,8 @@ pub(crate) const PATHS: &[Path] = &[
     Path { name: "join_shared", run: join_shared },
     Path { name: "handover", run: handover },
     Path { name: "cancel", run: cancel },
+    Path { name: "tokio_handover", run: tokio_handover },
+    Path { name: "tokio_join_shared", run: tokio_join_shared },
 ];
 
 fn with(options: OpenOptions, path: impl FnOnce(FileLock)) {
@@ -36,11 +38,15 @@ fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-fn ready<T, E: std::fmt::Debug>(future: impl Future<Output = Result<T, E>>) -> T {
+fn at_once<F: Future>(future: F) -> F::Output {
     match poll(pin!(future)) {
-        Poll::Ready(answer) => answer.expect("lock"),
+        Poll::Ready(answer) => answer,
         Poll::Pending => panic!("it waits"),
     }
+}
+
+fn ready<T, E: std::fmt::Debug>(future: impl Future<Output = Result<T, E>>) -> T {
+    at_once(future).expect("lock")
 }
 
 /// A free lock: taken and given back.
@@ -103,4 +109,25 @@ fn cancel(times: u64) {
             drop(black_box(waiting));
         }
     });
+}
+
+/// tokio's `Mutex` in the same way as `handover`: the limit within one process.
+fn tokio_handover(times: u64) {
+    let lock = tokio::sync::Mutex::new(());
+    let mut held = at_once(lock.lock());
+    for _ in 0..times {
+        let mut next = pin!(lock.lock());
+        assert!(poll(next.as_mut()).is_pending());
+        drop(held);
+        held = at_once(next);
+    }
+}
+
+/// tokio's `RwLock` in the same way as `join_shared`.
+fn tokio_join_shared(times: u64) {
+    let lock = tokio::sync::RwLock::new(());
+    let _held = at_once(lock.read());
+    for _ in 0..times {
+        drop(black_box(at_once(lock.read())));
+    }
 }
