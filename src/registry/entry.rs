@@ -22,8 +22,16 @@ use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::trace;
 use crate::wait::{self, WaitOn};
 
-/// After so many handovers, or so long a time, a process looks whether another one waits.
-const LOOK_EVERY: (u32, Duration) = (16, Duration::from_millis(1));
+/// A process looks whether another one waits after so many handovers, if they took that long, or after
+/// so long a time. A look costs as much as some handovers of an empty section.
+const LOOK_EVERY: (u32, Duration) = (16, Duration::from_micros(50));
+const LOOK_AFTER: Duration = Duration::from_millis(1);
+
+/// While so many handovers take less than this, the clock is read once for all of them: it costs as much
+/// as half a handover. So a look or the end of a tenure is late by as many critical sections, if
+/// they become long all of a sudden.
+const CLOCK_EVERY: u32 = 8;
+const QUICK: Duration = Duration::from_micros(100);
 
 /// For so long a process stands back after a tenure whose time is up. A process that the unlock has
 /// woken takes 23 µs at the median to get the lock, 129 µs at the 99th percentile.
@@ -103,6 +111,9 @@ struct State {
     last_look: Option<Instant>,
     /// In this tenure a path was seen to lead to the file.
     seen_at_path: bool,
+    /// The last time that the clock was read, and how often it need not be.
+    last_clock: Option<Instant>,
+    handovers_without_clock: u32,
     /// How to end the wait that is parked, if there is one: of which epoch, and by what.
     parked: Option<(u64, Arc<Interrupt>)>,
     signature: Option<Arc<Signature>>,
@@ -137,6 +148,8 @@ impl Entry {
             handovers_since_look: 0,
             last_look: None,
             seen_at_path: false,
+            last_clock: None,
+            handovers_without_clock: 0,
             parked: None,
             signature: None,
             recorded: None,
@@ -242,12 +255,19 @@ impl Entry {
         mut state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
         state.handovers_since_look += 1;
+        if state.handovers_without_clock > 0 {
+            state.handovers_without_clock -= 1;
+            return state;
+        }
         let (handovers, last_look) = (state.handovers_since_look, state.last_look);
         // The clock may be a system call, and the turnstile is one.
         drop(state);
         let now = shim::now();
-        let long_ago = |last: Instant| now.saturating_duration_since(last) >= LOOK_EVERY.1;
-        let look = handovers >= LOOK_EVERY.0 || last_look.is_some_and(long_ago);
+        let look = last_look.is_some_and(|last| {
+            let (enough, while_) = LOOK_EVERY;
+            let time = now.saturating_duration_since(last);
+            time >= LOOK_AFTER || handovers >= enough && time >= while_
+        });
         let seen = look && self.is_turnstile_taken();
         let mut state = self.state.lock();
         if look {
@@ -255,6 +275,11 @@ impl Entry {
         }
         if look || last_look.is_none() {
             state.last_look = Some(now);
+        }
+        let last_clock = state.last_clock.replace(now);
+        let quick = |last: Instant| now.saturating_duration_since(last) < QUICK;
+        if last_clock.is_some_and(quick) {
+            state.handovers_without_clock = CLOCK_EVERY - 1;
         }
         let since = *state.handing_over_since.get_or_insert(now);
         if seen {
@@ -379,6 +404,8 @@ impl Entry {
             // Others were let in before this tenure, so the first look comes in a while.
             state.handovers_since_look = 0;
             state.last_look = None;
+            state.last_clock = None;
+            state.handovers_without_clock = 0;
             state.traced = traced.map(|tenure| (tenure, state.queue.counts().handovers));
             state.seen_at_path = false;
             return state.queue.os_acquired(epoch);

@@ -337,7 +337,8 @@ async fn readers_that_always_overlap_let_a_writer_of_another_process_in() {
                 std::task::Poll::Pending => break next,
             }
             joined += 1;
-            assert!(joined <= 16, "the writer is not seen");
+            // Far more than fit into the 50 µs in which nobody looks.
+            assert!(joined <= 10_000, "the writer is not seen");
         };
         drop(reader);
         writer.expect_held();
