@@ -46,7 +46,8 @@ pin_project! {
     /// [`is_terminated`](FusedFuture::is_terminated) tells.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Acquire<G> {
-        lock: FileLock,
+        // Goes into the guard.
+        lock: Option<FileLock>,
         state: State,
         moves: u32,
         limit: Limit,
@@ -85,7 +86,7 @@ enum Limit {
 impl<G: Guard> Acquire<G> {
     pub(super) fn new(lock: FileLock) -> Self {
         Self {
-            lock,
+            lock: Some(lock),
             state: State::Start,
             moves: 0,
             limit: Limit::Never,
@@ -192,19 +193,20 @@ impl<G: Guard> Future for Acquire<G> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if let Err(error) = this.lock.check_owner(operation(G::MODE)) {
+        let lock = this.lock.as_ref().expect("`Acquire` polled after completion");
+        if let Err(error) = lock.check_owner(operation(G::MODE)) {
             *this.state = State::Done;
             return Poll::Ready(Err(error));
         }
         start_timer(this.limit, this.sleep.as_mut());
         let answer = loop {
-            match acquire(this.lock, G::MODE, this.state, this.moves, cx) {
+            match acquire(lock, G::MODE, this.state, this.moves, cx) {
                 Poll::Ready(answer) => break answer,
                 Poll::Pending if matches!(this.state, State::TimedOut(..)) => return Poll::Pending,
-                Poll::Pending => this.traced.begin(this.lock.path(), G::MODE.into()),
+                Poll::Pending => this.traced.begin(lock.path(), G::MODE.into()),
             }
             if let Some(on_wait) = this.on_wait {
-                on_wait.poll(this.lock, cx);
+                on_wait.poll(lock, cx);
             }
             let Limit::Running { since } = *this.limit else { return Poll::Pending };
             let sleep = this.sleep.as_mut().as_pin_mut().expect("set with the limit");
@@ -212,18 +214,18 @@ impl<G: Guard> Future for Acquire<G> {
             // Gives up the place in the queue before anything else.
             *this.state = State::Done;
             *this.on_wait = None;
-            let look = Box::pin(this.lock.clone().look());
+            let look = Box::pin(lock.clone().look());
             *this.state = State::TimedOut(since.elapsed(), look);
         };
         *this.state = State::Done;
         *this.on_wait = None;
         this.sleep.set(None);
         if answer.is_ok() {
-            this.traced.end(this.lock.path(), G::MODE.into());
+            this.traced.end(lock.path(), G::MODE.into());
         }
-        let lock = &*this.lock;
+        let lock = this.lock.take().expect("looked at above");
         Poll::Ready(match answer {
-            Ok(hold) => Ok(G::new(lock.clone(), hold)),
+            Ok(hold) => Ok(G::new(lock, hold)),
             Err(error) => Err(lock.named(error)),
         })
     }
@@ -237,6 +239,7 @@ impl<G: Guard> FusedFuture for Acquire<G> {
 
 /// Looked for at the first poll, contended or not, so that a missing timer is found in the first
 /// test and not in the first contention.
+#[inline]
 fn start_timer(limit: &mut Limit, mut sleep: Pin<&mut Option<Sleep>>) {
     let timer = match *limit {
         Limit::Never | Limit::Running { .. } => return,
@@ -247,6 +250,7 @@ fn start_timer(limit: &mut Limit, mut sleep: Pin<&mut Option<Sleep>>) {
     *limit = Limit::Running { since: Instant::now() };
 }
 
+#[inline]
 fn acquire(
     lock: &FileLock,
     mode: Mode,
@@ -256,16 +260,15 @@ fn acquire(
 ) -> Poll<Result<Hold, Error>> {
     loop {
         match state {
-            State::Start => *state = State::Queued(Request::new(lock.member(), mode)),
+            State::Start => *state = State::Queued(Request::begin(lock.member(), mode, cx)),
             State::Queued(request) => match ready!(Pin::new(&mut *request).poll(cx)) {
                 Ok(hold) if hold.is_local() || !lock.has_to_look(&hold) => {
-                    *state = if lock.leads_to(&hold)? {
-                        State::Held(hold)
-                    } else {
-                        let from = hold.member().clone();
-                        drop(hold);
-                        State::Checking(Box::pin(move_on(lock.clone(), mode, from)))
-                    };
+                    if lock.leads_to(&hold)? {
+                        return proceed(state, hold, cx);
+                    }
+                    let from = hold.member().clone();
+                    drop(hold);
+                    *state = State::Checking(Box::pin(move_on(lock.clone(), mode, from)));
                 }
                 Ok(hold) => *state = State::Checking(Box::pin(verify(lock.clone(), mode, hold))),
                 Err(Denied::Moved) => {
@@ -278,27 +281,39 @@ fn acquire(
                 Err(Denied::Refused) => unreachable!("a request that waits is not refused"),
             },
             State::Checking(checked) => match ready!(checked.as_mut().poll(cx))? {
-                Some(hold) => *state = State::Held(hold),
+                Some(hold) => return proceed(state, hold, cx),
                 None if *moves == MAX_MOVES => return Poll::Ready(Err(lock.replaced(mode))),
                 None => {
                     *moves += 1;
                     *state = State::Start;
                 }
             },
-            State::Held(_) => {
-                // Last, so that a task without budget has its place in the queue all the same.
-                ready!(coop::poll_proceed(cx)).made_progress();
-                match std::mem::replace(state, State::Done) {
-                    State::Held(hold) => return Poll::Ready(Ok(hold)),
-                    _ => unreachable!("matched above"),
-                }
-            }
+            State::Held(_) => match std::mem::replace(state, State::Done) {
+                State::Held(hold) => return proceed(state, hold, cx),
+                _ => unreachable!("matched above"),
+            },
             State::TimedOut(waited, look) => {
                 let holders = ready!(look.as_mut().poll(cx));
                 let error = Error::timed_out(operation(mode), lock.path(), *waited, holders);
                 return Poll::Ready(Err(error));
             }
             State::Done => panic!("`Acquire` polled after completion"),
+        }
+    }
+}
+
+/// Gives the lock out if the task has budget. Last, so that a task without has its place in the queue
+/// all the same.
+#[inline]
+fn proceed(state: &mut State, hold: Hold, cx: &mut Context<'_>) -> Poll<Result<Hold, Error>> {
+    match coop::poll_proceed(cx) {
+        Poll::Ready(budget) => {
+            budget.made_progress();
+            Poll::Ready(Ok(hold))
+        }
+        Poll::Pending => {
+            *state = State::Held(hold);
+            Poll::Pending
         }
     }
 }

@@ -358,6 +358,7 @@ impl FileLock {
     }
 
     /// In a forked child everything of the parent is out of bounds, its mutexes first of all.
+    #[inline]
     fn check_owner(&self, operation: Operation) -> Result<(), Error> {
         if !self.handle.generation.is_past() {
             return Ok(());
@@ -366,11 +367,13 @@ impl FileLock {
         Err(self.named(Error::found(ErrorKind::Forked, operation, self.path(), detail)))
     }
 
+    #[inline]
     fn member(&self) -> Arc<Membership> {
         self.handle.current.lock().clone()
     }
 
     /// Whether the lock is on the file that the path leads to, as far as that must be known.
+    #[inline]
     fn leads_to(&self, hold: &Hold) -> Result<bool, Error> {
         if !self.has_to_look(hold) {
             return Ok(true);

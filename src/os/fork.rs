@@ -33,11 +33,13 @@ static GENERATION: AtomicUsize = AtomicUsize::new(0);
 pub(crate) struct Generation(usize);
 
 impl Generation {
+    #[inline]
     pub(crate) fn current() -> Self {
         Self(GENERATION.load(Ordering::Relaxed))
     }
 
     /// What was made in this generation is the parent's, or a grandparent's.
+    #[inline]
     pub(crate) fn is_past(self) -> bool {
         self != Self::current()
     }

@@ -112,6 +112,7 @@ impl LockFile {
     }
 
     /// Lock calls that do not wait for another holder return at once.
+    #[inline]
     pub(crate) fn is_local(&self) -> bool {
         self.file_system == FileSystem::Local
     }

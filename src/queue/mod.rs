@@ -79,6 +79,7 @@ impl<W> Default for Effects<W> {
 }
 
 impl<W> Effects<W> {
+    #[inline]
     fn wake(&mut self, waker: Option<W>) {
         match self.wake {
             None => self.wake = waker,
@@ -147,6 +148,7 @@ enum Holders {
 }
 
 impl Holders {
+    #[inline]
     fn admit(self, mode: Mode) -> bool {
         match self {
             Holders::None => true,
@@ -187,17 +189,20 @@ impl<W, E> Queue<W, E> {
     }
 
     /// Somebody waits in line.
+    #[inline]
     pub(crate) fn is_contended(&self) -> bool {
         !self.waiters.is_empty()
     }
 
     /// A request of this mode would be granted at once, by those who hold.
+    #[inline]
     pub(crate) fn would_join(&self, mode: Mode) -> bool {
         mode == Mode::Shared && self.waiters.is_empty() && self.may_join()
     }
 
     /// Those who share the lock let others join them for as long as nobody is seen to wait for it:
     /// one of them may be waiting for the very one that comes.
+    #[inline]
     fn may_join(&self) -> bool {
         let seen = matches!(self.phase, Phase::Held { over: Some(End::Seen), .. });
         matches!(self.holders, Holders::Shared(_)) && !seen
@@ -215,24 +220,30 @@ impl<W, E> Queue<W, E> {
 
     // ---- events from tasks ----
 
-    pub(crate) fn request(&mut self, mode: Mode, patience: Patience) -> (Requested, Effects<W>) {
-        let mut effects = Effects::default();
+    #[inline]
+    pub(crate) fn request(
+        &mut self,
+        mode: Mode,
+        patience: Patience,
+        effects: &mut Effects<W>,
+    ) -> Requested {
         if self.stale {
-            return (Requested::Moved, effects);
+            return Requested::Moved;
         }
         if self.would_join(mode) {
-            return (Requested::Granted(self.grant(mode)), effects);
+            return Requested::Granted(self.grant(mode));
         }
         if patience == Patience::Try && !(self.waiters.is_empty() && self.phase == Phase::Free) {
-            return (Requested::Refused, effects);
+            return Requested::Refused;
         }
         let ticket = self.waiters.push(mode, patience);
-        self.advance(&mut effects);
-        (Requested::Queued(ticket), effects)
+        self.advance(effects);
+        Requested::Queued(ticket)
     }
 
     /// `Some` once the request is settled; `None` leaves it in line. Consumes the slot when it
     /// answers `Some`: the ticket is then void.
+    #[inline]
     pub(crate) fn poll(&mut self, ticket: &mut Option<Ticket>) -> Option<Settled<E>> {
         let held = ticket.as_ref().expect("polled with its ticket");
         self.waiters.outcome(held).ok()?;
@@ -246,6 +257,7 @@ impl<W, E> Queue<W, E> {
     }
 
     /// Registers the waker of a waiting request; returns the one to drop.
+    #[inline]
     pub(crate) fn register(&mut self, ticket: &Ticket, waker: W) -> Option<W> {
         self.waiters.register(ticket, waker)
     }
@@ -254,7 +266,7 @@ impl<W, E> Queue<W, E> {
     pub(crate) fn cancel(&mut self, ticket: Ticket) -> Effects<W> {
         let mut effects = Effects::default();
         match self.waiters.remove(ticket) {
-            Ok(Settled::Granted(_)) => return self.release(),
+            Ok(Settled::Granted(_)) => self.release(&mut effects),
             Ok(_) => {}
             Err(waker) => {
                 effects.discard = waker;
@@ -265,15 +277,14 @@ impl<W, E> Queue<W, E> {
     }
 
     /// A holder lets go.
-    pub(crate) fn release(&mut self) -> Effects<W> {
-        let mut effects = Effects::default();
+    #[inline]
+    pub(crate) fn release(&mut self, effects: &mut Effects<W>) {
         self.holders = match self.holders {
             Holders::Exclusive | Holders::Shared(1) => Holders::None,
             Holders::Shared(count) => Holders::Shared(count - 1),
             Holders::None => unreachable!("only a holder releases"),
         };
-        self.advance(&mut effects);
-        effects
+        self.advance(effects);
     }
 
     /// The exclusive holder goes on as a shared one; `os` is the mode the OS lock has now.
@@ -402,6 +413,7 @@ impl<W, E> Queue<W, E> {
     }
 
     /// Looks at the line and does what can be done now. Every event ends here.
+    #[inline]
     fn advance(&mut self, effects: &mut Effects<W>) {
         let wanted = self.waiters.first().map(|first| first.mode);
         match &mut self.phase {
@@ -432,6 +444,7 @@ impl<W, E> Queue<W, E> {
 
     /// Grants to the head and, if it is shared, to all shared requests right behind it: they
     /// enter together, as one handover, or join those who share the lock.
+    #[inline]
     fn admit_head(&mut self, effects: &mut Effects<W>) {
         let Phase::Held { mode: os, .. } = self.phase else { return };
         let mut open = self.may_join();
@@ -450,6 +463,7 @@ impl<W, E> Queue<W, E> {
 
     /// Counts one more group of holders in this tenure; `false` if the tenure is over. The first
     /// group of a tenure is what the OS lock was acquired for, and no handover.
+    #[inline]
     fn hand_over(&mut self) -> bool {
         let Phase::Held { handovers, over, .. } = &mut self.phase else { return false };
         match handovers {
@@ -464,6 +478,7 @@ impl<W, E> Queue<W, E> {
         true
     }
 
+    #[inline]
     fn grant(&mut self, mode: Mode) -> u64 {
         self.holders = match (mode, self.holders) {
             (Mode::Exclusive, Holders::None) => Holders::Exclusive,

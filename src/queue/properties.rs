@@ -338,7 +338,8 @@ impl World {
         let id = self.requests;
         let idle = self.kernel.call.is_none();
         let expected = self.reference.request(Request { id, mode, patience }, idle);
-        let (answer, effects) = self.queue.request(mode, patience);
+        let mut effects = Effects::default();
+        let answer = self.queue.request(mode, patience, &mut effects);
         let answer = match answer {
             Requested::Granted(epoch) => {
                 assert_eq!(epoch, self.kernel.epoch);
@@ -401,7 +402,8 @@ impl World {
 
     fn release(&mut self, id: Id) {
         self.reference.leave(id);
-        let effects = self.queue.release();
+        let mut effects = Effects::default();
+        self.queue.release(&mut effects);
         self.carry_out(effects, Before::Other);
     }
 

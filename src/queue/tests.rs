@@ -81,7 +81,9 @@ impl Player {
                     assert_eq!(self.poll(name), "granted", "{name}");
                 }
                 self.requests.remove(name);
-                self.queue.release()
+                let mut effects = Effects::default();
+                self.queue.release(&mut effects);
+                effects
             }
             Downgrade(name, os) => {
                 assert_eq!(self.requests[name], None, "{name} is polled to its end");
@@ -102,7 +104,8 @@ impl Player {
     }
 
     fn request(&mut self, name: Name, mode: Mode, patience: Patience) -> Vec<String> {
-        let (answer, effects) = self.queue.request(mode, patience);
+        let mut effects = Effects::default();
+        let answer = self.queue.request(mode, patience, &mut effects);
         let mut described = vec![match answer {
             Requested::Granted(epoch) => {
                 assert_eq!(epoch, self.epoch, "the tenure that {name} is granted in");
@@ -931,7 +934,8 @@ fn every_waker_comes_back_once() {
 fn contended_means_that_somebody_waits_in_line() {
     let mut queue: Queue<Name, Name> = Queue::new();
     assert!(!queue.is_contended());
-    let (Requested::Queued(_), _) = queue.request(Exclusive, Patience::Wait) else {
+    let mut effects = Effects::default();
+    let Requested::Queued(_) = queue.request(Exclusive, Patience::Wait, &mut effects) else {
         panic!("a free queue asks the OS first");
     };
     assert!(queue.is_contended());

@@ -23,11 +23,13 @@ pub(crate) struct Ticket(Place);
 struct Place(NonZeroU32);
 
 impl Place {
+    #[inline]
     fn at(index: usize) -> Self {
         let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
         Self(number.expect("fewer waiters than memory allows"))
     }
 
+    #[inline]
     fn index(self) -> usize {
         self.0.get() as usize - 1
     }
@@ -74,15 +76,18 @@ impl<W, E> Waiters<W, E> {
         Self { slots: Slab::with_capacity(1), first: None, last: None }
     }
 
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
     /// The one at the head of the line.
+    #[inline]
     pub(super) fn first(&self) -> Option<&Waiter<W>> {
         self.first.map(|at| self.waiting(at))
     }
 
+    #[inline]
     pub(super) fn push(&mut self, mode: Mode, patience: Patience) -> Ticket {
         let waiter = Waiter { mode, patience, waker: None, previous: self.last, next: None };
         let at = Place::at(self.slots.insert(Slot::Waiting(waiter)));
@@ -95,6 +100,7 @@ impl<W, E> Waiters<W, E> {
     }
 
     /// Takes the head out of the line, leaves the outcome in its slot, and returns its waker.
+    #[inline]
     pub(super) fn settle_first(&mut self, outcome: Settled<E>) -> Option<W> {
         let at = self.first.expect("only a non-empty line is settled");
         let waker = self.unlink(at);
@@ -103,6 +109,7 @@ impl<W, E> Waiters<W, E> {
     }
 
     /// `Err` with the registered waker while the request still waits.
+    #[inline]
     pub(super) fn outcome(&self, ticket: &Ticket) -> Result<&Settled<E>, Option<&W>> {
         match &self.slots[ticket.0.index()] {
             Slot::Waiting(waiter) => Err(waiter.waker.as_ref()),
@@ -111,6 +118,7 @@ impl<W, E> Waiters<W, E> {
     }
 
     /// Replaces the waker of a waiting request and returns what is to be dropped.
+    #[inline]
     pub(super) fn register(&mut self, ticket: &Ticket, waker: W) -> Option<W> {
         match &mut self.slots[ticket.0.index()] {
             Slot::Waiting(waiter) => waiter.waker.replace(waker),
@@ -119,6 +127,7 @@ impl<W, E> Waiters<W, E> {
     }
 
     /// Frees the slot: the waker if it was still waiting, otherwise the outcome.
+    #[inline]
     pub(super) fn remove(&mut self, ticket: Ticket) -> Result<Settled<E>, Option<W>> {
         let at = ticket.0;
         if let Slot::Waiting(_) = self.slots[at.index()] {
@@ -132,6 +141,7 @@ impl<W, E> Waiters<W, E> {
         }
     }
 
+    #[inline]
     fn waiting(&self, at: Place) -> &Waiter<W> {
         match &self.slots[at.index()] {
             Slot::Waiting(waiter) => waiter,
@@ -139,6 +149,7 @@ impl<W, E> Waiters<W, E> {
         }
     }
 
+    #[inline]
     fn waiting_mut(&mut self, at: Place) -> &mut Waiter<W> {
         match &mut self.slots[at.index()] {
             Slot::Waiting(waiter) => waiter,
@@ -148,6 +159,7 @@ impl<W, E> Waiters<W, E> {
 
     /// Takes a waiting slot out of the line, and its waker out of the slot. The slot itself is left
     /// for the caller to overwrite or free.
+    #[inline]
     fn unlink(&mut self, at: Place) -> Option<W> {
         let waiter = self.waiting_mut(at);
         let (previous, next, waker) = (waiter.previous, waiter.next, waiter.waker.take());

@@ -66,6 +66,7 @@ impl OpenFile {
         self.first.is_writable() || self.writable.get().is_some()
     }
 
+    #[inline]
     pub(crate) fn is_local(&self) -> bool {
         self.first.is_local()
     }
@@ -167,6 +168,7 @@ impl Entry {
         }
     }
 
+    #[inline]
     pub(crate) fn file(&self) -> &OpenFile {
         &self.file
     }
@@ -203,6 +205,7 @@ impl Entry {
     }
 
     /// One event of the queue, under the mutex.
+    #[inline]
     pub(super) fn event<T>(&self, event: impl FnOnce(&mut Queue<Waker, io::Error>) -> T) -> T {
         event(&mut self.state.lock().queue)
     }
@@ -228,28 +231,42 @@ impl Entry {
         self.state.lock().recorded.as_mut().map(Recorded::tell)
     }
 
-    pub(super) fn request(&self, mode: Mode, patience: Patience) -> (Requested, Effects<Waker>) {
+    /// Takes the waker if the request is in line behind others. Otherwise the requester has something
+    /// to do before it waits.
+    #[inline]
+    pub(super) fn request(
+        &self,
+        mode: Mode,
+        patience: Patience,
+        waker: &mut Option<Waker>,
+        effects: &mut Effects<Waker>,
+    ) -> Requested {
         let mut state = self.state.lock();
         if state.queue.would_join(mode) {
             state = self.look_before_handover(state);
         }
-        state.queue.request(mode, patience)
+        let requested = state.queue.request(mode, patience, effects);
+        if let (Requested::Queued(ticket), None, Some(_)) = (&requested, &effects.os, &waker) {
+            *waker = waker.take().and_then(|waker| state.queue.register(ticket, waker));
+        }
+        requested
     }
 
     /// A holder lets go.
-    pub(super) fn release(&self) -> Effects<Waker> {
+    #[inline]
+    pub(super) fn release(&self, effects: &mut Effects<Waker>) {
         let mut state = self.state.lock();
         if state.queue.is_contended() {
             state = self.look_before_handover(state);
         }
-        let effects = state.queue.release();
+        state.queue.release(effects);
         if effects.os.is_some() && !state.queue.is_contended() {
             state.handing_over_since = None;
         }
-        effects
     }
 
     /// Ends the tenure if others have waited for long enough, or are seen to wait.
+    #[inline]
     fn look_before_handover<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
@@ -404,9 +421,9 @@ impl Entry {
             // Others were let in before this tenure, so the first look comes in a while.
             state.handovers_since_look = 0;
             state.last_look = None;
+            state.traced = traced.map(|tenure| (tenure, state.queue.counts().handovers));
             state.last_clock = None;
             state.handovers_without_clock = 0;
-            state.traced = traced.map(|tenure| (tenure, state.queue.counts().handovers));
             state.seen_at_path = false;
             return state.queue.os_acquired(epoch);
         }
@@ -437,6 +454,9 @@ impl Entry {
 
     /// Nobody has an exclusive guard any more.
     fn end_record(&self) -> io::Result<()> {
+        if !self.records.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let Some(recorded) = self.state.lock().recorded.take() else { return Ok(()) };
         let (written, ended) = recorded.end(self.locked_file());
         self.state.lock().written = written;
@@ -486,20 +506,39 @@ fn of_record(done: &str, error: io::Error) -> io::Error {
 
 /// Carries out effects, and the effects of their answers, until none are left on this thread.
 /// Returns what became of the unlock, if there was one here.
+#[inline]
 pub(super) fn carry_out(
+    member: &Arc<Membership>,
+    effects: Effects<Waker>,
+    thread: Thread,
+) -> io::Result<()> {
+    if effects.os.is_some() {
+        return carry_out_calls(member, effects, thread);
+    }
+    wake_and_discard(effects);
+    Ok(())
+}
+
+#[inline]
+fn wake_and_discard(effects: Effects<Waker>) {
+    let Effects { os: _, wake, wake_more, discard } = effects;
+    drop(discard);
+    if let Some(waker) = wake {
+        wake_up(waker);
+        wake_more.into_iter().for_each(wake_up);
+    }
+}
+
+fn carry_out_calls(
     member: &Arc<Membership>,
     mut effects: Effects<Waker>,
     thread: Thread,
 ) -> io::Result<()> {
     let mut unlocked = Ok(());
     loop {
-        let Effects { os, wake, wake_more, discard } = effects;
-        let next = os.and_then(|call| carry_out_call(member, call, thread, &mut unlocked));
-        drop(discard);
-        if let Some(waker) = wake {
-            wake_up(waker);
-            wake_more.into_iter().for_each(wake_up);
-        }
+        let call = effects.os.take();
+        let next = call.and_then(|call| carry_out_call(member, call, thread, &mut unlocked));
+        wake_and_discard(effects);
         match next {
             Some(next) => effects = next,
             None => return unlocked,

@@ -293,6 +293,7 @@ impl Membership {
         })
     }
 
+    #[inline]
     pub(crate) fn entry(&self) -> &Arc<Entry> {
         self.entry.as_ref().expect("present until dropped")
     }
@@ -307,6 +308,7 @@ impl Membership {
 
     /// It belongs to a process that this one was forked from. Its mutexes may be locked for ever,
     /// and its locks are that process's: nothing may be done with it.
+    #[inline]
     pub(crate) fn is_inherited(&self) -> bool {
         self.generation.is_past()
     }

@@ -11,7 +11,7 @@
 
 use std::future::{Future, poll_fn};
 use std::path::PathBuf;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -164,6 +164,16 @@ fn lock_and_visit(member: &Arc<Membership>, inside: &Inside) {
     drop(hold);
 }
 
+/// As `Acquire` does: the first poll joins the queue.
+async fn exclusive_at_the_first_poll(member: &Arc<Membership>) -> Result<Hold, Denied> {
+    let mut request = None;
+    poll_fn(|cx| {
+        let begin = || Request::begin(member.clone(), Mode::Exclusive, cx);
+        Pin::new(request.get_or_insert_with(begin)).poll(cx)
+    })
+    .await
+}
+
 /// Polls once, with a waker that does nothing.
 fn poll_once(request: &mut Request) -> Poll<Result<Hold, Denied>> {
     pin!(request).poll(&mut Context::from_waker(Waker::noop()))
@@ -181,6 +191,24 @@ fn two_exclusive_waiters() {
         let (other, inside) = (member.clone(), fixture.inside.clone());
         let thread = spawn(move || lock_and_visit(&other, &inside));
         lock_and_visit(&member, &fixture.inside);
+        thread.join().unwrap();
+        drop(member);
+    });
+}
+
+/// The lock is let go around the first poll of the one that wants it, which registers the waker.
+#[test]
+fn first_poll_against_the_release() {
+    model("first_poll_against_the_release", None, |fixture| {
+        let member = fixture.join();
+        let hold = block_on(exclusive(&member)).unwrap();
+        let (other, inside) = (member.clone(), fixture.inside.clone());
+        let thread = spawn(move || {
+            let hold = block_on(exclusive_at_the_first_poll(&other)).unwrap();
+            inside.alone();
+            drop(hold);
+        });
+        drop(hold);
         thread.join().unwrap();
         drop(member);
     });

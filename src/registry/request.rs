@@ -2,13 +2,14 @@
 
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::Membership;
 use super::entry::{Thread, carry_out};
 use super::recorded::Told;
-use crate::queue::{Mode, Patience, Requested, Settled, Ticket};
+use crate::queue::{Effects, Mode, Patience, Requested, Settled, Ticket};
 use crate::shim::Arc;
 use crate::wait;
 
@@ -25,43 +26,72 @@ pub(crate) enum Denied {
 /// A place in the queue, or the lock that came of it. Dropping gives either back.
 #[derive(Debug)]
 pub(crate) struct Request {
-    member: Arc<Membership>,
+    /// `None` when the lock has been given out with it.
+    member: Option<Arc<Membership>>,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
+    /// In line. `None` only for a moment, when it is settled.
     Queued(Option<Ticket>),
-    Settled(Option<Settled<io::Error>>),
+    /// In line with the waker of the first poll, which is still to come.
+    Registered(Ticket),
+    Granted,
+    Refused,
+    Moved,
+    Done,
 }
 
 impl Request {
     /// Joins the queue now, not at the first poll.
     pub(crate) fn new(member: Arc<Membership>, mode: Mode) -> Self {
-        Self::with(member, mode, Patience::Wait, Thread::Requester)
+        Self::with(member, mode, Patience::Wait, Thread::Requester, None)
     }
 
-    fn with(member: Arc<Membership>, mode: Mode, patience: Patience, thread: Thread) -> Self {
-        let (requested, effects) = member.entry().request(mode, patience);
+    /// Joins the queue, and does what of the first poll needs the queue.
+    #[inline]
+    pub(crate) fn begin(member: Arc<Membership>, mode: Mode, cx: &mut Context<'_>) -> Self {
+        // Cloning is foreign code, so it comes before the mutex, needed or not.
+        let waker = cx.waker().clone();
+        Self::with(member, mode, Patience::Wait, Thread::Requester, Some(waker))
+    }
+
+    #[inline]
+    fn with(
+        member: Arc<Membership>,
+        mode: Mode,
+        patience: Patience,
+        thread: Thread,
+        mut waker: Option<Waker>,
+    ) -> Self {
+        let mut effects = Effects::default();
+        let polled = waker.is_some();
+        let requested = member.entry().request(mode, patience, &mut waker, &mut effects);
         let state = match requested {
+            Requested::Queued(ticket) if polled && waker.is_none() => State::Registered(ticket),
             Requested::Queued(ticket) => State::Queued(Some(ticket)),
-            Requested::Granted(epoch) => State::Settled(Some(Settled::Granted(epoch))),
-            Requested::Refused => State::Settled(Some(Settled::Refused)),
-            Requested::Moved => State::Settled(Some(Settled::Moved)),
+            Requested::Granted(_) => State::Granted,
+            Requested::Refused => State::Refused,
+            Requested::Moved => State::Moved,
         };
         // The request owns its place before anything of the effects can go wrong.
-        let request = Self { member, state };
-        let _ = carry_out(&request.member, effects, thread);
+        let request = Self { member: Some(member), state };
+        let _ = carry_out(request.member(), effects, thread);
         request
     }
 
+    #[inline]
     pub(crate) fn member(&self) -> &Arc<Membership> {
-        &self.member
+        self.member.as_ref().expect("not given out yet")
     }
 
-    fn settled(&self, settled: Settled<io::Error>) -> Result<Hold, Denied> {
+    /// What became of it, once that is known.
+    #[inline]
+    fn settled(&mut self, settled: Settled<io::Error>) -> Result<Hold, Denied> {
+        self.state = State::Done;
         match settled {
-            Settled::Granted(_) => Ok(Hold { member: self.member.clone(), held: true }),
+            Settled::Granted(_) => Ok(Hold(self.member.take())),
             Settled::Failed(error) => Err(Denied::Failed(error)),
             Settled::Refused => Err(Denied::Refused),
             Settled::Moved => Err(Denied::Moved),
@@ -71,28 +101,37 @@ impl Request {
 
 /// Asks without waiting for a holder. Blocks for the time of a lock call.
 pub(crate) fn try_hold(member: &Arc<Membership>, mode: Mode) -> Result<Hold, Denied> {
-    let mut request = Request::with(member.clone(), mode, Patience::Try, Thread::Errand);
-    let settled = match &mut request.state {
-        State::Settled(settled) => settled.take(),
-        // The try was made on this thread, so it has been answered.
-        State::Queued(ticket) => member.entry().event(|queue| queue.poll(ticket)),
-    };
-    request.settled(settled.expect("a request that does not wait is settled at once"))
+    let mut request = Request::with(member.clone(), mode, Patience::Try, Thread::Errand, None);
+    // The try was made on this thread, so it has been answered.
+    match Pin::new(&mut request).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => answer,
+        Poll::Pending => unreachable!("a request that does not wait is settled at once"),
+    }
 }
 
 impl Future for Request {
     type Output = Result<Hold, Denied>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let ticket = match &mut this.state {
-            State::Settled(settled) => {
-                let settled = settled.take().expect("polled after completion");
-                return Poll::Ready(this.settled(settled));
-            }
-            State::Queued(ticket) => ticket,
+        if let State::Registered(_) = &this.state {
+            let State::Registered(ticket) = mem::replace(&mut this.state, State::Done) else {
+                unreachable!("looked at above")
+            };
+            this.state = State::Queued(Some(ticket));
+            return Poll::Pending;
+        }
+        // It keeps its ticket until it is settled, whatever foreign code does.
+        let State::Queued(ticket) = &mut this.state else {
+            return Poll::Ready(match mem::replace(&mut this.state, State::Done) {
+                State::Granted => Ok(Hold(this.member.take())),
+                State::Refused => Err(Denied::Refused),
+                State::Moved => Err(Denied::Moved),
+                _ => panic!("polled after completion"),
+            });
         };
-        let entry = this.member.entry();
+        let entry = this.member.as_ref().expect("not given out yet").entry();
         let mut settled = entry.event(|queue| {
             let settled = queue.poll(ticket);
             let waker = ticket.as_ref().and_then(|ticket| queue.waker(ticket));
@@ -115,95 +154,96 @@ impl Future for Request {
             drop(discard);
         }
         match settled {
-            Ok(Some(settled)) => {
-                this.state = State::Settled(None);
-                Poll::Ready(this.settled(settled))
-            }
+            Ok(Some(settled)) => Poll::Ready(this.settled(settled)),
             Ok(None) | Err(()) => Poll::Pending,
         }
     }
 }
 
 impl Drop for Request {
+    #[inline]
     fn drop(&mut self) {
-        if self.member.is_inherited() {
+        let Some(member) = self.member.take().filter(|member| !member.is_inherited()) else {
             return;
-        }
-        let effects = match &mut self.state {
-            State::Queued(ticket) => {
-                let Some(ticket) = ticket.take() else { return };
-                self.member.entry().event(|queue| queue.cancel(ticket))
-            }
-            State::Settled(Some(Settled::Granted(_))) => self.member.entry().release(),
-            State::Settled(_) => return,
         };
-        let _ = carry_out(&self.member, effects, Thread::Caller);
+        let mut effects = Effects::default();
+        match mem::replace(&mut self.state, State::Done) {
+            State::Queued(Some(ticket)) | State::Registered(ticket) => {
+                effects = member.entry().event(|queue| queue.cancel(ticket));
+            }
+            State::Granted => member.entry().release(&mut effects),
+            State::Queued(None) | State::Refused | State::Moved | State::Done => return,
+        }
+        let _ = carry_out(&member, effects, Thread::Caller);
     }
 }
 
-/// A granted lock. Dropping it releases.
+/// A granted lock. Dropping it releases. Empty only while it is unlocked.
 #[derive(Debug)]
-pub(crate) struct Hold {
-    member: Arc<Membership>,
-    held: bool,
-}
+pub(crate) struct Hold(Option<Arc<Membership>>);
 
 impl Hold {
+    #[inline]
     pub(crate) fn member(&self) -> &Arc<Membership> {
-        &self.member
+        self.0.as_ref().expect("held until it is unlocked")
     }
 
     /// An exclusive guard is given out: what it gets to know of the record of its tenure.
+    #[inline]
     pub(crate) fn tell(&self) -> Option<Told> {
-        self.member.entry().tell()
+        self.member().entry().tell()
     }
 
     /// Somebody waits for the lock, as far as this process can see. Makes a system call.
     pub(crate) fn is_contended(&self) -> bool {
-        !self.member.is_inherited() && self.member.entry().is_contended()
+        !self.member().is_inherited() && self.member().entry().is_contended()
     }
 
     /// On a local file system, where calls may be made in place.
+    #[inline]
     pub(crate) fn is_local(&self) -> bool {
-        self.member.entry().file().is_local()
+        self.member().entry().file().is_local()
     }
 
     /// Whether a path was seen to lead to the file since the OS lock was acquired.
     pub(crate) fn was_seen_at_path(&self) -> bool {
-        self.member.entry().was_seen_at_path()
+        self.member().entry().was_seen_at_path()
     }
 
     pub(crate) fn saw_at_path(&self) {
-        self.member.entry().saw_at_path();
+        self.member().entry().saw_at_path();
     }
 
     /// Releases, and tells what the OS said to it.
     pub(crate) async fn unlock(mut self) -> io::Result<()> {
-        self.held = false;
-        let effects = self.member.entry().release();
-        if effects.os.is_none() || self.is_local() {
-            return carry_out(&self.member, effects, Thread::Caller);
+        let member = self.0.take().expect("held until now");
+        let mut effects = Effects::default();
+        member.entry().release(&mut effects);
+        if effects.os.is_none() || member.entry().file().is_local() {
+            return carry_out(&member, effects, Thread::Caller);
         }
-        let member = self.member.clone();
+        let pool = member.pool().clone();
         let job = move || carry_out(&member, effects, Thread::Errand);
-        wait::errand_with_answer(self.member.pool(), job).await
+        wait::errand_with_answer(&pool, job).await
     }
 
     /// From exclusive to shared.
     pub(crate) fn downgrade(&self) {
-        if self.member.is_inherited() {
+        let member = self.member();
+        if member.is_inherited() {
             return;
         }
-        let effects = self.member.entry().downgrade();
-        let _ = carry_out(&self.member, effects, Thread::Caller);
+        let effects = member.entry().downgrade();
+        let _ = carry_out(member, effects, Thread::Caller);
     }
 }
 
 impl Drop for Hold {
+    #[inline]
     fn drop(&mut self) {
-        if self.held && !self.member.is_inherited() {
-            let effects = self.member.entry().release();
-            let _ = carry_out(&self.member, effects, Thread::Caller);
-        }
+        let Some(member) = self.0.take().filter(|member| !member.is_inherited()) else { return };
+        let mut effects = Effects::default();
+        member.entry().release(&mut effects);
+        let _ = carry_out(&member, effects, Thread::Caller);
     }
 }

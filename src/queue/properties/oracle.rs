@@ -77,7 +77,8 @@ impl Pair {
             }
             Step::Release(at) if holders > 0 => {
                 drop(self.holders.swap_remove(at.index(holders)));
-                let effects = self.queue.release();
+                let mut effects = Effects::default();
+                self.queue.release(&mut effects);
                 self.grant_at_once(effects);
             }
             Step::Downgrade(at, os) if holders > 0 => {
@@ -134,7 +135,8 @@ impl Pair {
     }
 
     fn request(&mut self, mode: Mode, patience: Patience) -> Answered {
-        let (answer, effects) = self.queue.request(mode, patience);
+        let mut effects = Effects::default();
+        let answer = self.queue.request(mode, patience, &mut effects);
         self.grant_at_once(effects);
         match answer {
             Requested::Granted(_) => Answered::Granted,
