@@ -19,6 +19,7 @@ use Aim::{AtLeast, AtMost};
 
 /// Every figure: its name, its unit (a ratio has none), its aim.
 const FIGURES: &[(&str, &str, Aim)] = &[
+    ("uncontended_bare_vs_raw", "", AtMost(1.15)),
     ("uncontended_vs_raw", "", AtMost(1.15)),
     ("uncontended_vs_async_fd_lock", "", AtMost(0.25)),
     ("uncontended_vs_spawn_blocking", "", AtMost(0.25)),
@@ -37,6 +38,7 @@ const FIGURES: &[(&str, &str, Aim)] = &[
     ("waiters10k_threads", "threads", AtMost(1.0)),
     ("waiter_bytes", "bytes", AtMost(64.0)),
     ("fs_under_600_waiters", "", AtMost(1.5)),
+    ("record_cost", "", AtMost(2.0)),
 ];
 
 /// What has been measured.
@@ -153,6 +155,16 @@ impl Outcome {
     pub(crate) fn ratio(&self, name: &str, to: &str) -> Samples {
         let pairs = self.of(name).iter().zip(self.of(to));
         pairs.map(|(value, other)| value / other).collect::<Vec<_>>().into()
+    }
+
+    /// The one without what the second takes more than the third, as often as the third, round by
+    /// round.
+    pub(crate) fn ratio_without(&self, name: &str, with: &str, bare: &str) -> Samples {
+        let rounds = self.of(name).iter().zip(self.of(with)).zip(self.of(bare));
+        rounds
+            .map(|((value, with), bare)| (value - (with - bare)) / bare)
+            .collect::<Vec<_>>()
+            .into()
     }
 
     /// Prints a table, with the ratios to the first contestant.

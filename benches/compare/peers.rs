@@ -128,6 +128,17 @@ impl Options for Fcntl {
     }
 }
 
+/// The default that leaves records.
+pub(crate) struct Recording;
+
+impl Options for Recording {
+    const NAME: &'static str = "this crate, with records";
+
+    fn options() -> OpenOptions {
+        FileLock::options().record(true)
+    }
+}
+
 // ---- system calls ----
 
 /// flock(2) on this thread and nothing else.

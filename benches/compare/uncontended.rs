@@ -9,7 +9,7 @@ use tokio::runtime::Builder;
 use crate::figures::{Contest, Figures};
 use crate::peers::{
     AsyncFdLock, Default, Fcntl, FdLock, Filelock, Fs4, Fslock, Ours, Peer, RawFcntlWithChecks,
-    RawFlock, RawFlockWithChecks, Std, TokioMutex,
+    RawFlock, RawFlockWithChecks, Recording, Std, TokioMutex,
 };
 use crate::{Effort, Result};
 
@@ -23,6 +23,7 @@ pub(crate) fn measure(effort: Effort, directory: &Path, figures: &mut Figures) -
     let mut contest = Contest::default();
     enter::<Ours<Default>>(&mut contest, directory)?;
     enter::<Ours<Fcntl>>(&mut contest, directory)?;
+    enter::<Ours<Recording>>(&mut contest, directory)?;
     enter::<RawFlock>(&mut contest, directory)?;
     enter::<RawFlockWithChecks>(&mut contest, directory)?;
     enter::<RawFcntlWithChecks>(&mut contest, directory)?;
@@ -38,11 +39,14 @@ pub(crate) fn measure(effort: Effort, directory: &Path, figures: &mut Figures) -
 
     let ours = Ours::<Default>::NAME;
     let fcntl = Ours::<Fcntl>::NAME;
+    let bare = outcome.ratio_without(ours, RawFlockWithChecks::NAME, RawFlock::NAME);
+    figures.record("uncontended_bare_vs_raw", bare);
     let ratios = [
         ("uncontended_vs_raw", ours, RawFlockWithChecks::NAME),
         ("uncontended_vs_async_fd_lock", ours, AsyncFdLock::NAME),
         ("uncontended_vs_spawn_blocking", ours, Std::NAME),
         ("uncontended_fcntl_vs_raw", fcntl, RawFcntlWithChecks::NAME),
+        ("record_cost", Ours::<Recording>::NAME, ours),
     ];
     for (figure, one, other) in ratios {
         figures.record(figure, outcome.ratio(one, other));
