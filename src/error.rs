@@ -238,7 +238,10 @@ impl Error {
             );
         }
         Some(match self.0.kind {
-            // Found by this crate, and the remedy is in the detail.
+            ErrorKind::Unsupported if self.0.operation == Operation::FindHolders => {
+                "let the holders leave a record"
+            }
+            // Found by this crate, and the remedy is in the detail, if there is one.
             ErrorKind::Unsupported if self.0.source.is_none() => return None,
             ErrorKind::Unsupported => {
                 "its file system does not support this kind of lock: \

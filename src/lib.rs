@@ -2,6 +2,8 @@
 
 pub mod cache;
 mod error;
+// Nobody is ever seen where there are no locks.
+#[cfg_attr(not(any(unix, windows)), allow(dead_code, unused_imports))]
 mod holder;
 mod lock;
 mod os;
@@ -32,11 +34,14 @@ pub fn check_record_parser(content: &[u8]) {
 
 /// How a parked wait is ended when nobody wants it any more.
 ///
-/// A thread that waits in the kernel for another process is woken by a signal: a POSIX timer
-/// (timer_create(2), `SIGEV_THREAD_ID`) sends it to that thread alone, every 2 ms until the thread
-/// has left the call. The signal is a real-time one, the highest whose disposition is the default
+/// On Windows the wait is cancelled (CancelIoEx), and nothing here concerns it. On Unix a thread that
+/// waits in the kernel for another process is woken by a signal.
+///
+/// On Linux a POSIX timer (timer_create(2), `SIGEV_THREAD_ID`) sends it to that thread alone, every 2 ms
+/// until the thread has left the call. The signal is a real-time one, the highest whose disposition is the default
 /// when the first wait begins; its handler does nothing and is installed without `SA_RESTART`.
-/// It is unblocked in the waiting thread only, and only while it waits.
+/// It is unblocked in the waiting thread only, and only while it waits. On other systems it is `SIGURG`
+/// if that has its default disposition, sent by pthread_kill(3) with pauses that grow from 1 to 64 ms.
 ///
 /// Exclusion never depends on it. Where the signal cannot be had, or the program replaces its handler
 /// later, with or without `SA_RESTART`, or a seccomp filter forbids timers, a wait that nobody wants stays
@@ -51,5 +56,6 @@ pub fn check_record_parser(content: &[u8]) {
 ///
 /// A program started by exec(2) finds the default disposition.
 pub mod interrupt {
+    #[cfg(unix)]
     pub use crate::os::interrupt::{SetSignalError, set_signal};
 }

@@ -12,9 +12,10 @@ use std::time::{Duration, SystemTime};
 
 pub(crate) use death::{Circumstances, Fate, fate};
 pub use record::Record;
-pub(crate) use record::{
-    LONGEST, Process, Written, is_fit_for_a_record, is_printable, program_name,
-};
+pub(crate) use record::{LONGEST, Process, Written, is_fit_for_a_record, program_name};
+
+#[cfg(unix)]
+pub(crate) use record::is_printable;
 
 #[cfg(fuzzing)]
 pub(crate) use record::check_parser;

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::FileLock;
-use crate::error::{Error, Operation};
+use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::{Fate, Holder, Holders, Mode, Process, Record, Source, fate};
 use crate::os::{self, Effort};
 use crate::queue;
@@ -42,7 +42,8 @@ impl FileLock {
     ///
     /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child,
     /// [`ErrorKind::RuntimeShutdown`](crate::ErrorKind::RuntimeShutdown) if the runtime shut down
-    /// before the look.
+    /// before the look, [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where neither the
+    /// operating system nor a record tells (docs/PLATFORMS.md).
     ///
     /// # Examples
     ///
@@ -66,7 +67,7 @@ impl FileLock {
         let member = self.member();
         let job = move || holders(&member, Effort::Thorough, Busy::Unknown);
         match wait::call(self.handle.registry.pool(), job).await {
-            Some(holders) => Ok(holders),
+            Some(holders) => self.told(holders),
             None => Err(Error::runtime_shutdown(Operation::FindHolders, self.path())),
         }
     }
@@ -79,7 +80,17 @@ impl FileLock {
     /// As [`holders`](FileLock::holders).
     pub fn blocking_holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
-        Ok(holders(&self.member(), Effort::Thorough, Busy::Unknown))
+        self.told(holders(&self.member(), Effort::Thorough, Busy::Unknown))
+    }
+
+    /// Nobody is an answer only where somebody would have been seen.
+    fn told(&self, holders: Vec<Holder>) -> Result<Vec<Holder>, Error> {
+        if holders.is_empty() && !os::tells_holders(self.protocol()) {
+            let detail = "this operating system does not tell, and no record in the lock file does";
+            let operation = Operation::FindHolders;
+            return Err(Error::found(ErrorKind::Unsupported, operation, self.path(), detail));
+        }
+        Ok(holders)
     }
 
     /// Who keeps this process waiting; empty if that does not become known soon.

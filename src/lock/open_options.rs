@@ -76,6 +76,8 @@ impl OpenOptions {
     /// umask. By default it gets 0666 less the umask, as other files do. A file that exists keeps
     /// its own.
     ///
+    /// Has no meaning on Windows.
+    ///
     /// For a lock that several users share, give `0o666`: a user who can only read the lock file
     /// can, on most file systems, take the shared lock only.
     pub fn mode(mut self, mode: u32) -> Self {

@@ -1,44 +1,30 @@
 //! The open lock file, and the calls on its lock.
 //!
-//! Opening changes nothing but what `create` allows: read-write, close-on-exec, never truncating,
-//! never through a symbolic link in the last component, never blocking on a FIFO. The first try
-//! is without `O_CREAT`, because in a sticky directory `open(O_CREAT)` on another user's file
-//! fails even for root (proc(5), `protected_regular`).
+//! What is the same on every system is here: how a wait goes on each kind of file system, and when
+//! the turnstile is trusted. The calls themselves are the platform's ([`Lock`]).
 
-use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::libc;
-use nix::sys::stat::fstat;
-
-use super::file_system::{self, FileSystem};
-use super::holders::Inode;
-use super::interrupt::{self, Interrupt};
-use super::mount::Mount;
+use super::file_system::FileSystem;
+use super::interrupt::Interrupt;
+use super::platform::holders::{self, Inode};
+use super::platform::mount::Mount;
+use super::platform::{self, content, fork, open};
 use super::turnstile::{DISTRUST, Gate, Turn, lock_in_turn};
 use super::{
-    Access, Attempt, Effort, Identity, Protocol, Region, Waited, errno, fcntl, flock, fork,
-    holders, is_contention, is_gone, is_interrupted,
+    Access, Attempt, Effort, Identity, Lock, Opened, Protocol, Region, Waited, is_contention,
 };
-use crate::error::{Error, ErrorKind, Operation};
+use crate::error::Error;
 use crate::holder::{Holder, Mode};
-
-/// Two processes that create and remove one file may make each other's open fail; after so many
-/// rounds the last error is reported.
-const OPEN_ROUNDS: usize = 16;
 
 /// A wait on NFS is made anew after this time, because its wake-up may have been lost.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
-
-/// So many times in a row a call that waits for nobody is made again when it was interrupted.
-const INTERRUPTIONS: usize = 100;
 
 /// The pauses between the tries where a wait cannot be left to the kernel.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -64,30 +50,18 @@ pub(crate) struct LockFile {
 impl LockFile {
     /// The identity of the lock file at this path; `None` if there is none.
     pub(crate) fn identity_of(path: &Path) -> Result<Option<Identity>, Error> {
-        match path.symlink_metadata() {
-            Ok(metadata) => regular(&metadata, path).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(open_error(path, error)),
-        }
+        open::identity_of(path)
     }
 
     /// As `identity_of`, where a server may know better than this machine's cache.
     pub(crate) fn identity_at_server(path: &Path) -> Result<Option<Identity>, Error> {
-        // To open a directory makes an NFS client ask whether the directory has changed, and to
-        // forget what it knew of names in it if so ("close-to-open cache consistency", nfs(5)).
-        // One that may be searched only cannot be opened.
-        if let Some(directory) = path.parent() {
-            let flags = libc::O_DIRECTORY | libc::O_NONBLOCK;
-            let _ = OpenOptions::new().read(true).custom_flags(flags).open(directory);
-        }
-        Self::identity_of(path)
+        open::identity_at_server(path)
     }
 
     pub(crate) fn open(path: &Path, access: Access) -> Result<Self, Error> {
-        let (file, writable) = open(path, access).map_err(|error| open_error(path, error))?;
-        let metadata = file.metadata().map_err(|error| open_error(path, error))?;
-        let identity = regular(&metadata, path)?;
-        let file_system = file_system::of(&file).map_err(|error| open_error(path, error))?;
+        let Opened { file, identity, writable } = open::open(path, access)?;
+        let file_system =
+            platform::file_system::of(&file).map_err(|error| open::open_error(path, error))?;
         let mount = if file_system == FileSystem::Local { None } else { Mount::of(&file) };
         let _disowned_by_children = fork::disown_in_children(&file);
         Ok(Self {
@@ -125,15 +99,16 @@ impl LockFile {
     /// Some path still leads to the file, as far as the link count tells: an NFS client that removes
     /// a file which it has open renames it, and the count stays.
     pub(crate) fn is_linked(&self) -> io::Result<bool> {
-        match fstat(&self.file).map_err(io::Error::from) {
-            Ok(status) => Ok(status.st_nlink > 0),
-            Err(error) if is_gone(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
+        open::is_linked(&self.file)
     }
 
-    fn range(&self, region: Region) -> fcntl::Range {
-        fcntl::Range::of(region, self.pid)
+    /// Closing any open file of this process releases its locks of the same file.
+    pub(crate) fn closing_releases(protocol: Protocol) -> bool {
+        Lock::closing_releases(protocol)
+    }
+
+    fn carrier(&self, protocol: Protocol, region: Region) -> Lock {
+        Lock::of(protocol, region, self.pid)
     }
 
     pub(crate) fn try_lock(
@@ -142,11 +117,7 @@ impl LockFile {
         region: Region,
         mode: Mode,
     ) -> io::Result<Attempt> {
-        let answer = retrying(|| match protocol {
-            Protocol::Flock => flock::try_lock(&self.file, mode),
-            Protocol::Fcntl => fcntl::try_lock(&self.file, self.range(region), mode),
-        });
-        match answer {
+        match self.carrier(protocol, region).try_lock(&self.file, mode) {
             Ok(()) => Ok(Attempt::Acquired),
             Err(error) if is_contention(&error) => Ok(Attempt::Busy),
             Err(error) => Err(error),
@@ -188,12 +159,8 @@ impl LockFile {
         if !self.is_local() {
             return false;
         }
-        let start = turnstile_start(protocol, region);
-        // Another range that covers the byte is somebody's lock on the whole file.
-        let taken = matches!(
-            fcntl::blocker(&self.file, fcntl::Range::byte(start)),
-            Ok(Some(by)) if by.range.start == start
-        );
+        let turnstile = Lock::turnstile(protocol, region, self.pid);
+        let taken = turnstile.is_some_and(|lock| lock.is_taken(&self.file));
         taken && !self.distrusts_turnstile()
     }
 
@@ -212,7 +179,7 @@ impl LockFile {
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut length = 0;
         while length < buffer.len() {
-            match self.file.read_at(&mut buffer[length..], length as u64) {
+            match content::read_at(&self.file, &mut buffer[length..], length as u64) {
                 Ok(0) => break,
                 // Only a server gives less than there is.
                 Ok(count) if self.is_local() => return Ok(count),
@@ -225,7 +192,7 @@ impl LockFile {
     }
 
     pub(crate) fn write(&self, content: &[u8], at: u64) -> io::Result<()> {
-        self.file.write_all_at(content, at)
+        content::write_all_at(&self.file, content, at)
     }
 
     pub(crate) fn truncate(&self, length: u64) -> io::Result<()> {
@@ -242,34 +209,13 @@ impl LockFile {
     }
 
     pub(crate) fn unlock(&self, protocol: Protocol, region: Region) -> io::Result<()> {
-        retrying(|| match protocol {
-            Protocol::Flock => flock::unlock(&self.file),
-            Protocol::Fcntl => fcntl::unlock(&self.file, self.range(region)),
-        })
+        self.carrier(protocol, region).unlock(&self.file)
     }
 
     /// Turns an exclusive lock into a shared one without letting go in between; `false` where the
     /// protocol cannot, and then the lock is as it was.
     pub(crate) fn downgrade(&self, protocol: Protocol, region: Region) -> bool {
-        match protocol {
-            // "Converting a lock is not guaranteed to be atomic" (flock(2)).
-            Protocol::Flock => false,
-            Protocol::Fcntl => {
-                retrying(|| fcntl::try_lock(&self.file, self.range(region), Mode::Shared)).is_ok()
-            }
-        }
-    }
-}
-
-/// The byte at which the turnstile of a region begins: far beyond the data, and for byte ranges in
-/// the middle of the region's slot, which the lock itself never reaches. As the lock does, it carries
-/// the pid in its length.
-pub(super) fn turnstile_start(protocol: Protocol, region: Region) -> u64 {
-    const OF_WHOLE_FILE: u64 = 1 << 61;
-    const HALF_A_SLOT: u64 = 1 << 22;
-    match protocol {
-        Protocol::Flock => OF_WHOLE_FILE,
-        Protocol::Fcntl => region.start + HALF_A_SLOT,
+        self.carrier(protocol, region).downgrade(&self.file)
     }
 }
 
@@ -294,7 +240,7 @@ struct Wait<'a> {
 impl Wait<'_> {
     /// Leaves the wait to the kernel.
     fn park(&self) -> io::Result<Waited> {
-        match self.end.wait(|| self.call()) {
+        match self.carrier().wait(&self.file.file, self.mode, self.end) {
             // It did not wait, although it was asked to.
             Err(error) if is_contention(&error) => self.poll(),
             waited => waited,
@@ -305,7 +251,7 @@ impl Wait<'_> {
     /// be given a limit this is a poll.
     fn park_and_ask_again(&self) -> io::Result<Waited> {
         loop {
-            match self.end.wait_for(ASK_AGAIN, || self.call()) {
+            match self.carrier().wait_for(&self.file.file, self.mode, self.end, ASK_AGAIN) {
                 Ok(Some(waited)) => return Ok(waited),
                 Err(error)
                     if is_contention(&error) || error.kind() == io::ErrorKind::Unsupported =>
@@ -320,16 +266,6 @@ impl Wait<'_> {
             }
             if self.try_lock()? == Attempt::Acquired {
                 return Ok(Waited::Acquired);
-            }
-        }
-    }
-
-    /// The lock call that blocks.
-    fn call(&self) -> io::Result<()> {
-        match self.protocol {
-            Protocol::Flock => flock::lock(&self.file.file, self.mode),
-            Protocol::Fcntl => {
-                fcntl::lock(&self.file.file, self.file.range(self.region), self.mode)
             }
         }
     }
@@ -352,34 +288,38 @@ impl Wait<'_> {
         self.file.try_lock(self.protocol, self.region, self.mode)
     }
 
-    fn turnstile(&self) -> fcntl::Range {
-        let start = turnstile_start(self.protocol, self.region);
-        self.file.range(Region { start })
+    fn carrier(&self) -> Lock {
+        self.file.carrier(self.protocol, self.region)
+    }
+
+    fn turnstile(&self) -> Option<Lock> {
+        Lock::turnstile(self.protocol, self.region, self.file.pid)
     }
 }
 
 impl Gate for Wait<'_> {
     fn take_turnstile(&self, limit: Duration) -> Turn {
-        if self.file.distrusts_turnstile() || !interrupt::is_available() {
+        let Some(turnstile) = self.turnstile() else { return Turn::None };
+        if self.file.distrusts_turnstile() {
             return Turn::None;
         }
         // An exclusive lock needs write access. Readers who have none may wait side by side.
         let mode = if self.file.writable { Mode::Exclusive } else { Mode::Shared };
-        let take = || fcntl::lock(&self.file.file, self.turnstile(), mode);
-        match self.end.wait_for(limit, take) {
+        match turnstile.wait_for(&self.file.file, mode, self.end, limit) {
             Ok(Some(Waited::Acquired)) => {
                 self.file.trust().passed = false;
                 Turn::Taken
             }
             Ok(Some(Waited::Interrupted)) => Turn::Interrupted,
             Ok(None) => Turn::TimedOut,
+            // Also where no limit can be set.
             Err(_) => Turn::None,
         }
     }
 
     fn leave_turnstile(&self) {
         // Where this fails nobody else has the turnstile, and nobody waits for it without a limit.
-        let _ = retrying(|| fcntl::unlock(&self.file.file, self.turnstile()));
+        let _ = self.turnstile().map(|turnstile| turnstile.unlock(&self.file.file));
     }
 
     fn passed_turnstile(&self) {
@@ -397,107 +337,17 @@ impl Gate for Wait<'_> {
         if self.mode == Mode::Exclusive || !matches!(free, Ok(Attempt::Acquired)) {
             return Ok(free.unwrap_or(Attempt::Busy));
         }
-        let shared = self.try_lock();
-        if shared.is_err() {
-            let _ = self.file.unlock(self.protocol, self.region);
+        match self.carrier().weaken(&self.file.file) {
+            Ok(()) => Ok(Attempt::Acquired),
+            Err(error) if is_contention(&error) => Ok(Attempt::Busy),
+            Err(error) => {
+                let _ = self.file.unlock(self.protocol, self.region);
+                Err(error)
+            }
         }
-        shared
     }
 
     fn lock(&self) -> io::Result<Waited> {
         self.park()
     }
-}
-
-/// EINTR that nobody asked for is not an answer, unless there is no other: a server may say so for
-/// ever.
-fn retrying(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-    for _ in 0..INTERRUPTIONS {
-        match call() {
-            Err(error) if is_interrupted(&error) => {}
-            answer => return answer,
-        }
-    }
-    Err(io::ErrorKind::Interrupted.into())
-}
-
-/// The file, and whether it is open for writing.
-fn open(path: &Path, access: Access) -> io::Result<(File, bool)> {
-    let mut last = None;
-    for _ in 0..OPEN_ROUNDS {
-        let opened = match open_existing(path, access.read_only) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && access.create => {
-                create(path, access.mode).map(|file| (file, true))
-            }
-            opened => opened,
-        };
-        match opened {
-            // Made by somebody else in between.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = Some(error),
-            opened => return opened,
-        }
-    }
-    Err(last.expect("the rounds end by an answer or an error"))
-}
-
-fn open_existing(path: &Path, read_only: bool) -> io::Result<(File, bool)> {
-    let open = |write| base_options().write(write).open(path).map(|file| (file, write));
-    if read_only {
-        return open(false);
-    }
-    open(true).or_else(|error| match errno(&error) {
-        // A read-only file, directory or file system still allows shared locks.
-        Some(Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::ETXTBSY) => {
-            open(false).map_err(|_| error)
-        }
-        _ => Err(error),
-    })
-}
-
-fn create(path: &Path, mode: Option<u32>) -> io::Result<File> {
-    let file =
-        base_options().write(true).create_new(true).mode(mode.unwrap_or(0o666)).open(path)?;
-    if let Some(mode) = mode {
-        // The umask of the first creator would decide for everybody.
-        file.set_permissions(Permissions::from_mode(mode))?;
-    }
-    Ok(file)
-}
-
-fn base_options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    // std adds O_CLOEXEC.
-    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
-    options
-}
-
-fn regular(metadata: &Metadata, path: &Path) -> Result<Identity, Error> {
-    let kind = metadata.file_type();
-    if kind.is_file() {
-        return Ok(Identity { device: metadata.dev(), inode: metadata.ino() });
-    }
-    let (what, remedy) = if kind.is_dir() {
-        ("a directory", "name a file in it, or one beside it")
-    } else if kind.is_symlink() {
-        ("a symbolic link, which is not followed", "name the file that it leads to")
-    } else if kind.is_fifo() {
-        ("a FIFO", "name a regular file")
-    } else if kind.is_socket() {
-        ("a socket", "name a regular file")
-    } else {
-        ("a device", "name a regular file")
-    };
-    let detail = format!("it is {what}; {remedy}");
-    Err(Error::found(ErrorKind::NotAFile, Operation::Open, path, detail))
-}
-
-fn open_error(path: &Path, error: io::Error) -> Error {
-    if errno(&error) == Some(Errno::ELOOP) {
-        if let Ok(metadata) = path.symlink_metadata() {
-            if let Err(error) = regular(&metadata, path) {
-                return error;
-            }
-        }
-    }
-    Error::os(ErrorKind::Io, Operation::Open, path, error)
 }

@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::platform::FileId;
 use super::turnstile::{Gate, Turn, lock_in_turn};
 use super::{Access, Attempt, Effort, Identity, Protocol, Region, Waited};
 use crate::error::{Error, ErrorKind, Operation};
@@ -33,12 +34,12 @@ const NOBODY: u64 = 0;
 #[derive(Debug, Default)]
 struct Disk {
     paths: HashMap<PathBuf, Arc<Inode>>,
-    inodes: u64,
+    inodes: FileId,
 }
 
 #[derive(Debug)]
 struct Inode {
-    number: u64,
+    number: FileId,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -187,6 +188,10 @@ impl LockFile {
 
     pub(crate) fn excludes_this_machine_only(&self, _protocol: Protocol) -> Option<&'static str> {
         None
+    }
+
+    pub(crate) fn closing_releases(_protocol: Protocol) -> bool {
+        false
     }
 
     pub(crate) fn is_linked(&self) -> io::Result<bool> {

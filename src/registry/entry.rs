@@ -47,11 +47,14 @@ pub(crate) struct OpenFile {
     writable: OnceLock<LockFile>,
     /// No path leads to the file any more.
     gone: AtomicBool,
+    /// Opened in vain, and not closed before the others (see `closing`).
+    kept: Mutex<Vec<LockFile>>,
 }
 
 impl OpenFile {
     pub(super) fn new(file: LockFile) -> Self {
-        Self { first: file, writable: OnceLock::new(), gone: AtomicBool::new(false) }
+        let gone = AtomicBool::new(false);
+        Self { first: file, writable: OnceLock::new(), kept: Mutex::default(), gone }
     }
 
     /// Takes the descriptor if it allows more than those there are; otherwise gives it back.
@@ -60,6 +63,11 @@ impl OpenFile {
             return Some(file);
         }
         self.writable.set(file).err()
+    }
+
+    /// Keeps a descriptor that must not be closed before the lock is gone.
+    pub(super) fn keep(&self, file: LockFile) {
+        self.kept.lock().push(file);
     }
 
     pub(crate) fn is_writable(&self) -> bool {

@@ -13,6 +13,7 @@
 //! 3. Lock order: the registry's mutex before an entry's. Neither is held across a system call, a
 //!    waker, or the drop of a file.
 
+mod closing;
 mod entry;
 mod looks;
 mod recorded;
@@ -34,6 +35,7 @@ use crate::os::{Access, Effort, Identity, LockFile, Protocol, Region};
 use crate::shim::{Arc, Mutex};
 use crate::wait::{self, Pool, WaitOn};
 
+use closing::Closing;
 pub(crate) use entry::{Entry, OpenFile};
 pub(crate) use looks::look_together;
 pub(crate) use recorded::{Signature, Told};
@@ -44,6 +46,7 @@ pub(crate) use request::{Denied, Hold, Request, try_hold};
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     files: Mutex<HashMap<Identity, Registered>>,
+    closing: Closing,
     pool: Pool,
 }
 
@@ -173,6 +176,11 @@ impl Registry {
         check_reach(file.excludes_this_machine_only(wanted.protocol), path, wanted)?;
         let mut files = self.files.lock();
         let identity = file.identity();
+        while LockFile::closing_releases(wanted.protocol) && self.closing.is_marked(identity) {
+            drop(files);
+            self.closing.wait(identity);
+            files = self.files.lock();
+        }
         // A server may forget a file that this process has open, and give its number to the next.
         let gone = match files.get(&identity) {
             Some(registered) if registered.file.is_gone() => files.remove(&identity),
@@ -183,6 +191,13 @@ impl Registry {
                 let registered = occupied.get_mut();
                 let entry = registered.count_in(path, wanted);
                 let surplus = if entry.is_ok() { registered.file.offer(file) } else { Some(file) };
+                let surplus = match surplus {
+                    Some(file) if LockFile::closing_releases(registered.protocol) => {
+                        registered.file.keep(file);
+                        None
+                    }
+                    surplus => surplus,
+                };
                 (entry, surplus)
             }
             hash_map::Entry::Vacant(vacant) => {
@@ -219,7 +234,21 @@ impl Registry {
         if !registered.entries.is_empty() {
             return None;
         }
-        Some((entry, files.remove(&identity)))
+        let registered = files.remove(&identity);
+        if registered.as_ref().is_some_and(|file| LockFile::closing_releases(file.protocol)) {
+            self.closing.mark(identity);
+        }
+        Some((entry, registered))
+    }
+
+    /// Closes a file whose last use this was.
+    fn close(&self, (entry, registered): (Arc<Entry>, Option<Registered>)) {
+        let identity = entry.file().identity();
+        let protocol = registered.as_ref().map(|registered| registered.protocol);
+        drop((entry, registered));
+        if protocol.is_some_and(LockFile::closing_releases) {
+            self.closing.unmark(identity);
+        }
     }
 
     /// How many regions of the file have members.
@@ -361,11 +390,12 @@ impl Drop for Membership {
             return;
         }
         let Some(last) = self.registry.leave(entry) else { return };
+        // Closes the file outside the mutex.
         if last.0.file().is_local() {
-            // Closes the file here, outside the mutex.
-            drop(last);
+            self.registry.close(last);
         } else {
-            wait::errand(self.registry.pool(), move || drop(last));
+            let registry = self.registry.clone();
+            wait::errand(self.registry.pool(), move || registry.close(last));
         }
     }
 }

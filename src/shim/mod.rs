@@ -53,7 +53,6 @@ mod real {
         }
     }
 
-    #[cfg(test)]
     impl Condvar {
         pub(crate) fn notify_all(&self) {
             self.0.notify_all();

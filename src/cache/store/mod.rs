@@ -94,11 +94,13 @@ impl Store {
         let mut builder = tempfile::Builder::new();
         let prefix = format!("{writer}-");
         // Less the umask, as other files; tempfile would give no access to others.
-        let permissions = cache_file::permissions(0o666);
-        builder.prefix(&prefix).rand_bytes(12).permissions(permissions);
+        builder.prefix(&prefix).rand_bytes(12);
+        if let Some(permissions) = cache_file::permissions(0o666) {
+            builder.permissions(permissions);
+        }
         let file = self.where_it_is_missing(&directory, || builder.tempfile_in(&directory))?;
-        if let Some(mode) = self.settings.mode {
-            file.as_file().set_permissions(cache_file::permissions(mode))?;
+        if let Some(permissions) = self.settings.mode.and_then(cache_file::permissions) {
+            file.as_file().set_permissions(permissions)?;
         }
         Ok(file)
     }
@@ -142,8 +144,8 @@ pub(super) fn make_directory(path: &Path, mode: Option<u32>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         made => made?,
     }
-    if let Some(mode) = mode {
-        if_there(fs::set_permissions(path, cache_file::directory_permissions(mode)))?;
+    if let Some(permissions) = mode.and_then(cache_file::directory_permissions) {
+        if_there(fs::set_permissions(path, permissions))?;
     }
     Ok(())
 }

@@ -20,34 +20,24 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use nix::sys::stat::{major, minor};
-
 pub(crate) use process::{look_up, this_process};
 
-use super::lock_file::turnstile_start;
-use super::{Identity, Protocol, Region, fcntl};
+use super::fcntl;
+use super::lock::turnstile_start;
 use crate::holder::{Holder, Mode, Source};
+use crate::os::{Effort, Identity, Protocol, Region};
 use table::{Kind, Line};
 
-/// How hard to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Effort {
-    /// One question to the kernel, which names one holder, and none that is this process: for files
-    /// with so many locks that to list them takes milliseconds. Of `Protocol::Fcntl` only.
-    Ask,
-    /// Some tens of microseconds, for a worker thread.
-    Glance,
-    /// Looks through the open files of all processes if need be.
-    Search,
-    /// The same, and looks up the names of users, at whoever keeps them.
-    Thorough,
+/// Whether the system can tell who holds a lock of this protocol.
+pub(crate) fn tells_holders(protocol: Protocol) -> bool {
+    cfg!(any(target_os = "linux", target_os = "android")) || protocol == Protocol::Fcntl
 }
 
 /// A glance that meets a process with more open files does not look whether it keeps its lock.
 const GLANCED_FILES: usize = 64;
 
 /// Those who hold the lock of the region, and those whose calls wait for it.
-pub(super) fn of(
+pub(in crate::os) fn of(
     file: &File,
     inode: &Inode,
     protocol: Protocol,
@@ -86,16 +76,16 @@ pub(super) fn of(
 
 /// The inode, as the kernel's tables name it: not always as stat(2) does.
 #[derive(Debug)]
-pub(super) struct Inode {
+pub(in crate::os) struct Inode {
     device: (u32, u32),
     number: u64,
 }
 
 impl Inode {
     /// Asks the kernel only, and no server that the file may be on.
-    pub(super) fn of(file: &File, identity: Identity) -> Self {
+    pub(in crate::os) fn of(file: &File, identity: Identity) -> Self {
         let Identity { device, inode } = identity;
-        let stated = Self { device: (major(device) as u32, minor(device) as u32), number: inode };
+        let stated = Self { device: halves_of(device), number: inode };
         Self::as_mounted(file).unwrap_or(stated)
     }
 
@@ -118,6 +108,19 @@ impl Inode {
     fn is_of(&self, line: &Line) -> bool {
         line.device == self.device && line.inode == self.number
     }
+}
+
+#[cfg(target_os = "linux")]
+fn halves_of(device: u64) -> (u32, u32) {
+    use nix::sys::stat::{major, minor};
+
+    (major(device) as u32, minor(device) as u32)
+}
+
+/// There is no table in which it could be looked for; but on Android, whose mounts are asked first.
+#[cfg(not(target_os = "linux"))]
+fn halves_of(_device: u64) -> (u32, u32) {
+    (0, 0)
 }
 
 /// A lock, or a waiting call, that has to do with the lock of the region.

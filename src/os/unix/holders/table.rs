@@ -8,7 +8,7 @@
 //! ```
 
 use crate::holder::Mode;
-use crate::os::fcntl::Range;
+use crate::os::unix::fcntl::Range;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {

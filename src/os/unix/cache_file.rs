@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::errno;
+use super::errors::errno;
 
 /// What stands at the path of a value.
 pub(crate) enum Found {
@@ -46,15 +46,15 @@ pub(crate) fn leads_to(path: &Path, file: &Metadata) -> io::Result<bool> {
     }
 }
 
-/// The permissions of a file that is made with these bits.
-pub(crate) fn permissions(mode: u32) -> Permissions {
-    Permissions::from_mode(mode)
+/// The permissions of a file that is made with these bits, where bits mean something.
+pub(crate) fn permissions(mode: u32) -> Option<Permissions> {
+    Some(Permissions::from_mode(mode))
 }
 
 /// The permissions of the directories around files with these bits: who reads or writes the files may
 /// enter.
-pub(crate) fn directory_permissions(mode: u32) -> Permissions {
-    Permissions::from_mode(mode | (mode & 0o444) >> 2)
+pub(crate) fn directory_permissions(mode: u32) -> Option<Permissions> {
+    Some(Permissions::from_mode(mode | (mode & 0o444) >> 2))
 }
 
 /// Makes the names in a directory survive a power failure.

@@ -2,8 +2,8 @@
 //!
 //! A child inherits the open file descriptions, and with them a part in the locks: an unlock
 //! there would drop the parent's lock, and an open descriptor would keep it after the parent has
-//! died. So a handler that `fork` runs in the child (pthread_atfork(3)) puts an eventfd, which does
-//! nothing, in place of every lock file's descriptor, and counts the generation up. Whoever holds something of an
+//! died. So a handler that `fork` runs in the child (pthread_atfork(3)) puts something that does
+//! nothing in place of every lock file's descriptor, and counts the generation up. Whoever holds something of an
 //! earlier generation knows by it that it is the parent's ([`Generation`]).
 //!
 //! One gap is left: a fork by another thread between the opening of a lock file and its entry in the
@@ -11,7 +11,7 @@
 //! releases; only if the parent dies with the lock, that child keeps it until it ends or execs.
 //!
 //! The handler runs in a process that may have been forked in the middle of anything, so it is
-//! limited to atomics, `close` and the bare system calls `eventfd` and `dup3`. The descriptor's number
+//! limited to atomics, `close` and what [`stand_in`] calls. The descriptor's number
 //! stays taken, so that its owner in the child closes the stand-in and not something that was opened
 //! in between.
 //!
@@ -25,6 +25,8 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Once, OnceLock};
 
 use nix::libc;
+
+use super::kernel::stand_in;
 
 static GENERATION: AtomicUsize = AtomicUsize::new(0);
 
@@ -82,7 +84,7 @@ static DESCRIPTORS: Chunk = Chunk::new();
 pub(crate) struct Disowned(&'static AtomicI32);
 
 /// Children that are forked from now on lose this descriptor.
-pub(super) fn disown_in_children(file: &File) -> Disowned {
+pub(in crate::os) fn disown_in_children(file: &File) -> Disowned {
     listen();
     let descriptor = file.as_raw_fd();
     let mut chunk = &DESCRIPTORS;
@@ -106,8 +108,7 @@ impl Drop for Disowned {
 
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: eventfd is a bare system call.
-    let harmless = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    let harmless = stand_in::open();
     let mut chunk = Some(&DESCRIPTORS);
     while let Some(listed) = chunk {
         for place in &listed.descriptors {
@@ -115,20 +116,21 @@ extern "C" fn in_child() {
             if descriptor == VACANT {
                 continue;
             }
-            if harmless < 0 {
-                // All descriptors are in use, so there is room for one in this one's place.
-                // SAFETY: the descriptor is that of a lock file; close is async-signal-safe.
-                unsafe { libc::close(descriptor) };
-                // SAFETY: eventfd is a bare system call.
-                unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+            // The descriptor is that of a lock file, whose owner in this process, if it is dropped,
+            // closes what is put in its place.
+            if let Some(harmless) = harmless {
+                stand_in::replace(descriptor, harmless);
                 continue;
             }
-            // SAFETY: dup3 is async-signal-safe. The descriptor is that of a lock file, whose owner
-            // in this process, if it is dropped, closes what is put in its place.
-            unsafe { libc::dup3(harmless, descriptor, libc::O_CLOEXEC) };
+            // All descriptors are in use, so there is room for one in this one's place.
+            // SAFETY: the descriptor is that of a lock file; close is async-signal-safe.
+            unsafe { libc::close(descriptor) };
+            stand_in::open();
         }
         chunk = listed.next.get().map(|next| &**next);
     }
-    // SAFETY: it is ours; -1 is refused.
-    unsafe { libc::close(harmless) };
+    if let Some(harmless) = harmless {
+        // SAFETY: it is ours.
+        unsafe { libc::close(harmless) };
+    }
 }

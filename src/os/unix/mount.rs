@@ -8,18 +8,18 @@
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 
-use super::Protocol;
+use crate::os::Protocol;
 
 /// What a mount is, in the words of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(in crate::os) struct Mount {
     kind: String,
     options: String,
 }
 
 impl Mount {
     /// `None` where `/proc` does not tell.
-    pub(super) fn of(file: &File) -> Option<Self> {
+    pub(in crate::os) fn of(file: &File) -> Option<Self> {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
         let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -37,7 +37,10 @@ impl Mount {
 
     /// Why locks of this protocol exclude the programs of this machine only, if it is known that
     /// they do.
-    pub(super) fn excludes_this_machine_only(&self, protocol: Protocol) -> Option<&'static str> {
+    pub(in crate::os) fn excludes_this_machine_only(
+        &self,
+        protocol: Protocol,
+    ) -> Option<&'static str> {
         let has = |option: &str| self.options.split(',').any(|known| known == option);
         match (self.kind.as_str(), protocol) {
             ("nfs" | "nfs4", _) if has("local_lock=all") || has("nolock") => {

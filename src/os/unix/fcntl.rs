@@ -1,24 +1,35 @@
-//! `Protocol::Fcntl`: byte-range locks of fcntl(2), as open file description (OFD) locks.
+//! `Protocol::Fcntl`: byte-range locks of fcntl(2), as open file description (OFD) locks or as POSIX
+//! record locks ([`record`]).
 //!
 //! The range of a region starts at its first byte and is 1 + pid bytes long. Everybody conflicts
-//! on the first byte, and whoever asks with `F_OFD_GETLK` reads the holder's pid from the length,
+//! on the first byte, and whoever asks who is in the way reads the holder's pid from the length,
 //! although the kernel itself names no process for an OFD lock. Linux pids are below 2^22, so a
 //! range never reaches into the next 2^23-byte slot.
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, unsafe_code)]
 
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use super::Region;
+use super::kernel::record;
 use crate::holder::Mode;
+use crate::os::Region;
+
+// C libraries give the constants another width than the field has.
+#[allow(clippy::unnecessary_cast)]
+const SHARED: libc::c_short = libc::F_RDLCK as libc::c_short;
+#[allow(clippy::unnecessary_cast)]
+const EXCLUSIVE: libc::c_short = libc::F_WRLCK as libc::c_short;
+#[allow(clippy::unnecessary_cast)]
+const UNLOCKED: libc::c_short = libc::F_UNLCK as libc::c_short;
 
 /// A range of bytes, which need not exist in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Range {
+pub(in crate::os) struct Range {
     pub(super) start: u64,
     pub(super) length: u64,
 }
@@ -44,45 +55,42 @@ impl Range {
 }
 
 pub(super) fn try_lock(file: &File, range: Range, mode: Mode) -> io::Result<()> {
-    call(file, |lock| FcntlArg::F_OFD_SETLK(lock), kind(mode), range)
+    call(file, record::set, kind(mode), range)
 }
 
 pub(super) fn lock(file: &File, range: Range, mode: Mode) -> io::Result<()> {
-    call(file, |lock| FcntlArg::F_OFD_SETLKW(lock), kind(mode), range)
+    call(file, record::set_and_wait, kind(mode), range)
 }
 
 pub(super) fn unlock(file: &File, range: Range) -> io::Result<()> {
-    call(file, |lock| FcntlArg::F_OFD_SETLK(lock), libc::F_UNLCK, range)
+    call(file, record::set, UNLOCKED, range)
 }
 
 /// The lock of somebody else that keeps this range from being locked exclusively; `None` if there
 /// is none. The kernel names one of several.
 pub(super) fn blocker(file: &File, range: Range) -> io::Result<Option<Blocker>> {
-    let mut lock = describe(libc::F_WRLCK, range)?;
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).map_err(with_number)?;
-    if libc::c_int::from(lock.l_type) == libc::F_UNLCK {
+    let mut lock = describe(EXCLUSIVE, range)?;
+    fcntl(file, record::get(&mut lock)).map_err(with_number)?;
+    if lock.l_type == UNLOCKED {
         return Ok(None);
     }
     let [start, length] = [lock.l_start, lock.l_len].map(|offset| offset.try_into().unwrap_or(0));
-    let mode = match libc::c_int::from(lock.l_type) {
-        libc::F_RDLCK => Mode::Shared,
-        _ => Mode::Exclusive,
-    };
+    let mode = if lock.l_type == SHARED { Mode::Shared } else { Mode::Exclusive };
     let pid = u32::try_from(lock.l_pid).ok().filter(|&pid| pid > 0);
     Ok(Some(Blocker { range: Range { start, length }, mode, pid }))
 }
 
-fn kind(mode: Mode) -> libc::c_int {
+fn kind(mode: Mode) -> libc::c_short {
     match mode {
-        Mode::Shared => libc::F_RDLCK,
-        Mode::Exclusive => libc::F_WRLCK,
+        Mode::Shared => SHARED,
+        Mode::Exclusive => EXCLUSIVE,
     }
 }
 
 fn call(
     file: &File,
     command: impl for<'a> FnOnce(&'a libc::flock) -> FcntlArg<'a>,
-    kind: libc::c_int,
+    kind: libc::c_short,
     range: Range,
 ) -> io::Result<()> {
     let lock = describe(kind, range)?;
@@ -99,13 +107,14 @@ fn with_number(error: Errno) -> io::Error {
     }
 }
 
-fn describe(kind: libc::c_int, range: Range) -> io::Result<libc::flock> {
+fn describe(kind: libc::c_short, range: Range) -> io::Result<libc::flock> {
     let too_far = |_| io::Error::from(io::ErrorKind::InvalidInput);
-    Ok(libc::flock {
-        l_type: kind.try_into().map_err(too_far)?,
-        l_whence: libc::SEEK_SET.try_into().map_err(too_far)?,
-        l_start: range.start.try_into().map_err(too_far)?,
-        l_len: range.length.try_into().map_err(too_far)?,
-        l_pid: 0, // required of OFD locks (fcntl(2))
-    })
+    // SAFETY: flock is plain data for which all zeros is valid; systems have fields of their own.
+    let mut lock: libc::flock = unsafe { MaybeUninit::zeroed().assume_init() };
+    lock.l_type = kind;
+    lock.l_whence = libc::SEEK_SET.try_into().map_err(too_far)?;
+    lock.l_start = range.start.try_into().map_err(too_far)?;
+    lock.l_len = range.length.try_into().map_err(too_far)?;
+    lock.l_pid = 0; // required of OFD locks (fcntl(2))
+    Ok(lock)
 }

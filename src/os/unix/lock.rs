@@ -1,0 +1,145 @@
+//! One lock of a file, in the terms of the system.
+
+use std::fs::File;
+use std::io;
+use std::time::Duration;
+
+use super::errors::is_interrupted;
+use super::fcntl::{self, Range};
+use super::flock;
+use super::interrupt::Interrupt;
+use super::kernel::record;
+use crate::holder::Mode;
+use crate::os::{Protocol, Region, Waited};
+
+/// So many times in a row a call that waits for nobody is made again when it was interrupted.
+const INTERRUPTIONS: usize = 100;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::os) enum Lock {
+    WholeFile,
+    Bytes(Range),
+}
+
+impl Lock {
+    /// The lock that stands for a region, when this process takes it.
+    pub(in crate::os) fn of(protocol: Protocol, region: Region, pid: u32) -> Self {
+        match protocol {
+            Protocol::Flock => Lock::WholeFile,
+            Protocol::Fcntl => Lock::Bytes(Range::of(region, pid)),
+        }
+    }
+
+    /// Closing any descriptor of the file releases the locks that this process has on it.
+    pub(in crate::os) fn closing_releases(protocol: Protocol) -> bool {
+        protocol == Protocol::Fcntl && record::CLOSING_RELEASES
+    }
+
+    /// The turnstile of a region, if there is one. As the lock does, it carries the pid in its length.
+    pub(in crate::os) fn turnstile(protocol: Protocol, region: Region, pid: u32) -> Option<Self> {
+        if protocol == Protocol::Flock && record::SEES_FLOCK {
+            return None;
+        }
+        let start = turnstile_start(protocol, region);
+        Some(Lock::Bytes(Range::of(Region { start }, pid)))
+    }
+
+    pub(in crate::os) fn try_lock(self, file: &File, mode: Mode) -> io::Result<()> {
+        retrying(|| match self {
+            Lock::WholeFile => flock::try_lock(file, mode),
+            Lock::Bytes(range) => fcntl::try_lock(file, range, mode),
+        })
+    }
+
+    /// Blocks until the lock is there, or until the interrupt asks for an end.
+    pub(in crate::os) fn wait(
+        self,
+        file: &File,
+        mode: Mode,
+        end: &Interrupt,
+    ) -> io::Result<Waited> {
+        end.wait(|| self.call(file, mode))
+    }
+
+    /// As `wait`, for no longer than this: `None` if the time is up.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if no limit can be set: then nothing has been called.
+    pub(in crate::os) fn wait_for(
+        self,
+        file: &File,
+        mode: Mode,
+        end: &Interrupt,
+        limit: Duration,
+    ) -> io::Result<Option<Waited>> {
+        end.wait_for(limit, || self.call(file, mode))
+    }
+
+    /// The lock call that blocks.
+    fn call(self, file: &File, mode: Mode) -> io::Result<()> {
+        match self {
+            Lock::WholeFile => flock::lock(file, mode),
+            Lock::Bytes(range) => {
+                fcntl::lock(file, range, mode).map_err(record::without_false_deadlocks)
+            }
+        }
+    }
+
+    pub(in crate::os) fn unlock(self, file: &File) -> io::Result<()> {
+        retrying(|| match self {
+            Lock::WholeFile => flock::unlock(file),
+            Lock::Bytes(range) => fcntl::unlock(file, range),
+        })
+    }
+
+    /// From exclusive to shared without letting go in between; `false` where that is not possible,
+    /// and then the lock is as it was.
+    pub(in crate::os) fn downgrade(self, file: &File) -> bool {
+        match self {
+            // "Converting a lock is not guaranteed to be atomic" (flock(2)).
+            Lock::WholeFile => false,
+            Lock::Bytes(_) => self.weaken(file).is_ok(),
+        }
+    }
+
+    /// From exclusive to shared, or to nothing if somebody comes in between.
+    pub(in crate::os) fn weaken(self, file: &File) -> io::Result<()> {
+        self.try_lock(file, Mode::Shared)
+    }
+
+    /// Somebody else has a lock that begins as this one does. Another range that covers it is another
+    /// lock, such as one on the whole file. `false` if that cannot be told.
+    pub(in crate::os) fn is_taken(self, file: &File) -> bool {
+        match self {
+            Lock::WholeFile => false,
+            Lock::Bytes(range) => {
+                let blocker = fcntl::blocker(file, Range::byte(range.start));
+                matches!(blocker, Ok(Some(by)) if by.range.start == range.start)
+            }
+        }
+    }
+}
+
+/// The byte at which the turnstile of a region begins: far beyond the data, and for byte ranges in
+/// the middle of the region's slot, which the lock itself never reaches.
+pub(super) fn turnstile_start(protocol: Protocol, region: Region) -> u64 {
+    const OF_WHOLE_FILE: u64 = 1 << 61;
+    const HALF_A_SLOT: u64 = 1 << 22;
+    match protocol {
+        Protocol::Flock => OF_WHOLE_FILE,
+        Protocol::Fcntl => region.start + HALF_A_SLOT,
+    }
+}
+
+/// EINTR that nobody asked for is not an answer, unless there is no other: a server may say so for
+/// ever.
+fn retrying(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    for _ in 0..INTERRUPTIONS {
+        match call() {
+            Err(error) if is_interrupted(&error) => {}
+            answer => return answer,
+        }
+    }
+    Err(io::ErrorKind::Interrupted.into())
+}

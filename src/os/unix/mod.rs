@@ -1,0 +1,30 @@
+//! The operating systems of the Unix family.
+
+pub(crate) mod cache_file;
+pub(in crate::os) mod content;
+pub(in crate::os) mod errors;
+mod fcntl;
+mod flock;
+pub(crate) mod fork;
+pub(in crate::os) mod holders;
+pub(crate) mod interrupt;
+pub(in crate::os) mod lock;
+pub(in crate::os) mod mount;
+pub(in crate::os) mod open;
+mod signal;
+
+// What differs among them. `tokio_filelock_posix` is for tests.
+#[cfg_attr(
+    all(any(target_os = "linux", target_os = "android"), not(tokio_filelock_posix)),
+    path = "linux/mod.rs"
+)]
+#[cfg_attr(
+    not(all(any(target_os = "linux", target_os = "android"), not(tokio_filelock_posix))),
+    path = "posix/mod.rs"
+)]
+mod kernel;
+
+pub(in crate::os) use kernel::file_system;
+
+/// What tells the files of a device apart. Unique while the file is open.
+pub(in crate::os) type FileId = u64;

@@ -1,0 +1,9 @@
+//! What every Unix has, in place of what Linux has of its own.
+//!
+//! The cfg `tokio_filelock_posix`, which is for tests, takes it on Linux, too.
+
+pub(super) mod alarm;
+#[cfg_attr(any(target_os = "linux", target_os = "android"), path = "../linux/file_system.rs")]
+pub(in crate::os) mod file_system;
+pub(in crate::os) mod record;
+pub(super) mod stand_in;

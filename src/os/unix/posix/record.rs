@@ -1,0 +1,41 @@
+//! Byte-range locks as POSIX record locks: they belong to the process, and closing any descriptor of
+//! the file releases all of them (fcntl(2)).
+//!
+//! So a process has one descriptor of a lock file, and closes none before the last lock of the file is
+//! gone; `registry` sees to that. Two open files of one process do not exclude each other.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::fcntl::FcntlArg;
+use nix::libc;
+
+use crate::os::unix::errors::errno;
+
+/// Closing any descriptor of a file releases its locks.
+pub(in crate::os::unix) const CLOSING_RELEASES: bool = true;
+
+/// BSD keeps both kinds in one list, where a lock on the whole file leaves no byte for others.
+pub(in crate::os::unix) const SEES_FLOCK: bool =
+    cfg!(not(any(target_os = "linux", target_os = "android")));
+
+pub(in crate::os::unix) fn set(lock: &libc::flock) -> FcntlArg<'_> {
+    FcntlArg::F_SETLK(lock)
+}
+
+pub(in crate::os::unix) fn set_and_wait(lock: &libc::flock) -> FcntlArg<'_> {
+    FcntlArg::F_SETLKW(lock)
+}
+
+pub(in crate::os::unix) fn get(lock: &mut libc::flock) -> FcntlArg<'_> {
+    FcntlArg::F_GETLK(lock)
+}
+
+/// The kernel looks for circles of processes. Threads of two processes that wait for each other's other
+/// locks look like one, and none of them waits for itself: the lock is busy, no more.
+pub(in crate::os::unix) fn without_false_deadlocks(error: io::Error) -> io::Error {
+    match errno(&error) {
+        Some(Errno::EDEADLK) => Errno::EWOULDBLOCK.into(),
+        _ => error,
+    }
+}

@@ -1,0 +1,245 @@
+//! Systems without file locks, or whose locks nobody here knows (wasm): opening a lock file says so, and
+//! so nothing else is ever called.
+
+#[path = "../no_fork.rs"]
+pub(crate) mod fork;
+#[path = "../no_mount.rs"]
+pub(in crate::os) mod mount;
+
+/// What tells files apart.
+pub(in crate::os) type FileId = u64;
+
+pub(in crate::os) mod open {
+    use std::fs::File;
+    use std::io;
+    use std::path::Path;
+
+    use crate::error::{Error, ErrorKind, Operation};
+    use crate::os::{Access, Identity, Opened};
+
+    pub(in crate::os) fn open(path: &Path, _access: Access) -> Result<Opened, Error> {
+        Err(unsupported(path))
+    }
+
+    pub(in crate::os) fn identity_of(path: &Path) -> Result<Option<Identity>, Error> {
+        Err(unsupported(path))
+    }
+
+    pub(in crate::os) fn identity_at_server(path: &Path) -> Result<Option<Identity>, Error> {
+        Err(unsupported(path))
+    }
+
+    pub(in crate::os) fn is_linked(_file: &File) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(in crate::os) fn open_error(path: &Path, _error: io::Error) -> Error {
+        unsupported(path)
+    }
+
+    fn unsupported(path: &Path) -> Error {
+        let detail = "there are no file locks on this operating system";
+        Error::found(ErrorKind::Unsupported, Operation::Open, path, detail)
+    }
+}
+
+pub(crate) mod cache_file {
+    use std::fs::{File, Metadata, Permissions};
+    use std::io;
+    use std::path::Path;
+
+    #[allow(dead_code)] // nothing is ever found
+    pub(crate) enum Found {
+        Value(File, Metadata),
+        Nothing,
+        NotAFile,
+    }
+
+    pub(crate) fn open(_path: &Path) -> io::Result<Found> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn leads_to(_path: &Path, _file: &Metadata) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn permissions(_mode: u32) -> Option<Permissions> {
+        None
+    }
+
+    pub(crate) fn directory_permissions(_mode: u32) -> Option<Permissions> {
+        None
+    }
+
+    pub(crate) fn sync_directory(_path: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+pub(in crate::os) mod content {
+    use std::fs::File;
+    use std::io;
+
+    pub(in crate::os) fn read_at(_file: &File, _buffer: &mut [u8], _at: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(in crate::os) fn write_all_at(_file: &File, _content: &[u8], _at: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+pub(in crate::os) mod holders {
+    use std::fs::File;
+
+    use crate::holder::{Circumstances, Holder, Process};
+    use crate::os::{Effort, Identity, Protocol, Region};
+
+    #[derive(Debug)]
+    pub(in crate::os) struct Inode;
+
+    impl Inode {
+        pub(in crate::os) fn of(_file: &File, _identity: Identity) -> Self {
+            Self
+        }
+    }
+
+    pub(in crate::os) fn of(
+        _file: &File,
+        _inode: &Inode,
+        _protocol: Protocol,
+        _region: Region,
+        _effort: Effort,
+    ) -> Vec<Holder> {
+        Vec::new()
+    }
+
+    pub(crate) fn tells_holders(_protocol: Protocol) -> bool {
+        false
+    }
+
+    pub(crate) fn this_process() -> Process {
+        let (host, boot, pid_namespace) = (None, None, None);
+        Process { pid: 0, host, boot, pid_namespace, start: None, program: None }
+    }
+
+    pub(crate) fn look_up(_pid: u32) -> Circumstances {
+        Circumstances::Unknown
+    }
+}
+
+pub(in crate::os) mod errors {
+    use std::io;
+
+    use crate::error::ErrorKind;
+
+    pub(in crate::os) fn is_contention(_error: &io::Error) -> bool {
+        false
+    }
+
+    pub(crate) fn is_gone(_error: &io::Error) -> bool {
+        false
+    }
+
+    pub(crate) fn lock_error_kind(_error: &io::Error) -> ErrorKind {
+        ErrorKind::Unsupported
+    }
+}
+
+pub(in crate::os) mod file_system {
+    use std::fs::File;
+    use std::io;
+
+    use crate::os::file_system::FileSystem;
+
+    pub(in crate::os) fn of(_file: &File) -> io::Result<FileSystem> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+pub(crate) mod interrupt {
+    use std::time::Duration;
+
+    use crate::os::Waited;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Interrupt(());
+
+    impl Interrupt {
+        pub(crate) fn request(&self) {}
+
+        pub(crate) fn pause(&self, _time: Duration) -> Option<Waited> {
+            None
+        }
+    }
+}
+
+pub(in crate::os) mod lock {
+    use std::fs::File;
+    use std::io;
+    use std::time::Duration;
+
+    use super::interrupt::Interrupt;
+    use crate::holder::Mode;
+    use crate::os::{Protocol, Region, Waited};
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(in crate::os) struct Lock;
+
+    impl Lock {
+        pub(in crate::os) fn of(_protocol: Protocol, _region: Region, _pid: u32) -> Self {
+            Self
+        }
+
+        pub(in crate::os) fn closing_releases(_protocol: Protocol) -> bool {
+            false
+        }
+
+        pub(in crate::os) fn turnstile(
+            _protocol: Protocol,
+            _region: Region,
+            _pid: u32,
+        ) -> Option<Self> {
+            None
+        }
+
+        pub(in crate::os) fn try_lock(self, _file: &File, _mode: Mode) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(in crate::os) fn wait(
+            self,
+            _file: &File,
+            _mode: Mode,
+            _end: &Interrupt,
+        ) -> io::Result<Waited> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(in crate::os) fn wait_for(
+            self,
+            _file: &File,
+            _mode: Mode,
+            _end: &Interrupt,
+            _limit: Duration,
+        ) -> io::Result<Option<Waited>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(in crate::os) fn unlock(self, _file: &File) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(in crate::os) fn downgrade(self, _file: &File) -> bool {
+            false
+        }
+
+        pub(in crate::os) fn weaken(self, _file: &File) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(in crate::os) fn is_taken(self, _file: &File) -> bool {
+            false
+        }
+    }
+}

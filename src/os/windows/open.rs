@@ -1,0 +1,186 @@
+//! Opening a lock file, and which file it is.
+//!
+//! Opening changes nothing but what `create` allows: others may read, write, rename and delete the file
+//! meanwhile, it is never truncated, and a reparse point (symbolic link, junction, placeholder) in
+//! the last component is not followed.
+#![allow(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::windows::fs::OpenOptionsExt;
+use std::os::windows::io::AsRawHandle;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use windows_sys::Win32::Foundation::{
+    ERROR_ACCESS_DENIED, ERROR_DELETE_PENDING, ERROR_SHARING_VIOLATION, ERROR_WRITE_PROTECT,
+};
+use windows_sys::Win32::Storage::FileSystem::{
+    BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_REPARSE_POINT,
+    FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT, FILE_FLAG_OVERLAPPED, FILE_ID_INFO,
+    FILE_INFO_BY_HANDLE_CLASS, FILE_READ_ATTRIBUTES, FILE_STANDARD_INFO, FILE_TYPE_DISK,
+    FileIdInfo, FileStandardInfo, GetFileInformationByHandle, GetFileInformationByHandleEx,
+    GetFileType,
+};
+
+use super::errors::code;
+use super::overlapped;
+use crate::error::{Error, ErrorKind, Operation};
+use crate::os::{Access, Identity, Opened};
+
+/// A file that is on its way to deletion, or that somebody looks into for a moment, is denied to
+/// everybody else: the pauses until that is believed, 0.2 s in all.
+const PAUSES: [Duration; 6] = [
+    Duration::from_millis(1),
+    Duration::from_millis(4),
+    Duration::from_millis(15),
+    Duration::from_millis(30),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+];
+
+pub(in crate::os) fn open(path: &Path, access: Access) -> Result<Opened, Error> {
+    let (file, writable) = patiently(|| open_file(path, access))
+        .map_err(|error| not_a_file(path).err().unwrap_or_else(|| open_error(path, error)))?;
+    let identity = regular(&file, path)?;
+    Ok(Opened { file, identity, writable })
+}
+
+/// The identity of the lock file at this path; `None` if there is none.
+pub(in crate::os) fn identity_of(path: &Path) -> Result<Option<Identity>, Error> {
+    let mut options = OpenOptions::new();
+    options
+        .access_mode(FILE_READ_ATTRIBUTES)
+        .custom_flags(FILE_FLAG_OPEN_REPARSE_POINT | FILE_FLAG_BACKUP_SEMANTICS);
+    match patiently(|| options.open(path)) {
+        Ok(file) => regular(&file, path).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(open_error(path, error)),
+    }
+}
+
+/// As `identity_of`: to open the file asks the server.
+pub(in crate::os) fn identity_at_server(path: &Path) -> Result<Option<Identity>, Error> {
+    identity_of(path)
+}
+
+/// Some path still leads to the file, and it is not on its way to deletion.
+pub(in crate::os) fn is_linked(file: &File) -> io::Result<bool> {
+    let standard: FILE_STANDARD_INFO = information(file, FileStandardInfo)?;
+    Ok(standard.NumberOfLinks > 0 && !standard.DeletePending)
+}
+
+pub(in crate::os) fn open_error(path: &Path, error: io::Error) -> Error {
+    Error::os(ErrorKind::Io, Operation::Open, path, error)
+}
+
+fn patiently<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for pause in PAUSES {
+        match open() {
+            Err(error)
+                if matches!(
+                    code(&error),
+                    Some(ERROR_ACCESS_DENIED | ERROR_DELETE_PENDING | ERROR_SHARING_VIOLATION)
+                ) =>
+            {
+                thread::sleep(pause);
+            }
+            opened => return opened,
+        }
+    }
+    open()
+}
+
+/// The file, and whether it is open for writing.
+fn open_file(path: &Path, access: Access) -> io::Result<(File, bool)> {
+    // std lets others read, write, rename and delete.
+    let mut options = OpenOptions::new();
+    let overlapped = if overlapped::is_usable() { FILE_FLAG_OVERLAPPED } else { 0 };
+    options.read(true).custom_flags(FILE_FLAG_OPEN_REPARSE_POINT | overlapped);
+    if access.read_only {
+        return options.open(path).map(|file| (file, false));
+    }
+    let reading = options.clone();
+    let written = options.write(true).create(access.create).open(path);
+    written.map(|file| (file, true)).or_else(|error| match code(&error) {
+        // A read-only file or volume still allows locks.
+        Some(ERROR_ACCESS_DENIED | ERROR_WRITE_PROTECT) => {
+            reading.open(path).map(|file| (file, false)).map_err(|_| error)
+        }
+        _ => Err(error),
+    })
+}
+
+/// What stands at the path is no file, if that can be seen.
+fn not_a_file(path: &Path) -> Result<(), Error> {
+    match identity_of(path) {
+        Err(error) if error.kind() == ErrorKind::NotAFile => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn regular(file: &File, path: &Path) -> Result<Identity, Error> {
+    // SAFETY: the handle is open.
+    let kind = unsafe { GetFileType(file.as_raw_handle()) };
+    if kind != FILE_TYPE_DISK {
+        return Err(no_file(path, "a device or a pipe", "name a regular file"));
+    }
+    let by_handle = by_handle(file).map_err(|error| open_error(path, error))?;
+    if by_handle.dwFileAttributes & FILE_ATTRIBUTE_REPARSE_POINT != 0 {
+        let what = "a symbolic link or another reparse point, which is not followed";
+        return Err(no_file(path, what, "name the file that it leads to"));
+    }
+    if by_handle.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY != 0 {
+        return Err(no_file(path, "a directory", "name a file in it, or one beside it"));
+    }
+    Ok(match information::<FILE_ID_INFO>(file, FileIdInfo) {
+        Ok(id) => Identity {
+            device: id.VolumeSerialNumber,
+            inode: u128::from_le_bytes(id.FileId.Identifier),
+        },
+        // Older file systems, and wine, have the shorter one only.
+        Err(_) => Identity {
+            device: by_handle.dwVolumeSerialNumber.into(),
+            inode: u128::from(by_handle.nFileIndexHigh) << 32 | u128::from(by_handle.nFileIndexLow),
+        },
+    })
+}
+
+fn no_file(path: &Path, what: &str, remedy: &str) -> Error {
+    let detail = format!("it is {what}; {remedy}");
+    Error::found(ErrorKind::NotAFile, Operation::Open, path, detail)
+}
+
+fn by_handle(file: &File) -> io::Result<BY_HANDLE_FILE_INFORMATION> {
+    let mut information = MaybeUninit::uninit();
+    // SAFETY: the handle is open, and the pointer valid for the call.
+    let known =
+        unsafe { GetFileInformationByHandle(file.as_raw_handle(), information.as_mut_ptr()) };
+    if known == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: on success it is filled in.
+    Ok(unsafe { information.assume_init() })
+}
+
+/// The structure that belongs to this class.
+fn information<T>(file: &File, class: FILE_INFO_BY_HANDLE_CLASS) -> io::Result<T> {
+    let mut information = MaybeUninit::<T>::zeroed();
+    let size = u32::try_from(mem::size_of::<T>()).expect("a small structure");
+    // SAFETY: the handle is open, and the pointer valid for as many bytes as it says.
+    let known = unsafe {
+        GetFileInformationByHandleEx(
+            file.as_raw_handle(),
+            class,
+            information.as_mut_ptr().cast(),
+            size,
+        )
+    };
+    if known == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: plain data, of which all zeros is valid, and the call has filled it in.
+    Ok(unsafe { information.assume_init() })
+}
