@@ -1,9 +1,8 @@
 //! The entry point of child processes: this binary again, in the role that the parent names.
 
-use crate::{
-    bad_input, cache, cancel, exclusion, forked, holders, lock_all, records, replaced, signals,
-    space, support, turns, waits,
-};
+#[cfg(unix)]
+use crate::{bad_input, cache, forked, holders, lock_all, records, signals, space, turns, waits};
+use crate::{cancel, exclusion, replaced, support};
 
 type Role = fn(&[String]);
 
@@ -14,6 +13,12 @@ const ROLES: &[(&str, Role)] = &[
     ("count impatiently", cancel::count_impatiently),
     ("count verified", replaced::count_verified),
     ("remove", replaced::remove),
+];
+
+#[cfg(not(unix))]
+const UNIX_ROLES: &[(&str, Role)] = &[];
+#[cfg(unix)]
+const UNIX_ROLES: &[(&str, Role)] = &[
     ("create with modes", bad_input::create_with_modes),
     ("run out of descriptors", bad_input::run_out_of_descriptors),
     ("take and free", waits::take_and_free),
@@ -61,6 +66,7 @@ fn entry() {
         println!("no role given: this is where child processes start, and no test");
         return;
     };
-    let (_, role) = ROLES.iter().find(|(known, _)| *known == name).expect("a known role");
+    let (_, role) =
+        ROLES.iter().chain(UNIX_ROLES).find(|(known, _)| *known == name).expect("a known role");
     role(&arguments);
 }

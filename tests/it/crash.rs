@@ -2,7 +2,6 @@
 //! nothing behind that a human must remove.
 
 use std::fs;
-use std::path::Path;
 
 use tokio_filelock::Protocol;
 
@@ -89,6 +88,7 @@ fn a_killed_reader_lets_the_writer_in() {
 }
 
 /// The descriptor is closed on exec.
+#[cfg(unix)]
 #[test]
 fn a_child_that_outlives_the_holder_does_not_keep_the_lock() {
     for protocol in PROTOCOLS {
@@ -99,7 +99,7 @@ fn a_child_that_outlives_the_holder_does_not_keep_the_lock() {
         waiter.start_to_wait(Mode::Exclusive);
         let pipe = parent.kill();
         waiter.expect_held();
-        assert!(Path::new(&format!("/proc/{orphan}")).exists(), "the child lives");
+        assert!(std::path::Path::new(&format!("/proc/{orphan}")).exists(), "the child lives");
         drop(pipe);
         waiter.unlock();
         assert_nothing_left(&place, protocol);

@@ -16,7 +16,8 @@ use crate::support::{Mode, PROTOCOLS, assert_would_block, open, protocol};
 
 const PROCESSES: usize = 6;
 const TASKS: usize = 20;
-const ROUNDS: usize = 50;
+/// Fewer on Windows: in wine one server makes the file calls of all processes.
+const ROUNDS: usize = if cfg!(windows) { 10 } else { 50 };
 
 /// Of the tasks of [`read_and_write`], one in so many writes.
 const READERS_AND_A_WRITER: usize = 4;
@@ -211,9 +212,13 @@ async fn a_refused_exclusive_try_keeps_the_shared_lock() {
 }
 
 /// POSIX record locks would be gone.
+/// But where byte ranges are POSIX record locks.
 #[tokio::test]
 async fn closing_another_descriptor_of_the_lock_file_releases_nothing() {
     for protocol in PROTOCOLS {
+        if cfg!(tokio_filelock_posix) && protocol == Protocol::Fcntl {
+            continue;
+        }
         let place = Place::new();
         let lock = open(place.lock_file(), protocol).await;
         let guard = lock.lock().await.unwrap();

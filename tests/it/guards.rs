@@ -205,6 +205,7 @@ async fn after_a_downgrade_with_fcntl_processes_share_at_once() {
 }
 
 /// flock(2) could let a writer in between, so the lock stays exclusive to the outside.
+#[cfg(unix)] // Windows shares at once
 #[tokio::test]
 async fn after_a_downgrade_with_flock_processes_share_when_the_tenure_ends() {
     let place = Place::new();

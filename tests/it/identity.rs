@@ -1,10 +1,9 @@
 //! The lock belongs to the file, whatever path leads to it.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
+#[cfg(unix)]
+use std::path::{Component, PathBuf};
 
 use tokio_filelock::{ErrorKind, FileLock, Protocol};
 
@@ -35,6 +34,7 @@ async fn assert_one_lock(one: &Path, other: &Path) {
     }
 }
 
+#[cfg(unix)] // on Windows the standard library takes them out
 #[tokio::test]
 async fn dots_in_the_path() {
     let place = Place::new();
@@ -42,6 +42,7 @@ async fn dots_in_the_path() {
     assert_one_lock(&place.lock_file(), &place.at("below/.././below/../app.lock")).await;
 }
 
+#[cfg(unix)] // on Windows none leads to another drive
 #[tokio::test]
 async fn a_relative_path() {
     let place = Place::new();
@@ -62,11 +63,12 @@ async fn a_hard_link() {
     assert_one_lock(&place.lock_file(), &place.at("elsewhere/link")).await;
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn a_symlinked_parent_directory() {
     let place = Place::new();
     fs::create_dir(place.at("real")).unwrap();
-    symlink(place.at("real"), place.at("alias")).unwrap();
+    std::os::unix::fs::symlink(place.at("real"), place.at("alias")).unwrap();
     assert_one_lock(&place.at("real/app.lock"), &place.at("alias/app.lock")).await;
 }
 
@@ -99,10 +101,13 @@ async fn beside_adds_to_the_name() {
     assert_eq!(place.names(), ["index.json.lock"], "the data file is left to its owner");
 }
 
+#[cfg(unix)] // on Windows wine cannot have such names
 #[tokio::test]
 async fn the_path_need_not_be_text() {
+    use std::os::unix::ffi::OsStrExt;
+
     let place = Place::new();
-    let path = place.directory().join(OsStr::from_bytes(b"\xff\xfe.lock"));
+    let path = place.directory().join(std::ffi::OsStr::from_bytes(b"\xff\xfe.lock"));
     let lock = open(&path, Protocol::Flock).await;
     assert_eq!(lock.path(), path);
     drop(lock.lock().await.unwrap());
@@ -115,16 +120,20 @@ async fn nothing_is_remembered_when_the_last_handle_is_gone() {
     let lock = open(place.lock_file(), Protocol::Flock).await;
     drop(lock.lock().await.unwrap());
     assert_eq!(lock.counters().acquisitions, 1);
+    #[cfg(unix)]
     assert_eq!(descriptors_of(&place.lock_file()), 1);
     let second = open(place.lock_file(), Protocol::Flock).await;
+    #[cfg(unix)]
     assert_eq!(descriptors_of(&place.lock_file()), 1, "one open file for all handles");
     drop((lock, second));
+    #[cfg(unix)]
     assert_eq!(descriptors_of(&place.lock_file()), 0);
     // So another protocol is as good as the first.
     let lock = open(place.lock_file(), Protocol::Fcntl).await;
     assert_eq!(lock.counters().acquisitions, 0);
 }
 
+#[cfg(unix)]
 fn descriptors_of(path: &Path) -> usize {
     let descriptors = fs::read_dir("/proc/self/fd").unwrap();
     // Another test may close one while we look.

@@ -7,7 +7,9 @@
 //!
 //! `cargo test --test it -- --show-output` shows how many processes and acquisitions there were.
 
+#[cfg(unix)]
 mod bad_input;
+#[cfg(unix)]
 mod cache;
 mod cancel;
 mod child;
@@ -15,24 +17,40 @@ mod cooperative;
 mod crash;
 mod exclusion;
 mod executors;
+#[cfg(unix)]
 mod forked;
+#[cfg(unix)]
 mod fuse;
 mod guards;
+#[cfg(unix)]
 mod holders;
 mod identity;
+#[cfg(unix)]
 mod interop;
+#[cfg(unix)]
 mod lock_all;
+#[cfg(unix)]
 mod network;
+#[cfg(unix)]
 mod reach;
+#[cfg(unix)]
 mod records;
+#[cfg(unix)]
 mod remote;
 mod replaced;
+#[cfg(unix)]
 mod server;
 mod shutdown;
+#[cfg(unix)]
 mod signals;
+#[cfg(unix)]
 mod space;
 mod support;
 #[cfg(feature = "tracing")]
 mod traced;
+#[cfg(unix)]
 mod turns;
+#[cfg(unix)]
 mod waits;
+#[cfg(windows)]
+mod windows;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin};
 use std::task::Poll;
 
 use tokio::runtime::Runtime;
@@ -120,6 +120,7 @@ impl Locker {
 
     /// Unlocks, and waits for the answer of the system.
     #[track_caller]
+    #[cfg_attr(windows, allow(dead_code))] // of a test that runs on Unix
     pub(crate) fn release(&mut self) {
         assert_eq!(self.ask("release"), "released");
     }
@@ -131,6 +132,7 @@ impl Locker {
     }
 
     /// Waits until the crowd has had its turns.
+    #[cfg_attr(windows, allow(dead_code))] // of a test that runs on Unix
     #[track_caller]
     pub(crate) fn disperse(&mut self) {
         assert_eq!(self.ask("disperse"), "dispersed");
@@ -138,12 +140,14 @@ impl Locker {
 
     /// Starts a process that lives until the pipe to the locker's stdin is closed. It reads from
     /// that pipe, so there can be no more commands.
+    #[cfg(unix)]
     #[track_caller]
     pub(crate) fn start_child(&mut self) -> u32 {
         self.ask("child").parse().expect("the pid of the child")
     }
 
     /// Gives up the right to ignore permissions, if the process has it.
+    #[cfg(unix)]
     #[track_caller]
     pub(crate) fn become_nobody(&mut self) {
         assert_eq!(self.ask("become nobody"), "nobody");
@@ -231,6 +235,7 @@ struct Server {
     lock: Option<FileLock>,
     guard: Option<Held>,
     crowd: Vec<JoinHandle<()>>,
+    #[cfg_attr(windows, allow(dead_code))] // of a test that runs on Unix
     children: Vec<Child>,
 }
 
@@ -311,13 +316,15 @@ impl Server {
                 }
                 "dispersed".to_owned()
             }
+            #[cfg(unix)]
             "child" => {
-                let mut cat = Command::new("cat");
-                let child = cat.stdout(Stdio::null()).spawn().unwrap();
+                let mut cat = std::process::Command::new("cat");
+                let child = cat.stdout(std::process::Stdio::null()).spawn().unwrap();
                 let pid = child.id();
                 self.children.push(child);
                 pid.to_string()
             }
+            #[cfg(unix)]
             "become" => {
                 become_nobody();
                 "nobody".to_owned()
@@ -388,6 +395,7 @@ async fn crowd(lock: FileLock, tasks: usize) -> Vec<JoinHandle<()>> {
 }
 
 /// Root passes every permission check.
+#[cfg(unix)]
 pub(crate) fn become_nobody() {
     use nix::unistd::{Gid, Uid, geteuid, setgid, setuid};
 

@@ -1,11 +1,15 @@
 //! What the tests share: processes and their events, lock files to play with, ways to look.
 
+#[cfg(unix)]
 pub(crate) mod foreign;
+#[cfg(unix)]
 pub(crate) mod fuse;
+#[cfg_attr(windows, path = "kernel_windows.rs")]
 pub(crate) mod kernel;
 pub(crate) mod locker;
 pub(crate) mod place;
 pub(crate) mod process;
+#[cfg(unix)]
 pub(crate) mod random;
 pub(crate) mod snapshot;
 

@@ -1,7 +1,5 @@
 //! A directory for one test, with room for a lock file and a data file.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -14,8 +12,8 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        // Some tests come back as another user.
-        std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        #[cfg(unix)]
+        open_to_everybody(directory.path());
         Self { directory }
     }
 
@@ -39,6 +37,15 @@ impl Place {
     pub(crate) fn names(&self) -> Vec<String> {
         names(self.directory())
     }
+}
+
+/// Some tests come back as another user.
+#[cfg(unix)]
+fn open_to_everybody(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+
+    let permissions = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(directory, permissions).unwrap();
 }
 
 pub(crate) fn names(directory: &Path) -> Vec<String> {

@@ -1,7 +1,6 @@
 //! What can be seen of a file or directory, to be compared before and after.
 
 use std::fs::{self, FileType, Metadata};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::place;
@@ -9,12 +8,8 @@ use super::place;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     kind: FileType,
-    inode: u64,
-    mode: u32,
-    links: u64,
     size: u64,
-    /// Of the content and of the inode, in seconds and nanoseconds.
-    changed: [(i64, i64); 2],
+    details: Details,
     content: Content,
 }
 
@@ -32,17 +27,35 @@ impl Snapshot {
         let metadata = fs::symlink_metadata(path).expect("something to look at");
         Self {
             kind: metadata.file_type(),
-            inode: metadata.ino(),
-            mode: metadata.mode(),
-            links: metadata.nlink(),
-            size: metadata.size(),
-            changed: [
-                (metadata.mtime(), metadata.mtime_nsec()),
-                (metadata.ctime(), metadata.ctime_nsec()),
-            ],
+            size: metadata.len(),
+            details: details(&metadata),
             content: content(path, &metadata),
         }
     }
+}
+
+/// Inode, mode, links; the times of the content and of the inode in seconds and nanoseconds.
+#[cfg(unix)]
+type Details = (u64, u32, u64, [(i64, i64); 2]);
+
+#[cfg(unix)]
+fn details(metadata: &Metadata) -> Details {
+    use std::os::unix::fs::MetadataExt;
+
+    let content = (metadata.mtime(), metadata.mtime_nsec());
+    let inode = (metadata.ctime(), metadata.ctime_nsec());
+    (metadata.ino(), metadata.mode(), metadata.nlink(), [content, inode])
+}
+
+/// Attributes; the times of the creation and of the last write.
+#[cfg(windows)]
+type Details = (u32, [u64; 2]);
+
+#[cfg(windows)]
+fn details(metadata: &Metadata) -> Details {
+    use std::os::windows::fs::MetadataExt;
+
+    (metadata.file_attributes(), [metadata.creation_time(), metadata.last_write_time()])
 }
 
 fn content(path: &Path, metadata: &Metadata) -> Content {
