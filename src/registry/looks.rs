@@ -40,11 +40,12 @@ pub(crate) async fn look_together(
     let asked = Instant::now();
     let looks = member.entry().looks();
     let mut look = Some(look);
+    // Before the question whether one is under way, so that its end is not missed.
+    let mut news = looks.last.subscribe();
     loop {
-        // Before the question whether one is under way, so that its end is not missed.
-        let mut news = looks.last.subscribe();
-        if !looks.is_under_way.swap(true, Ordering::AcqRel) {
-            let look = look.take().expect("the answer to an own look is good");
+        // The news of an older look may come when the own one is over, and only its own news is not there.
+        if look.is_some() && !looks.is_under_way.swap(true, Ordering::AcqRel) {
+            let look = look.take().expect("looked at above");
             let member = member.clone();
             wait::errand(member.clone().pool(), move || {
                 let begun = Instant::now();
