@@ -2,7 +2,7 @@
 //!
 //! Everything is measured in rounds in which the contestants take turns, and compared within a
 //! round: other work on the machine then slows all of them alike. A figure is the median over the
-//! rounds; its spread is the lowest and the highest of them.
+//! rounds; its spread is what eight of ten rounds lie between.
 
 use crate::Result;
 
@@ -104,7 +104,7 @@ impl Samples {
     }
 
     pub(crate) fn spread(&self) -> String {
-        format!("{:.3} .. {:.3}", self.quantile(0.0), self.quantile(1.0))
+        format!("{:.3} .. {:.3}", self.quantile(0.1), self.quantile(0.9))
     }
 }
 
