@@ -124,6 +124,25 @@ fn losers_and_readers_write_nothing() {
     }
 }
 
+/// The names of the holders are read from the record: that is no use of the lock file.
+#[cfg(not(tokio_filelock_posix))]
+#[test]
+fn a_refused_try_leaves_the_access_time() {
+    let place = Place::new();
+    let path = place.lock_file();
+    let accessed = || fs::metadata(&path).unwrap().accessed().unwrap();
+    // It is changed after it was last read, so that reading it would be noted (mount(8), relatime).
+    let other = Locker::holding_with_record(&path, Protocol::Flock, "other");
+    let before = accessed();
+    let lock = FileLock::options().blocking_open(&path).unwrap();
+    let error = lock.try_lock().unwrap_err();
+    assert!(error.to_string().contains("\"other\""), "it was read: {error}");
+    assert_eq!(accessed(), before);
+    assert!(!fs::read(&path).unwrap().is_empty());
+    println!("the file system notes accesses: {}", accessed() != before);
+    other.finish();
+}
+
 #[test]
 fn a_dead_holder_is_told_once() {
     for protocol in PROTOCOLS {

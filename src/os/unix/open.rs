@@ -15,6 +15,7 @@ use nix::libc;
 use nix::sys::stat::fstat;
 
 use super::errors::{errno, is_gone};
+use super::kernel;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::os::{Access, Identity, Opened};
 
@@ -26,6 +27,7 @@ pub(in crate::os) fn open(path: &Path, access: Access) -> Result<Opened, Error> 
     let (file, writable) = open_file(path, access).map_err(|error| open_error(path, error))?;
     let metadata = file.metadata().map_err(|error| open_error(path, error))?;
     let identity = regular(&metadata, path)?;
+    kernel::access_time::keep(&file);
     Ok(Opened { file, identity, writable })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The cfg `tokio_filelock_posix`, which is for tests, takes it on Linux, too.
 
+pub(super) mod access_time;
 pub(super) mod alarm;
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "../linux/file_system.rs")]
 pub(in crate::os) mod file_system;
