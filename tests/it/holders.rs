@@ -22,12 +22,15 @@ fn holders(path: &Path, protocol: Protocol) -> Vec<Holder> {
     lock.blocking_holders().unwrap()
 }
 
-/// The source of the pid where the kernel names the process that took the lock.
+/// Locks of this protocol belong to a process, and not to an open file: the kernel's table names it,
+/// and hides the lock where it can not.
+fn has_owner(protocol: Protocol) -> bool {
+    protocol == Protocol::Flock || cfg!(tokio_filelock_posix)
+}
+
+/// The source of the pid of one that took the lock.
 fn source(protocol: Protocol) -> Source {
-    match protocol {
-        Protocol::Fcntl => Source::RangeLength,
-        _ => Source::LockTable,
-    }
+    if has_owner(protocol) { Source::LockTable } else { Source::RangeLength }
 }
 
 fn comm(pid: u32) -> String {
@@ -373,16 +376,18 @@ fn a_process_outside_of_the_pid_namespace() {
             let seen = seen_by(in_namespace("look", &[&name, path]));
             let program = std::env::current_exe().unwrap();
             let program = program.file_name().unwrap().to_str().unwrap();
-            let expected = match (protocol, record) {
+            let expected = match (has_owner(protocol), record) {
                 // The kernel hides it.
-                (Protocol::Flock, "no record") => vec![],
-                (Protocol::Flock, _) => vec![format!(
+                (true, "no record") => vec![],
+                (true, _) => vec![format!(
                     "Some({}) Record Some({program:?}) Some(\"deep inside\")",
                     process.pid()
                 )],
                 // OFD locks have no pid that could be hidden; the one in the range is not of here.
-                (_, "no record") => vec!["None LockTable None None".to_owned()],
-                (_, _) => vec![format!("None LockTable Some({program:?}) Some(\"deep inside\")")],
+                (false, "no record") => vec!["None LockTable None None".to_owned()],
+                (false, _) => {
+                    vec![format!("None LockTable Some({program:?}) Some(\"deep inside\")")]
+                }
             };
             assert_eq!(seen, expected, "{protocol:?}, {record}");
             process.finish();

@@ -143,7 +143,7 @@ fn own_range(region: Region) -> fcntl::Range {
 /// A call that waits at the turnstile waits for the lock behind it.
 fn waits_for_turn(line: &Line, protocol: Protocol, region: Region) -> bool {
     let turnstile = turnstile_start(protocol, region);
-    line.waits && line.kind == Kind::OpenFileDescription && line.start == turnstile
+    line.waits && line.kind != Kind::Flock && line.start == turnstile
 }
 
 /// Who took the lock, or makes the call, and where that is from.
