@@ -5,6 +5,7 @@ use std::fs;
 
 use tokio_filelock::Protocol;
 
+use crate::exclusion::COUNTED;
 use crate::support::locker::{Locker, holder_and_waiters, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, gather};
@@ -135,9 +136,9 @@ fn victims_killed_at_any_step_lose_nobody_elses_increments() {
             drop(process);
         }
         let [survivor] = survivors;
-        assert!(survivor.event().starts_with("1000 "));
+        assert!(survivor.event().starts_with(&format!("{COUNTED} ")));
         survivor.finish();
-        assert_eq!(fs::read_to_string(place.data_file()).unwrap(), "1000");
+        assert_eq!(fs::read_to_string(place.data_file()).unwrap(), COUNTED.to_string());
         assert_nothing_left_but(&place, protocol, 5);
     }
 }

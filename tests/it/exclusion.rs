@@ -19,6 +19,9 @@ const TASKS: usize = 20;
 /// Fewer on Windows: in wine one server makes the file calls of all processes.
 const ROUNDS: usize = if cfg!(windows) { 10 } else { 50 };
 
+/// What one process counts.
+pub(crate) const COUNTED: usize = TASKS * ROUNDS;
+
 /// Of the tasks of [`read_and_write`], one in so many writes.
 const READERS_AND_A_WRITER: usize = 4;
 

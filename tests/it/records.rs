@@ -412,7 +412,7 @@ fn killed_after(stops: usize, path: &Path, name: &str) -> Option<Steps> {
         let info = ptrace::syscall_info(thread).unwrap();
         if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
             // SAFETY: the kernel says which one of the union it is.
-            entered = Some(unsafe { info.u.entry.nr } as i64);
+            entered = Some(unsafe { info.u.entry.nr } as libc::c_long);
         } else if let Some(call) = entered.take() {
             steps.calls += 1;
             steps.writes_to_lock_file += usize::from(call == libc::SYS_pwrite64);
