@@ -52,7 +52,7 @@ pub enum ErrorKind {
     /// An option that makes no sense, as it stands or together with another one.
     InvalidInput,
     /// The file system does not implement this kind of lock (`ENOSYS`, `EOPNOTSUPP`, `ENOTSUPP`,
-    /// `EINVAL`; see the ERRORS of flock(2) and fcntl(2)), or is known to exclude the programs of
+    /// `EINVAL`, `EOVERFLOW`; see the ERRORS of flock(2) and fcntl(2)), or is known to exclude the programs of
     /// this machine only ([`OpenOptions::this_machine_only`](crate::OpenOptions::this_machine_only)).
     Unsupported,
     /// The lock service of a network file system does not answer, or the kernel is out of lock

@@ -39,7 +39,9 @@ pub(crate) fn lock_error_kind(error: &io::Error) -> ErrorKind {
         return ErrorKind::Unsupported;
     }
     match errno(error) {
-        Some(Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EINVAL) => ErrorKind::Unsupported,
+        Some(Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EOVERFLOW) => {
+            ErrorKind::Unsupported
+        }
         Some(Errno::ENOLCK) => ErrorKind::LockServiceUnavailable,
         Some(Errno::EBADF) => ErrorKind::WrongAccess,
         Some(Errno::EDEADLK) => ErrorKind::Deadlock,
@@ -58,6 +60,7 @@ mod tests {
             (libc_errno(Errno::EOPNOTSUPP), ErrorKind::Unsupported),
             (libc_errno(Errno::ENOTSUP), ErrorKind::Unsupported),
             (libc_errno(Errno::EINVAL), ErrorKind::Unsupported),
+            (libc_errno(Errno::EOVERFLOW), ErrorKind::Unsupported),
             (KERNEL_ENOTSUPP, ErrorKind::Unsupported),
             (libc_errno(Errno::ENOLCK), ErrorKind::LockServiceUnavailable),
             (libc_errno(Errno::EBADF), ErrorKind::WrongAccess),

@@ -108,7 +108,8 @@ fn with_number(error: Errno) -> io::Error {
 }
 
 fn describe(kind: libc::c_short, range: Range) -> io::Result<libc::flock> {
-    let too_far = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    // Where offsets have 32 bits there is no turnstile and there are no keys.
+    let too_far = |_| io::Error::from(Errno::EOVERFLOW);
     // SAFETY: flock is plain data for which all zeros is valid; systems have fields of their own.
     let mut lock: libc::flock = unsafe { MaybeUninit::zeroed().assume_init() };
     lock.l_type = kind;
