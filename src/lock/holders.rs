@@ -30,9 +30,9 @@ impl FileLock {
     /// tried, shared, to see whether that is so.
     ///
     /// The answer is a snapshot: it may be out of date when it arrives. It is about the file that this
-    /// handle has open; after that was replaced, the new one is looked at from the next lock on. Tasks that wait in this
-    /// process are not in it, nor is the one wait that this process makes for all of them told apart from
-    /// the wait of a program.
+    /// handle has open; after that was replaced, the new one is looked at from the next lock on.
+    /// Tasks that wait in this process are not in it, nor is the one wait that this process makes for
+    /// all of them told apart from the wait of a program.
     ///
     /// # Cancel safety
     ///

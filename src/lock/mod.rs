@@ -37,8 +37,8 @@ const MAX_MOVES: u32 = 32;
 ///
 /// The file is a *lock file*: it carries the lock and nothing else. Use one beside the data
 /// ([`FileLock::beside`]), not the data itself. It is never truncated, written or deleted by
-/// locking it (unless you ask for a [`record`](OpenOptions::record)), and an empty one that stays behind is harmless: the lock is the kernel's, and ends
-/// with the process that holds it.
+/// locking it (unless you ask for a [`record`](OpenOptions::record)), and an empty one that stays
+/// behind is harmless: the lock is the kernel's, and ends with the process that holds it.
 ///
 /// All handles of one process that lead to one file, by whatever path, share one fair queue: tasks
 /// wait for each other there, first come, first served, and at most one thread waits in the kernel

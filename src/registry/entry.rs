@@ -24,8 +24,9 @@ use crate::wait::{self, WaitOn};
 
 /// A process looks whether another one waits after so many handovers, if they took that long, or after
 /// so long a time. A look costs as much as some handovers of an empty section.
-const LOOK_EVERY: (u32, Duration) = (16, Duration::from_micros(50));
-const LOOK_AFTER: Duration = Duration::from_millis(1);
+const LOOK_EVERY: u32 = 16;
+const LOOK_NO_SOONER: Duration = Duration::from_micros(50);
+const LOOK_NO_LATER: Duration = Duration::from_millis(1);
 
 /// While so many handovers take less than this, the clock is read once for all of them: it costs as much
 /// as half a handover. So a look or the end of a tenure is late by as many critical sections, if
@@ -289,9 +290,8 @@ impl Entry {
         drop(state);
         let now = shim::now();
         let look = last_look.is_some_and(|last| {
-            let (enough, while_) = LOOK_EVERY;
             let time = now.saturating_duration_since(last);
-            time >= LOOK_AFTER || handovers >= enough && time >= while_
+            time >= LOOK_NO_LATER || handovers >= LOOK_EVERY && time >= LOOK_NO_SOONER
         });
         let seen = look && self.is_turnstile_taken();
         let mut state = self.state.lock();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::task::Poll;
 use std::time::Duration;
 
+use fastrand::Rng;
 use futures::future::FusedFuture;
 use tokio::task::{JoinSet, yield_now};
 use tokio_filelock::{
@@ -19,7 +20,6 @@ use crate::space::COLLIDING;
 use crate::support::locker::{Locker, become_nobody, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, gather, meet, say};
-use crate::support::random::Random;
 use crate::support::{Mode, assert_names, assert_would_block, in_time, kernel, message, open};
 
 /// A lock of every kind.
@@ -303,7 +303,7 @@ pub(crate) fn transfer(arguments: &[String]) {
         let mut tasks = JoinSet::new();
         for task in 0..TASKS {
             let (locks, directory) = (locks.clone(), directory.clone());
-            let random = Random::new(seed.parse::<u64>().unwrap() * TASKS as u64 + task as u64);
+            let random = Rng::with_seed(seed.parse::<u64>().unwrap() * TASKS as u64 + task as u64);
             tasks.spawn(keep_accounts(locks, directory, random));
         }
         let mut sum = [0; 4];
@@ -315,10 +315,10 @@ pub(crate) fn transfer(arguments: &[String]) {
     });
 }
 
-async fn keep_accounts(locks: Vec<FileLock>, directory: PathBuf, mut random: Random) -> [usize; 4] {
+async fn keep_accounts(locks: Vec<FileLock>, directory: PathBuf, mut random: Rng) -> [usize; 4] {
     let [mut transfers, mut entries, mut audits, mut lost_patience] = [0; 4];
     for _ in 0..ROUNDS {
-        if random.below(8) == 0 {
+        if random.u64(..8) == 0 {
             let guards = lock_all_shared(&locks).await.unwrap();
             let seen = Books::read(&directory);
             assert_eq!(seen.totals().0, BALANCE * ACCOUNTS as i64, "looked at in the middle");
@@ -330,10 +330,10 @@ async fn keep_accounts(locks: Vec<FileLock>, directory: PathBuf, mut random: Ran
         }
         // In any order, and some of them twice.
         let accounts: Vec<_> =
-            (0..2 + random.below(4)).map(|_| random.below(ACCOUNTS as u64) as usize).collect();
+            (0..2 + random.u64(..4)).map(|_| random.u64(..ACCOUNTS as u64) as usize).collect();
         let mut acquire = Box::pin(lock_all(accounts.iter().map(|&account| &locks[account])));
-        if random.below(3) == 0 {
-            let patience = Duration::from_micros(random.below(2_000));
+        if random.u64(..3) == 0 {
+            let patience = Duration::from_micros(random.u64(..2_000));
             let Ok(guards) = tokio::time::timeout(patience, &mut acquire).await else {
                 lost_patience += 1;
                 continue;

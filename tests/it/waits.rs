@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use fastrand::Rng;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::runtime::{Builder, Runtime};
@@ -20,7 +21,6 @@ use tokio_filelock::{Error, ExclusiveGuard, FileLock, OpenOptions, WaitOn};
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
-use crate::support::random::Random;
 use crate::support::{Mode, PROTOCOLS, in_time, kernel, protocol, returns};
 
 // ---- cancelled waits ----
@@ -95,7 +95,7 @@ pub(crate) fn give_up(arguments: &[String]) {
         granted += runtime.block_on(async {
             let mut tasks = JoinSet::new();
             for task in 0..10 {
-                let random = Random::new((round * 10 + task) as u64);
+                let random = Rng::with_seed((round * 10 + task) as u64);
                 tasks.spawn(ask_and_give_up(lock.clone(), REQUESTS_PER_ROUND / 10, random));
             }
             in_time(tasks.join_all()).await.into_iter().sum::<usize>()
@@ -109,16 +109,16 @@ pub(crate) fn give_up(arguments: &[String]) {
     say("no thread left");
 }
 
-async fn ask_and_give_up(lock: FileLock, requests: usize, mut random: Random) -> usize {
+async fn ask_and_give_up(lock: FileLock, requests: usize, mut random: Rng) -> usize {
     let mut granted = 0;
     for _ in 0..requests {
         let mut acquire = pin!(lock.lock());
-        if random.below(16) == 0 {
-            let patience = Duration::from_micros(random.below(2_000));
+        if random.u64(..16) == 0 {
+            let patience = Duration::from_micros(random.u64(..2_000));
             granted += usize::from(tokio::time::timeout(patience, acquire).await.is_ok());
             continue;
         }
-        for _ in 0..random.below(20) {
+        for _ in 0..random.u64(..20) {
             let polled = poll_fn(|cx| Poll::Ready(acquire.as_mut().poll(cx))).await;
             if let Poll::Ready(guard) = polled {
                 drop(guard.unwrap());

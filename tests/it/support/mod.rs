@@ -10,7 +10,6 @@ pub(crate) mod locker;
 pub(crate) mod place;
 pub(crate) mod process;
 #[cfg(unix)]
-pub(crate) mod random;
 pub(crate) mod snapshot;
 
 use std::any::Any;
