@@ -20,6 +20,28 @@ fn queued(acquire: Acquire<ExclusiveGuard>) -> Spawn<Acquire<ExclusiveGuard>> {
     acquire
 }
 
+/// A request whose time is up gives its place up before it looks for the holder, and may be dropped in
+/// the middle of that.
+#[cfg(unix)]
+#[tokio::test]
+async fn dropped_while_it_looks_who_kept_it_waiting() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let holder = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
+        let lock = open(place.lock_file(), protocol).await;
+        let mut acquire = queued(lock.lock().timeout(Duration::from_millis(1)));
+        kernel::await_waiting_calls(&place.lock_file(), 1);
+        while !acquire.is_woken() {
+            yield_now().await;
+        }
+        assert!(acquire.poll().is_pending(), "it looks on another thread");
+        kernel::await_no_waiting_calls(&place.lock_file());
+        drop(acquire);
+        holder.finish();
+        drop(in_time(lock.lock()).await.unwrap());
+    }
+}
+
 #[tokio::test]
 async fn dropped_before_the_first_poll() {
     for protocol in PROTOCOLS {
