@@ -13,10 +13,11 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::looks::Looks;
+use super::open_file::OpenFile;
 use super::recorded::{Recorded, Signature, Told};
 use super::{Membership, Tenure};
 use crate::holder::{self, Holder, LONGEST, Record, Written};
-use crate::os::{self, Attempt, Effort, Identity, Interrupt, LockFile, Protocol, Region, Waited};
+use crate::os::{self, Attempt, Effort, Interrupt, LockFile, Protocol, Region, Waited};
 use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Requested};
 use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::trace;
@@ -37,62 +38,6 @@ const QUICK: Duration = Duration::from_micros(100);
 /// For so long a process stands back after a tenure whose time is up. A process that the unlock has
 /// woken takes 23 µs at the median to get the lock, 129 µs at the 99th percentile.
 const STAND_BACK: Duration = Duration::from_micros(100);
-
-/// The open file of an identity.
-///
-/// A second descriptor is kept if the first is read-only and a later opener may write: locks that
-/// need write access (fcntl(2)) are then taken through that one.
-#[derive(Debug)]
-pub(crate) struct OpenFile {
-    first: LockFile,
-    writable: OnceLock<LockFile>,
-    /// No path leads to the file any more.
-    gone: AtomicBool,
-    /// Opened in vain, and not closed before the others (see `closing`).
-    kept: Mutex<Vec<LockFile>>,
-}
-
-impl OpenFile {
-    pub(super) fn new(file: LockFile) -> Self {
-        let gone = AtomicBool::new(false);
-        Self { first: file, writable: OnceLock::new(), kept: Mutex::default(), gone }
-    }
-
-    /// Takes the descriptor if it allows more than those there are; otherwise gives it back.
-    pub(super) fn offer(&self, file: LockFile) -> Option<LockFile> {
-        if self.is_writable() || !file.is_writable() {
-            return Some(file);
-        }
-        self.writable.set(file).err()
-    }
-
-    /// Keeps a descriptor that must not be closed before the lock is gone.
-    pub(super) fn keep(&self, file: LockFile) {
-        self.kept.lock().push(file);
-    }
-
-    pub(crate) fn is_writable(&self) -> bool {
-        self.first.is_writable() || self.writable.get().is_some()
-    }
-
-    #[inline]
-    pub(crate) fn is_local(&self) -> bool {
-        self.first.is_local()
-    }
-
-    pub(super) fn identity(&self) -> Identity {
-        self.first.identity()
-    }
-
-    /// Known to be removed. A server may have given its identity to another file meanwhile.
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
-    }
-
-    pub(super) fn excludes_this_machine_only(&self, protocol: Protocol) -> Option<&'static str> {
-        self.first.excludes_this_machine_only(protocol)
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -400,7 +345,7 @@ impl Entry {
 
     fn gone(&self, epoch: u64) -> Effects<Waker> {
         // Before anybody is told to open the path anew.
-        self.file.gone.store(true, Ordering::Release);
+        self.file.set_gone();
         self.event(|queue| queue.os_stale(epoch))
     }
 

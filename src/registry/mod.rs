@@ -16,6 +16,7 @@
 mod closing;
 mod entry;
 mod looks;
+mod open_file;
 mod recorded;
 mod request;
 mod tenure;
@@ -36,8 +37,9 @@ use crate::shim::{Arc, Mutex};
 use crate::wait::{self, Pool, WaitOn};
 
 use closing::Closing;
-pub(crate) use entry::{Entry, OpenFile};
+pub(crate) use entry::Entry;
 pub(crate) use looks::look_together;
+pub(crate) use open_file::OpenFile;
 pub(crate) use recorded::{Signature, Told};
 pub use tenure::Tenure;
 
