@@ -51,6 +51,7 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("sign tenures", records::sign_tenures),
     ("find no room", records::find_no_room),
     ("serve a fuse file system", support::fuse::serve),
+    ("try fuse", support::fuse::probe),
     ("use a cache", cache::user::serve),
     ("fill a cache", cache::fills::fill),
     ("storm a cache", cache::storm::storm),

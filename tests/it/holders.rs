@@ -13,6 +13,7 @@ use tokio_filelock::{ErrorKind, FileLock, Holder, Mode as Held, Protocol, Source
 
 use crate::support::foreign::{PROGRAMS, Program};
 use crate::support::locker::{Locker, become_nobody, holder_and_waiters, is_free};
+use crate::support::needs::{Need, lacks, unshare};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
 use crate::support::{Mode, PROTOCOLS, in_time, kernel, message, open, protocol, until};
@@ -286,6 +287,9 @@ const HIDE: [&str; 5] = [
 
 #[test]
 fn a_process_of_another_user_that_is_hidden() {
+    if lacks(&[Need::Root, Need::Mounts]) {
+        return;
+    }
     for protocol in PROTOCOLS {
         let place = Place::new();
         let path = place.lock_file();
@@ -324,7 +328,7 @@ fn a_process_of_another_user_that_shares_the_lock_with_one_of_ours() {
 
 /// This binary in a role, in a pid namespace of its own.
 fn in_namespace(role: &str, arguments: &[&str]) -> Process {
-    Process::in_role_under(&["unshare", "--pid", "--fork", "--mount-proc"], role, arguments)
+    Process::in_role_under(&unshare(&["--pid", "--fork", "--mount-proc"]), role, arguments)
 }
 
 /// Holds the lock to the end of its stdin.
@@ -349,6 +353,9 @@ pub(crate) fn look(arguments: &[String]) {
 
 #[test]
 fn a_process_inside_of_a_pid_namespace() {
+    if lacks(&[Need::PidNamespace]) {
+        return;
+    }
     for protocol in PROTOCOLS {
         let place = Place::new();
         let path = place.lock_file();
@@ -366,6 +373,9 @@ fn a_process_inside_of_a_pid_namespace() {
 
 #[test]
 fn a_process_outside_of_the_pid_namespace() {
+    if lacks(&[Need::PidNamespace]) {
+        return;
+    }
     for protocol in PROTOCOLS {
         let place = Place::new();
         let path = place.lock_file();
@@ -408,11 +418,14 @@ pub(crate) fn look_at_itself(arguments: &[String]) {
 /// In a pid namespace whose `/proc` is that of the outer one: a pid means another process there.
 #[test]
 fn a_process_knows_itself_in_the_table_of_an_outer_pid_namespace() {
+    if lacks(&[Need::PidNamespace]) {
+        return;
+    }
     for protocol in PROTOCOLS {
         let place = Place::new();
         let path = place.lock_file();
         let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
-        let under = ["unshare", "--pid", "--fork"];
+        let under = unshare(&["--pid", "--fork"]);
         let inner = Process::in_role_under(&under, "look at itself", &arguments);
         inner.expect("true");
         inner.finish();

@@ -12,6 +12,7 @@ use tokio_filelock::{CacheDir, Error, ErrorKind};
 
 use super::{directory, files, options, temporary_files};
 use crate::support::assert_names;
+use crate::support::needs::{Need, lacks, unshare};
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
 
@@ -29,13 +30,12 @@ fn source(error: &Error) -> io::ErrorKind {
 /// In a mount namespace of its own, which goes with the process.
 #[test]
 fn a_full_disk_is_an_error_and_loses_nothing() {
+    if lacks(&[Need::Mounts]) {
+        return;
+    }
     let place = Place::new();
     let path = place.directory().to_str().unwrap();
-    let mut starter = vec!["unshare", "--mount"];
-    if !nix::unistd::geteuid().is_root() {
-        starter.extend(["--user", "--map-root-user"]);
-    }
-    starter.extend(["sh", "-c", MOUNT, "sh", path]);
+    let starter = unshare(&["--mount", "sh", "-c", MOUNT, "sh", path]);
     let process = Process::in_role_under(&starter, "fill a small disk", &[path]);
     process.expect("done");
     process.finish();
@@ -78,12 +78,12 @@ pub(crate) fn on_a_small_disk(arguments: &[String]) {
         fs::remove_file(Path::new(mount).join("hog")).unwrap();
         drop(hog);
         cache.insert("kept", &[5; 1000][..]).await.unwrap();
-        // What is open and gone would keep the disk writable.
+        // What is open and gone would keep the mount writable.
         drop((cache, old));
 
-        // And the same disk, to be read only.
-        let remounted = Command::new("mount").args(["-o", "remount,ro", mount]).status().unwrap();
-        assert!(remounted.success());
+        // And the same disk, to be read only. `bind`: an ordinary user may do that to a mount only.
+        let read_only = ["-o", "remount,bind,ro", mount];
+        assert!(Command::new("mount").args(read_only).status().unwrap().success());
         let cache = options().open(&directory).await.unwrap();
         assert_eq!(cache.read("kept").await.unwrap().unwrap(), [5; 1000]);
         assert_refused(&cache, ErrorKind::WrongAccess).await;

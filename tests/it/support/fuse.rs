@@ -5,7 +5,9 @@
 //! is granted is not kept.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -112,18 +114,41 @@ impl Drop for FuseServer {
     fn drop(&mut self) {
         // First, so that nothing hangs in the file system that is unmounted.
         self.process = None;
-        umount2(self.mountpoint.path(), MntFlags::MNT_DETACH).expect("it was mounted");
+        unmount(self.mountpoint.path());
     }
+}
+
+fn unmount(mountpoint: &Path) {
+    if umount2(mountpoint, MntFlags::MNT_DETACH).is_err() {
+        // An ordinary user has no right to that call.
+        let unmounted = Command::new("fusermount3").args(["-u", "-z"]).arg(mountpoint).status();
+        assert!(unmounted.expect("it has mounted it").success());
+    }
+}
+
+/// The role `try fuse`: mounts, and ends well if that works.
+pub(crate) fn probe(_: &[String]) {
+    let mountpoint = tempfile::tempdir().expect("a temporary directory");
+    match mount(mountpoint.path(), Arc::default()) {
+        Ok(_session) => unmount(mountpoint.path()),
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+fn mount(mountpoint: &Path, state: Arc<Mutex<State>>) -> io::Result<fuser::BackgroundSession> {
+    let mut config = Config::default();
+    config.mount_options = vec![MountOption::FSName("tokio-filelock-tests".to_owned())];
+    fuser::spawn_mount(Server { state }, mountpoint, &config)
 }
 
 /// The server's side. The process has no other threads that use the file system.
 pub(crate) fn serve(arguments: &[String]) {
     let [mountpoint] = arguments else { panic!("one argument") };
-    let state = Arc::new(Mutex::new(State::default()));
-    let mut config = Config::default();
-    config.mount_options = vec![MountOption::FSName("tokio-filelock-tests".to_owned())];
-    let server = Server { state: state.clone() };
-    let _session = fuser::spawn_mount(server, Path::new(mountpoint), &config).expect("it mounts");
+    let state = Arc::<Mutex<State>>::default();
+    let _session = mount(Path::new(mountpoint), state.clone()).expect("it mounts");
     say("mounted");
     for command in commands() {
         let mut state = state.lock().unwrap();

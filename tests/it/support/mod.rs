@@ -7,6 +7,8 @@ pub(crate) mod fuse;
 #[cfg_attr(windows, path = "kernel_windows.rs")]
 pub(crate) mod kernel;
 pub(crate) mod locker;
+#[cfg(unix)]
+pub(crate) mod needs;
 pub(crate) mod place;
 pub(crate) mod process;
 #[cfg(unix)]

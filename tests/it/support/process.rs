@@ -34,17 +34,7 @@ impl Process {
 
     /// The same, started by another program, which may be given with its arguments.
     pub(crate) fn in_role_under(program: &[&str], role: &str, arguments: &[&str]) -> Self {
-        let binary = std::env::current_exe().expect("the path of this binary");
-        // A binary for another machine needs something that runs it.
-        let runner = std::env::var(RUNNER).unwrap_or_default();
-        let words =
-            runner.split(' ').filter(|word| !word.is_empty()).chain(program.iter().copied());
-        let mut words = words.map(OsStr::new).chain([binary.as_os_str()]);
-        let mut command = Command::new(words.next().expect("this binary at least"));
-        command.args(words);
-        command.args(["--exact", "child::entry", "--nocapture", "--test-threads=1"]);
-        command.env(ROLE, [&[role], arguments].concat().join("\n"));
-        Self::start(role, command)
+        Self::start(role, command_in_role(program, role, arguments))
     }
 
     /// Any program. Its events are lines that begin with `event: `.
@@ -129,6 +119,20 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Runs this binary in a role, started by another program, which may be given with its arguments.
+pub(crate) fn command_in_role(program: &[&str], role: &str, arguments: &[&str]) -> Command {
+    let binary = std::env::current_exe().expect("the path of this binary");
+    // A binary for another machine needs something that runs it.
+    let runner = std::env::var(RUNNER).unwrap_or_default();
+    let words = runner.split(' ').filter(|word| !word.is_empty()).chain(program.iter().copied());
+    let mut words = words.map(OsStr::new).chain([binary.as_os_str()]);
+    let mut command = Command::new(words.next().expect("this binary at least"));
+    command.args(words);
+    command.args(["--exact", "child::entry", "--nocapture", "--test-threads=1"]);
+    command.env(ROLE, [&[role], arguments].concat().join("\n"));
+    command
 }
 
 /// The role of this process and its arguments, if it is a child.
