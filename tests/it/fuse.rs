@@ -1,8 +1,8 @@
 //! File systems that answer lock calls with an error, or not at all: FUSE, with a server that does
 //! as it is told.
 //!
-//! Mounting needs `/dev/fuse` and the right to mount, so the tests are ignored, and run by
-//! `.ci/netfs`.
+//! Each test runs in a process and a mount namespace of its own: nothing stays mounted, and its
+//! threads can be counted.
 
 use std::fs;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio_test::task::spawn;
 
 use crate::support::fuse::{Answer, FuseServer};
 use crate::support::locker::Locker;
+use crate::support::needs::{Need, lacks, passed_in};
 use crate::support::place::Place;
 use crate::support::{
     Mode, PROTOCOLS, assert_names, assert_would_block, in_time, kernel, open, returns,
@@ -23,8 +24,10 @@ use crate::support::{
 const MOMENT: Duration = Duration::from_millis(500);
 
 #[tokio::test]
-#[ignore = "mounts FUSE: run .ci/netfs"]
 async fn what_the_server_refuses_is_an_error_that_says_so() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
     let table = [
         (libc::ENOSYS, ErrorKind::Unsupported, "does not support this kind of lock"),
         (libc::EOPNOTSUPP, ErrorKind::Unsupported, "does not support this kind of lock"),
@@ -63,8 +66,10 @@ fn raw_os_error(error: &Error) -> Option<i32> {
 }
 
 #[tokio::test]
-#[ignore = "mounts FUSE: run .ci/netfs"]
 async fn contention_is_waited_for() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
     let mut server = FuseServer::new();
     for protocol in PROTOCOLS {
         for errno in [libc::EAGAIN, libc::EACCES] {
@@ -83,8 +88,10 @@ async fn contention_is_waited_for() {
 
 /// The kernel gives the server's EINTR to the program under a number of its own, 512.
 #[tokio::test]
-#[ignore = "mounts FUSE: run .ci/netfs"]
 async fn an_interrupted_call_is_made_again() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
     let mut server = FuseServer::new();
     for protocol in PROTOCOLS {
         let lock = open(server.lock_file(protocol), protocol).await;
@@ -103,8 +110,10 @@ async fn an_interrupted_call_is_made_again() {
 
 /// The path still leads there, but to a file that the server does not know.
 #[tokio::test]
-#[ignore = "mounts FUSE: run .ci/netfs"]
 async fn a_file_that_the_server_has_forgotten_is_opened_anew() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
     let mut server = FuseServer::new();
     for protocol in PROTOCOLS {
         let lock = open(server.lock_file(protocol), protocol).await;
@@ -120,8 +129,10 @@ async fn a_file_that_the_server_has_forgotten_is_opened_anew() {
 }
 
 #[tokio::test]
-#[ignore = "mounts FUSE: run .ci/netfs"]
 async fn a_refused_unlock_is_told_and_holds_up_nobody() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
     let mut server = FuseServer::new();
     for protocol in PROTOCOLS {
         let lock = open(server.lock_file(protocol), protocol).await;
@@ -139,8 +150,10 @@ async fn a_refused_unlock_is_told_and_holds_up_nobody() {
 
 /// Whole file or the region's range, never the byte of the turnstile, and no questions.
 #[tokio::test]
-#[ignore = "mounts FUSE: run .ci/netfs"]
 async fn there_is_no_turnstile() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
     let mut server = FuseServer::new();
     for protocol in PROTOCOLS {
         let lock = open(server.lock_file(protocol), protocol).await;
@@ -161,8 +174,10 @@ async fn there_is_no_turnstile() {
 
 /// What cannot be noticed.
 #[test]
-#[ignore = "mounts FUSE: run .ci/netfs"]
 fn a_server_that_grants_what_it_does_not_keep_is_believed() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
     let server = FuseServer::new();
     for protocol in PROTOCOLS {
         let one = Locker::holding(&server.lock_file(protocol), protocol, Mode::Exclusive);
@@ -174,8 +189,10 @@ fn a_server_that_grants_what_it_does_not_keep_is_believed() {
 
 /// Neither workers, nor `tokio::fs`, nor other locks, on this file system or another one.
 #[test]
-#[ignore = "mounts FUSE: run .ci/netfs"]
 fn a_server_that_never_answers_blocks_nobody_else() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
     for protocol in PROTOCOLS {
         let mut server = FuseServer::new();
         let place = Place::new();
@@ -219,8 +236,10 @@ fn a_server_that_never_answers_blocks_nobody_else() {
 }
 
 #[tokio::test]
-#[ignore = "mounts FUSE: run .ci/netfs"]
 async fn an_unlock_that_is_never_answered_holds_up_its_own_lock_only() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
     for protocol in PROTOCOLS {
         let mut server = FuseServer::new();
         let lock = open(server.lock_file(protocol), protocol).await;
@@ -242,8 +261,10 @@ async fn an_unlock_that_is_never_answered_holds_up_its_own_lock_only() {
 }
 
 #[tokio::test]
-#[ignore = "mounts FUSE: run .ci/netfs"]
 async fn a_lookup_that_is_never_answered_holds_up_its_own_file_only() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
     let mut server = FuseServer::new();
     let place = Place::new();
     let held = open(server.at("c.lock"), Protocol::Flock).await;
@@ -264,8 +285,10 @@ async fn a_lookup_that_is_never_answered_holds_up_its_own_file_only() {
 
 /// Opening anew is an errand, and one that hangs is the only one of its file.
 #[tokio::test]
-#[ignore = "mounts FUSE: run .ci/netfs"]
 async fn many_who_give_up_leave_one_thread() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
     let mut server = FuseServer::new();
     let lock = open(server.lock_file(Protocol::Flock), Protocol::Flock).await;
     server.answer_locks(Answer::Refuse(libc::ESTALE));
@@ -280,8 +303,10 @@ async fn many_who_give_up_leave_one_thread() {
 }
 
 #[tokio::test]
-#[ignore = "mounts FUSE: run .ci/netfs"]
 async fn a_server_that_dies_leaves_errors() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
     for protocol in PROTOCOLS {
         let mut server = FuseServer::new();
         let lock = open(server.lock_file(protocol), protocol).await;

@@ -102,6 +102,9 @@ fn another_process_and_those_that_wait() {
 
 #[test]
 fn programs_that_know_nothing_of_this_crate() {
+    if lacks(&[Need::Program("flock"), Need::Program("python3")]) {
+        return;
+    }
     for program in PROGRAMS {
         let place = Place::new();
         fs::write(place.lock_file(), "").unwrap();
@@ -168,6 +171,9 @@ fn inherited(path: &Path, mode: &str) -> (Process, u32) {
 
 #[test]
 fn a_child_that_keeps_an_inherited_lock() {
+    if lacks(&[Need::Program("python3")]) {
+        return;
+    }
     let place = Place::new();
     let (parent, child) = inherited(&place.lock_file(), "LOCK_EX");
     // Not waited for, so it keeps its pid.
@@ -190,6 +196,9 @@ fn a_child_that_keeps_an_inherited_lock() {
 /// All shared locks of a file look the same in the list of a process's open files.
 #[test]
 fn a_child_that_keeps_an_inherited_lock_beside_others_who_share() {
+    if lacks(&[Need::Program("python3")]) {
+        return;
+    }
     let place = Place::new();
     let (parent, child) = inherited(&place.lock_file(), "LOCK_SH");
     let pipe = parent.reap();
@@ -214,6 +223,9 @@ sys.stdin.read()
 
 #[test]
 fn a_program_that_locks_another_part_of_the_range() {
+    if lacks(&[Need::Program("python3")]) {
+        return;
+    }
     let place = Place::new();
     fs::write(place.lock_file(), "").unwrap();
     let mut command = Command::new("python3");
@@ -238,6 +250,9 @@ sys.stdin.read()
 
 #[test]
 fn a_program_with_an_odd_name() {
+    if lacks(&[Need::Program("python3")]) {
+        return;
+    }
     let place = Place::new();
     fs::write(place.lock_file(), "").unwrap();
     let mut command = Command::new("python3");

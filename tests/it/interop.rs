@@ -5,6 +5,7 @@ use tokio_filelock::{FileLock, Protocol};
 
 use crate::support::foreign::{PROGRAMS, Program};
 use crate::support::locker::is_free;
+use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
 use crate::support::{Mode, PROTOCOLS, assert_would_block, in_time, kernel, open};
 
@@ -68,37 +69,58 @@ fn tries(lock: &FileLock, mode: Mode) -> bool {
 
 #[tokio::test]
 async fn flock_1_excludes_us() {
+    if lacks(&[Need::Program("flock")]) {
+        return;
+    }
     assert_excludes_us(Program::Flock1).await;
 }
 
 #[tokio::test]
 async fn flock_1_is_excluded() {
+    if lacks(&[Need::Program("flock")]) {
+        return;
+    }
     assert_is_excluded(Program::Flock1).await;
 }
 
 #[tokio::test]
 async fn python_flock_excludes_us() {
+    if lacks(&[Need::Program("python3")]) {
+        return;
+    }
     assert_excludes_us(Program::PythonFlock).await;
 }
 
 #[tokio::test]
 async fn python_flock_is_excluded() {
+    if lacks(&[Need::Program("python3")]) {
+        return;
+    }
     assert_is_excluded(Program::PythonFlock).await;
 }
 
 #[tokio::test]
 async fn python_lockf_excludes_us() {
+    if lacks(&[Need::Program("python3")]) {
+        return;
+    }
     assert_excludes_us(Program::PythonLockf).await;
 }
 
 #[tokio::test]
 async fn python_lockf_is_excluded() {
+    if lacks(&[Need::Program("python3")]) {
+        return;
+    }
     assert_is_excluded(Program::PythonLockf).await;
 }
 
 /// On a local file system of Linux. The protocol is a wire format.
 #[tokio::test]
 async fn locks_of_another_protocol_are_not_seen() {
+    if lacks(&[Need::Program("flock"), Need::Program("python3")]) {
+        return;
+    }
     for protocol in PROTOCOLS {
         let place = Place::new();
         let lock = open(place.lock_file(), protocol).await;

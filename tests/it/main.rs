@@ -3,8 +3,7 @@
 //! One binary, one module per theme. Where a test needs other processes, the binary runs itself
 //! again in a role ([`child`]). Processes meet on events, which are lines on pipes, and never on
 //! sleeps; no test asserts how long something takes. A test that needs more than an ordinary user
-//! has says so ([`support::needs`]). What every test may need and does not find (flock(1), Python 3,
-//! `/proc`) makes it fail.
+//! has says so ([`support::needs`]).
 //!
 //! `cargo test --test it -- --show-output` shows how many processes and acquisitions there were.
 

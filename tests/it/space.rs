@@ -12,6 +12,7 @@ use tokio::task::{JoinSet, yield_now};
 use tokio_filelock::{ErrorKind, FileLock, LockSpace, Protocol, TryLockError, Waiting};
 
 use crate::support::locker::Locker;
+use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
 use crate::support::process::{Process, gather, meet, say};
 use crate::support::{Mode, assert_names, assert_would_block, in_time, kernel, open};
@@ -346,6 +347,9 @@ fn python(place: &Place, name: &str, kind: &str) -> Process {
 
 #[tokio::test]
 async fn a_program_that_computes_the_slot_excludes_and_is_excluded() {
+    if lacks(&[Need::Program("python3")]) {
+        return;
+    }
     let place = Place::new();
     let space = space(&place).await;
     for kind in ["lockf", "OFD"] {

@@ -16,6 +16,7 @@ use tokio_filelock::{FileLock, Protocol, Tenure};
 
 use crate::support::foreign::Program;
 use crate::support::locker::{Locker, is_free};
+use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, gather, meet, say};
 use crate::support::{Mode, PROTOCOLS, assert_would_block, in_time, kernel, open, protocol};
@@ -202,6 +203,9 @@ pub(crate) fn sign(arguments: &[String]) {
 
 #[test]
 fn flock_1_in_a_loop_gets_in_among_a_hundred_busy_tasks() {
+    if lacks(&[Need::Program("flock")]) {
+        return;
+    }
     let place = Place::new();
     fs::write(place.data_file(), "").unwrap();
     let arguments = arguments(&place, Protocol::Flock);
@@ -270,6 +274,9 @@ fn a_stopped_process_that_is_next_does_not_keep_the_others_out() {
 
 #[test]
 fn a_lock_on_the_whole_file_by_others_is_no_turnstile() {
+    if lacks(&[Need::Program("python3")]) {
+        return;
+    }
     let place = Place::new();
     let path = place.lock_file();
     fs::write(&path, "").unwrap();

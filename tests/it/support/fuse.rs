@@ -7,7 +7,6 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -114,27 +113,16 @@ impl Drop for FuseServer {
     fn drop(&mut self) {
         // First, so that nothing hangs in the file system that is unmounted.
         self.process = None;
-        unmount(self.mountpoint.path());
-    }
-}
-
-fn unmount(mountpoint: &Path) {
-    if umount2(mountpoint, MntFlags::MNT_DETACH).is_err() {
-        // An ordinary user has no right to that call.
-        let unmounted = Command::new("fusermount3").args(["-u", "-z"]).arg(mountpoint).status();
-        assert!(unmounted.expect("it has mounted it").success());
+        umount2(self.mountpoint.path(), MntFlags::MNT_DETACH).expect("it was mounted");
     }
 }
 
 /// The role `try fuse`: mounts, and ends well if that works.
 pub(crate) fn probe(_: &[String]) {
     let mountpoint = tempfile::tempdir().expect("a temporary directory");
-    match mount(mountpoint.path(), Arc::default()) {
-        Ok(_session) => unmount(mountpoint.path()),
-        Err(error) => {
-            eprintln!("{error}");
-            std::process::exit(1);
-        }
+    if let Err(error) = mount(mountpoint.path(), Arc::default()) {
+        eprintln!("{error}");
+        std::process::exit(1);
     }
 }
 
