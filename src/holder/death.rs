@@ -1,9 +1,13 @@
 //! What proves that a recorded holder is dead.
 //!
 //! A pid alone proves nothing: pids are used again, mean something else in each pid namespace, and
-//! start anew at each boot. The proof needs the same host, the same boot and the same namespace, and
-//! then a pid that nobody has, or that somebody has who started at another time. Whatever is
-//! missing or does not fit counts as alive: the answer words messages, it never takes a lock away.
+//! start anew at each boot. The proof needs the same host, the same boot and the same pid namespace, and
+//! then a pid that no process has, or that one has which started at another time by the same clock.
+//! Whatever is missing or does not fit counts as alive: the answer words messages, it never takes a
+//! lock away.
+//!
+//! The number of a namespace is used again, but not before all of its processes are gone: who is taken
+//! for a process of the new one is dead.
 
 use super::{Process, Record};
 
@@ -20,7 +24,7 @@ pub(crate) enum Fate {
 pub(crate) enum Circumstances {
     /// No process has this pid.
     Gone,
-    /// Some process has it, and started then.
+    /// Some process has it, and started then, by the clock of the process that looks.
     Started(u64),
     /// It can not be told.
     Unknown,
@@ -34,6 +38,8 @@ pub(crate) fn fate(
 ) -> Fate {
     let there = &record.process;
     let same = |one: &Option<String>, other: &Option<String>| one.is_some() && one == other;
+    // The kernel tells the start of a process in the time of whoever asks.
+    let same_clock = there.time_namespace.is_some() && there.time_namespace == here.time_namespace;
     let is_visible = same(&there.host, &here.host)
         && same(&there.boot, &here.boot)
         && there.pid_namespace.is_some()
@@ -43,7 +49,7 @@ pub(crate) fn fate(
     }
     match (look_up(there.pid), there.start) {
         (Circumstances::Gone, _) => Fate::Dead,
-        (Circumstances::Started(now), Some(then)) if now != then => Fate::Dead,
+        (Circumstances::Started(now), Some(then)) if now != then && same_clock => Fate::Dead,
         _ => Fate::Alive,
     }
 }
@@ -59,6 +65,7 @@ mod tests {
             host: Some("here".to_owned()),
             boot: Some("first".to_owned()),
             pid_namespace: Some(1),
+            time_namespace: Some(3),
             start: Some(77),
             program: None,
         }
@@ -68,13 +75,16 @@ mod tests {
     fn only_a_proof_makes_dead() {
         type Change = fn(&mut Process);
         let same: Change = |_| {};
-        let table: [(Change, Circumstances, Fate); 12] = [
+        let table: [(Change, Circumstances, Fate); 15] = [
             (same, Gone, Fate::Dead),
             (same, Started(78), Fate::Dead),
             (same, Started(77), Fate::Alive),
             (same, Unknown, Fate::Alive),
             (|there| there.start = None, Started(78), Fate::Alive),
             (|there| there.start = None, Gone, Fate::Dead),
+            (|there| there.time_namespace = Some(4), Started(78), Fate::Alive),
+            (|there| there.time_namespace = None, Started(78), Fate::Alive),
+            (|there| there.time_namespace = None, Gone, Fate::Dead),
             (|there| there.host = Some("elsewhere".to_owned()), Gone, Fate::Alive),
             (|there| there.host = None, Gone, Fate::Alive),
             (|there| there.boot = Some("second".to_owned()), Gone, Fate::Alive),
@@ -96,6 +106,9 @@ mod tests {
 
     #[test]
     fn a_process_that_knows_nothing_of_itself_proves_nothing() {
+        let nobody = Process { time_namespace: None, ..process(6) };
+        let record = Record::held(Process { time_namespace: None, ..process(5) }, 1, None, None);
+        assert_eq!(fate(&record, &nobody, |_| Started(78)), Fate::Alive);
         let nobody = Process { host: None, boot: None, pid_namespace: None, ..process(6) };
         let there = Process { host: None, boot: None, pid_namespace: None, ..process(5) };
         let record = Record::held(there, 1, None, None);

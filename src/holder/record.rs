@@ -9,6 +9,7 @@
 //! host=build7
 //! boot=5a4ef0c1-…
 //! pidns=4026531836
+//! timens=4026531834
 //! start=881234
 //! program=cargo
 //! label=fetch
@@ -32,7 +33,7 @@ pub(crate) const LONGEST: usize = 4096;
 /// Sizes are rounded up to this, so that they seldom change.
 const ROUNDED: usize = 128;
 
-/// No value is longer. A record of nine such lines fits into [`LONGEST`].
+/// No value is longer. A record of ten such lines fits into [`LONGEST`].
 const LONGEST_VALUE: usize = 200;
 
 const TITLE: &str = "tokio-filelock 1";
@@ -57,6 +58,8 @@ pub(crate) struct Process {
     /// Which boot of the host.
     pub(crate) boot: Option<String>,
     pub(crate) pid_namespace: Option<u64>,
+    /// By which of the machine's clocks it says when it started.
+    pub(crate) time_namespace: Option<u64>,
     /// When it started, in a unit of the platform's own.
     pub(crate) start: Option<u64>,
     pub(crate) program: Option<String>,
@@ -136,6 +139,7 @@ impl Record {
             host: None,
             boot: None,
             pid_namespace: None,
+            time_namespace: None,
             start: None,
             program: None,
         };
@@ -169,6 +173,7 @@ impl Record {
                 "host" => record.process.host = Some(value.to_owned()),
                 "boot" => record.process.boot = Some(value.to_owned()),
                 "pidns" => record.process.pid_namespace = Some(number(value)?),
+                "timens" => record.process.time_namespace = Some(number(value)?),
                 "start" => record.process.start = Some(number(value)?),
                 "program" => record.process.program = Some(value.to_owned()),
                 "label" => record.label = Some(value.to_owned()),
@@ -191,6 +196,7 @@ impl Process {
         line("host", self.host.as_deref());
         line("boot", self.boot.as_deref());
         line("pidns", self.pid_namespace.map(|number| number.to_string()).as_deref());
+        line("timens", self.time_namespace.map(|number| number.to_string()).as_deref());
         line("start", self.start.map(|start| start.to_string()).as_deref());
         line("program", self.program.as_deref());
         line("label", label);
@@ -307,6 +313,7 @@ mod tests {
             host: Some("build7".to_owned()),
             boot: Some("5a4ef0c1-91b2-4d7a-8a5e-6b4f1f1f9a01".to_owned()),
             pid_namespace: Some(4_026_531_836),
+            time_namespace: Some(4_026_531_834),
             start: Some(881_234),
             program: Some("cargo".to_owned()),
         };
@@ -316,7 +323,7 @@ mod tests {
 
     const EXAMPLE: &str = "4242\ntokio-filelock 1\nstate=held    \ntoken=17\n\
         since=2026-11-24T09:30:00.125Z\nhost=build7\nboot=5a4ef0c1-91b2-4d7a-8a5e-6b4f1f1f9a01\n\
-        pidns=4026531836\nstart=881234\nprogram=cargo\nlabel=fetch\n";
+        pidns=4026531836\ntimens=4026531834\nstart=881234\nprogram=cargo\nlabel=fetch\n";
 
     #[test]
     fn the_text_is_a_wire_format() {
@@ -363,6 +370,7 @@ mod tests {
             host: value(),
             boot: value(),
             pid_namespace: Some(u64::MAX),
+            time_namespace: Some(u64::MAX),
             start: Some(u64::MAX),
             program: value(),
         };
@@ -416,6 +424,7 @@ mod tests {
             with("host=build7", "host=\u{202e}7dliub"),
             with("host=build7", "host=build7\nhost=build8"),
             with("pidns=4026531836", "pidns=init"),
+            with("timens=4026531834", "timens=here"),
             with("start=881234", "start=-1"),
             with("host=build7\n", "host=build7\n\n"),
             with("host=build7\n", "   \nhost=build7\n"),
@@ -449,14 +458,15 @@ mod tests {
             token: u64,
             since in prop::option::of(0..4_000_000_000_000_u64),
             texts in prop::collection::vec(prop::option::of(value()), 4),
-            numbers in prop::collection::vec(prop::option::of(any::<u64>()), 2),
+            numbers in prop::collection::vec(prop::option::of(any::<u64>()), 3),
         ) -> Record {
             let process = Process {
                 pid,
                 host: texts[0].clone(),
                 boot: texts[1].clone(),
                 pid_namespace: numbers[0],
-                start: numbers[1],
+                time_namespace: numbers[1],
+                start: numbers[2],
                 program: texts[2].clone(),
             };
             let since = since.map(|milliseconds| UNIX_EPOCH + Duration::from_millis(milliseconds));

@@ -16,6 +16,7 @@ use nix::unistd::{Pid, gettid};
 use tokio_filelock::{ErrorKind, ExclusiveGuard, FileLock, Protocol};
 
 use crate::support::locker::{Locker, is_free};
+use crate::support::needs::{Need, lacks, unshare};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
 use crate::support::snapshot::Snapshot;
@@ -242,6 +243,37 @@ async fn without_records_there_is_no_token() {
     assert_eq!(in_time(waiting).await.unwrap().token(), None);
     assert_eq!(fs::read(place.lock_file()).unwrap(), b"");
     assert_eq!(plain.lock().await.unwrap().token(), Some(1), "handles share the record");
+}
+
+/// The kernel tells the start of a process in the time of whoever asks: to one in another time namespace
+/// the holder seems to be another process.
+#[test]
+fn a_holder_in_another_time_namespace_is_not_taken_for_dead() {
+    if lacks(&[Need::TimeNamespace]) {
+        return;
+    }
+    let unshare = unshare(&["--time", "--boottime", "100000", "--fork"]);
+    for protocol in PROTOCOLS {
+        for is_inside in [false, true] {
+            let place = Place::new();
+            let path = place.lock_file();
+            let arguments = [&format!("{protocol:?}"), path.to_str().unwrap(), "record"];
+            let run = |is_inside: bool, role, arguments: &[&str]| {
+                let under: &[&str] = if is_inside { &unshare } else { &[] };
+                Process::in_role_under(under, role, arguments)
+            };
+            let holder = run(is_inside, "hold", &arguments);
+            let said = holder.event();
+            let pid = said.strip_prefix("held by ").expect("it holds the lock");
+            let looking = run(!is_inside, "look", &arguments[..2]);
+            let seen = looking.event();
+            let expected = format!("Some({pid}) ");
+            assert!(seen.starts_with(&expected) && seen.contains("deep inside"), "{seen}");
+            looking.expect("nobody else");
+            looking.finish();
+            holder.finish();
+        }
+    }
 }
 
 // ---- bad input ----

@@ -119,8 +119,15 @@ pub(in crate::os) mod holders {
     }
 
     pub(crate) fn this_process() -> Process {
-        let (host, boot, pid_namespace) = (None, None, None);
-        Process { pid: 0, host, boot, pid_namespace, start: None, program: None }
+        Process {
+            pid: 0,
+            host: None,
+            boot: None,
+            pid_namespace: None,
+            time_namespace: None,
+            start: None,
+            program: None,
+        }
     }
 
     pub(crate) fn look_up(_pid: u32) -> Circumstances {

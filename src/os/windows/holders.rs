@@ -61,6 +61,7 @@ pub(crate) fn this_process() -> Process {
         host: env::var("COMPUTERNAME").ok().filter(|host| is_fit_for_a_record(host)),
         boot: Some(ANY_BOOT.to_owned()),
         pid_namespace: Some(0),
+        time_namespace: Some(0),
         start,
         program: env::args_os().next().and_then(|path| program_name(&path)),
     }

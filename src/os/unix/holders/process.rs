@@ -26,6 +26,7 @@ pub(crate) fn this_process() -> Process {
         host: gethostname().ok().and_then(|host| fit(host.to_string_lossy().into_owned())),
         boot: boot.and_then(|boot| fit(boot.trim_end().to_owned())),
         pid_namespace: pid_namespace(),
+        time_namespace: time_namespace(),
         start: started("self"),
         program: std::env::args_os().next().and_then(|path| program_name(&path)),
     }
@@ -38,7 +39,7 @@ pub(crate) fn look_up(pid: u32) -> Circumstances {
     }
     // In the `/proc` of another pid namespace a pid means another process.
     match started(&pid.to_string()) {
-        Some(start) if own_pid() == process::id() => Circumstances::Started(start),
+        Some(start) if is_of_own_namespace() => Circumstances::Started(start),
         _ => Circumstances::Unknown,
     }
 }
@@ -60,7 +61,16 @@ pub(super) fn own_pid() -> u32 {
     own.and_then(|own| own.to_str()?.parse().ok()).unwrap_or_else(process::id)
 }
 
-/// When the process started, in clock ticks after the boot: the 22nd field of `stat`.
+/// `/proc` is that of this process's own pid namespace: it lists the pids that a process has from there
+/// on, down to its own namespace. To compare one pid would not do: a process may have one number in both.
+fn is_of_own_namespace() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    pids.is_some_and(|pids| pids.split_ascii_whitespace().count() == 1)
+}
+
+/// When the process started, in clock ticks after the boot: the 22nd field of `stat`. The kernel adds
+/// what the time namespace of this process, which reads it, puts the boot back (time_namespaces(7)).
 fn started(process: &str) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The second field is the name, in parentheses, with whatever in it.
@@ -70,6 +80,16 @@ fn started(process: &str) -> Option<u64> {
 
 fn pid_namespace() -> Option<u64> {
     fs::metadata("/proc/self/ns/pid").ok().map(|namespace| namespace.ino())
+}
+
+/// Whose clock `started` goes by; 0 where the kernel has one clock for all.
+fn time_namespace() -> Option<u64> {
+    match fs::metadata("/proc/self/ns/time") {
+        Ok(namespace) => Some(namespace.ino()),
+        // The directory is there, and this is not in it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => pid_namespace().map(|_| 0),
+        Err(_) => None,
+    }
 }
 
 /// This process is in the first pid namespace: no process, and no lock, is hidden from it.
@@ -132,6 +152,7 @@ mod tests {
         let this = this_process();
         assert_eq!(this.pid, process::id());
         assert!(this.boot.is_some() && this.pid_namespace.is_some() && this.program.is_some());
+        assert!(this.time_namespace.is_some() && is_of_own_namespace());
         assert_eq!(look_up(this.pid), Circumstances::Started(this.start.unwrap()));
         assert!(!is_gone(this.pid) && !is_hidden(this.pid));
         assert_eq!(own_pid(), this.pid);
