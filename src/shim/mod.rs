@@ -63,13 +63,13 @@ mod real {
         }
     }
 
-    /// Starts a detached thread with this name and stack size in bytes.
+    /// Starts a detached thread with this name. Its stack has std's own size: wakers run on it, panics
+    /// with backtraces, and glibc takes thread-local storage out of it. What is not touched costs nothing.
     pub(crate) fn spawn_thread(
         name: &str,
-        stack: usize,
         body: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<()> {
-        std::thread::Builder::new().name(name.into()).stack_size(stack).spawn(body).map(drop)
+        std::thread::Builder::new().name(name.into()).spawn(body).map(drop)
     }
 }
 
@@ -128,7 +128,6 @@ mod real {
 
     pub(crate) fn spawn_thread(
         _name: &str,
-        _stack: usize,
         body: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<()> {
         loom::thread::spawn(body);

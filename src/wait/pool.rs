@@ -25,9 +25,6 @@ pub(crate) type Job = Box<dyn FnOnce(io::Result<()>) + Send>;
 /// How long an idle thread stays for the next wait.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// A waiting thread calls the lock function, the queue and the wakers: 11 kB were measured.
-const STACK: usize = 128 * 1024;
-
 /// The name of every thread of the pool; Linux shows 15 characters.
 pub(crate) const THREAD_NAME: &str = "filelock-wait";
 
@@ -66,7 +63,7 @@ impl Pool {
         // The new thread takes the job out of the slot; if there is no thread, we take it back.
         let slot = Arc::new(Mutex::new(Some(job)));
         let (shared, first) = (self.0.clone(), slot.clone());
-        let spawned = spawn_thread(THREAD_NAME, STACK, move || {
+        let spawned = spawn_thread(THREAD_NAME, move || {
             let job = first.lock().take();
             drop(first);
             shared.work_from(job);

@@ -18,9 +18,6 @@ use crate::os::unix::signal;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
-/// The thread waits and sends signals: it needs next to nothing.
-const STACK: usize = 64 * 1024;
-
 pub(in crate::os::unix) const SUITABLE: &str =
     "the signal that ends waits must be SIGURG, SIGIO, SIGUSR1, SIGUSR2 or SIGWINCH";
 
@@ -140,7 +137,6 @@ impl Waiting {
                 pause = pause.min(LONGEST_PAUSE);
             }
         };
-        let thread = thread::Builder::new().name("filelock-alarm".into()).stack_size(STACK);
-        thread.spawn(repeat).is_ok()
+        thread::Builder::new().name("filelock-alarm".into()).spawn(repeat).is_ok()
     }
 }
