@@ -2,6 +2,7 @@
 
 pub mod cache;
 mod error;
+mod foreign;
 // Nobody is ever seen where there are no locks.
 #[cfg_attr(not(any(unix, windows)), allow(dead_code, unused_imports))]
 mod holder;

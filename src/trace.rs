@@ -10,8 +10,7 @@
 //! | TRACE | event `gave the lock back to the operating system` | device, inode, held, handovers: of the tenure |
 //!
 //! The target of all of them is `tokio_filelock`. Nothing is told under a mutex: a subscriber is foreign
-//! code. Where one that panics would leave a lock between two states, in a tenure, the panic ends here;
-//! the panic hook has reported it.
+//! code, and one that panics takes no lock away ([`foreign`](crate::foreign)).
 
 pub(crate) use imp::{Held, Tenure, Wait};
 
@@ -19,12 +18,12 @@ pub(crate) const IS_ON: bool = cfg!(feature = "tracing");
 
 #[cfg(feature = "tracing")]
 mod imp {
-    use std::panic::catch_unwind;
     use std::path::Path;
     use std::time::{Duration, Instant};
 
     use tracing::{Level, Span, debug, debug_span, enabled, info, trace, warn};
 
+    use crate::foreign;
     use crate::holder::{Mode, Record};
     use crate::os::Identity;
     use crate::shim;
@@ -43,7 +42,8 @@ mod imp {
         pub(crate) fn begin(&mut self, path: &Path, mode: Mode) {
             self.0.get_or_insert_with(|| {
                 let path = path.display();
-                (shim::now(), debug_span!(target: TARGET, "wait", %path, ?mode))
+                let span = span(|| debug_span!(target: TARGET, "wait", %path, ?mode));
+                (shim::now(), span)
             });
         }
 
@@ -52,19 +52,31 @@ mod imp {
             let Some((since, span)) = self.0.take() else { return };
             let waited = shim::now().saturating_duration_since(since);
             let path = path.display();
-            span.in_scope(|| {
-                if waited >= LONG {
-                    info!(target: TARGET, %path, ?mode, ?waited, "got the lock after a long wait");
-                } else {
-                    debug!(target: TARGET, %path, ?mode, ?waited, "got the lock after a wait");
-                }
+            foreign::contained(move || {
+                span.in_scope(|| {
+                    if waited >= LONG {
+                        info!(target: TARGET, %path, ?mode, ?waited, "got the lock after a long wait");
+                    } else {
+                        debug!(target: TARGET, %path, ?mode, ?waited, "got the lock after a wait");
+                    }
+                });
             });
         }
     }
 
+    impl Drop for Wait {
+        fn drop(&mut self) {
+            foreign::let_go(self.0.take());
+        }
+    }
+
+    fn span(enter: impl FnOnce() -> Span) -> Span {
+        foreign::contained(enter).unwrap_or_else(Span::none)
+    }
+
     /// A guard is alive.
     #[derive(Debug)]
-    pub(crate) struct Held(#[allow(dead_code)] Span); // closed when it is dropped
+    pub(crate) struct Held(Option<Span>);
 
     impl Held {
         pub(crate) fn begin(
@@ -77,12 +89,20 @@ mod imp {
             if let Some(dead) = abandoned {
                 let (pid, token) = (dead.pid(), dead.token());
                 let (program, label) = (dead.program(), dead.label());
-                warn!(
-                    target: TARGET, %path, pid, token, program, label,
-                    "the last holder died with the lock"
-                );
+                foreign::contained(|| {
+                    warn!(
+                        target: TARGET, %path, pid, token, program, label,
+                        "the last holder died with the lock"
+                    );
+                });
             }
-            Self(debug_span!(target: TARGET, "held", %path, ?mode, token))
+            Self(Some(span(|| debug_span!(target: TARGET, "held", %path, ?mode, token))))
+        }
+    }
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            foreign::let_go(self.0.take());
         }
     }
 
@@ -95,14 +115,14 @@ mod imp {
     impl Tenure {
         /// `None` if nobody watches.
         pub(crate) fn begin() -> Option<Self> {
-            let is_watched = catch_unwind(|| enabled!(target: TARGET, Level::TRACE));
+            let is_watched = foreign::contained(|| enabled!(target: TARGET, Level::TRACE));
             is_watched.unwrap_or(false).then(|| Self { since: shim::now() })
         }
 
         pub(crate) fn end(self, file: Identity, handovers: u64) {
             let Identity { device, inode } = file;
             let held = shim::now().saturating_duration_since(self.since);
-            let _ = catch_unwind(|| {
+            foreign::contained(|| {
                 trace!(
                     target: TARGET, device, inode, ?held, handovers,
                     "gave the lock back to the operating system"

@@ -22,6 +22,7 @@ use super::guard::Guard;
 use super::on_wait::{OnWait, Waiting};
 use super::{FileLock, MAX_MOVES, operation};
 use crate::error::Error;
+use crate::foreign;
 use crate::holder::Holders;
 use crate::queue::Mode;
 use crate::registry::{Denied, Hold, Membership, Request};
@@ -323,13 +324,17 @@ async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, 
     let turn = lock.errands().clone().lock_owned().await;
     let looking = lock.clone();
     let look = move || {
-        let _turn = turn;
-        if looking.leads_to(&hold)? {
-            return Ok(Some(hold));
-        }
-        let from = hold.member().clone();
-        drop(hold);
-        looking.move_on(&from, mode).map(|()| None)
+        let looked = looking.leads_to(&hold).and_then(|there| {
+            if there {
+                return Ok(Some(hold));
+            }
+            let from = hold.member().clone();
+            drop(hold);
+            looking.move_on(&from, mode).map(|()| None)
+        });
+        // Wakes the next one.
+        foreign::let_go(turn);
+        looked
     };
     wait::errand_with_answer(lock.handle.registry.pool(), look).await
 }
@@ -344,8 +349,10 @@ async fn move_on(lock: FileLock, mode: Mode, from: Arc<Membership>) -> Result<Op
     }
     let moving = lock.clone();
     let job = move || {
-        let _turn = turn;
-        moving.move_on(&from, mode).map(|()| None)
+        let moved = moving.move_on(&from, mode).map(|()| None);
+        // Wakes the next one.
+        foreign::let_go(turn);
+        moved
     };
     wait::errand_with_answer(lock.handle.registry.pool(), job).await
 }

@@ -7,7 +7,6 @@
 
 use std::io;
 use std::mem;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::OnceLock;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use super::looks::Looks;
 use super::open_file::OpenFile;
 use super::recorded::{Recorded, Signature, Told};
 use super::{Membership, Tenure};
+use crate::foreign;
 use crate::holder::{self, Holder, LONGEST, Record, Written};
 use crate::os::{self, Attempt, Effort, Interrupt, LockFile, Protocol, Region, Waited};
 use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Requested};
@@ -88,6 +88,9 @@ pub(super) enum Thread {
     Requester,
     /// The same, but whoever has to wait is somebody else.
     Caller,
+    /// May wait for a server, not for a holder, and for one answer only: what the first call came back
+    /// with is waited for.
+    Asked,
     /// May wait for a server, not for a holder.
     Errand,
     /// May wait as long as it takes.
@@ -475,34 +478,38 @@ pub(super) fn carry_out(
 #[inline]
 fn wake_and_discard(effects: Effects<Waker>) {
     let Effects { os: _, wake, wake_more, discard } = effects;
-    drop(discard);
+    if let Some(waker) = discard {
+        foreign::let_go(waker);
+    }
     if let Some(waker) = wake {
         wake_up(waker);
         wake_more.into_iter().for_each(wake_up);
     }
 }
 
+fn wake_up(waker: Waker) {
+    foreign::contained(|| waker.wake());
+}
+
 fn carry_out_calls(
     member: &Arc<Membership>,
     mut effects: Effects<Waker>,
-    thread: Thread,
+    mut thread: Thread,
 ) -> io::Result<()> {
     let mut unlocked = Ok(());
     loop {
         let call = effects.os.take();
-        let next = call.and_then(|call| carry_out_call(member, call, thread, &mut unlocked));
+        // First: the call may wait for a server, and those who are woken have their answer already.
         wake_and_discard(effects);
+        let next = call.and_then(|call| carry_out_call(member, call, thread, &mut unlocked));
+        if thread == Thread::Asked {
+            thread = Thread::Caller;
+        }
         match next {
             Some(next) => effects = next,
             None => return unlocked,
         }
     }
-}
-
-/// A waker is foreign code. One that panics must not take the wake-ups and calls of others away,
-/// nor make a guard's drop panic; the panic hook has reported it.
-fn wake_up(waker: Waker) {
-    let _ = panic::catch_unwind(AssertUnwindSafe(|| waker.wake()));
 }
 
 fn carry_out_call(
@@ -513,9 +520,7 @@ fn carry_out_call(
 ) -> Option<Effects<Waker>> {
     let entry = member.entry();
     match call {
-        OsCall::Try { .. } | OsCall::Unlock
-            if thread < Thread::Errand && !entry.file.is_local() =>
-        {
+        OsCall::Try { .. } | OsCall::Unlock if thread < Thread::Asked && !entry.file.is_local() => {
             let member = member.clone();
             let effects = Effects { os: Some(call), ..Effects::default() };
             wait::errand(member.clone().pool(), move || {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::Membership;
+use crate::foreign;
 use crate::holder::{Holder, Holders};
 use crate::shim::{Arc, AtomicBool, Ordering};
 use crate::wait;
@@ -53,7 +54,7 @@ pub(crate) async fn look_together(
                 let looks = member.entry().looks();
                 // First, so that whoever is told of this look can begin another one.
                 looks.is_under_way.store(false, Ordering::Release);
-                looks.last.send_replace(Some(Look { begun, seen }));
+                foreign::contained(|| looks.last.send_replace(Some(Look { begun, seen })));
             });
         }
         news.changed().await.expect("the membership keeps the sender");

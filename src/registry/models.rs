@@ -10,9 +10,10 @@
 //! them.
 
 use std::future::{Future, poll_fn};
+use std::panic;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::{Denied, Hold, Membership, Registry, Request, Signature, Tenure, Wanted, try_hold};
@@ -319,6 +320,38 @@ fn cancelled_writer_lets_readers_in() {
         thread.join().unwrap();
         drop(member);
     });
+}
+
+/// The same with wakers that panic where they are woken and dropped.
+#[test]
+fn wakers_that_panic() {
+    model("wakers_that_panic", None, |fixture| {
+        let member = fixture.join();
+        let first = block_on(shared(&member)).unwrap();
+        let mut writer = exclusive(&member);
+        let panics = Waker::from(std::sync::Arc::new(Panics));
+        assert!(Pin::new(&mut writer).poll(&mut Context::from_waker(&panics)).is_pending());
+        // The queue's is the last one.
+        drop(panics);
+        let thread = spawn(move || drop(writer));
+        let second = block_on(shared(&member)).unwrap();
+        drop((first, second));
+        thread.join().unwrap();
+        drop(member);
+    });
+}
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: std::sync::Arc<Self>) {}
+}
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        // Not by the hook, which would report each of thousands.
+        panic::resume_unwind(Box::new("a waker that panics"));
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use super::Membership;
 use super::entry::{Thread, carry_out};
 use super::recorded::Told;
+use crate::foreign;
 use crate::queue::{Effects, Mode, Patience, Requested, Settled, Ticket};
 use crate::shim::Arc;
 use crate::wait;
@@ -77,6 +78,9 @@ impl Request {
         };
         // The request owns its place before anything of the effects can go wrong.
         let request = Self { member: Some(member), state };
+        if let Some(waker) = waker {
+            foreign::let_go(waker);
+        }
         let _ = carry_out(request.member(), effects, thread);
         request
     }
@@ -101,7 +105,7 @@ impl Request {
 
 /// Asks without waiting for a holder. Blocks for the time of a lock call.
 pub(crate) fn try_hold(member: &Arc<Membership>, mode: Mode) -> Result<Hold, Denied> {
-    let mut request = Request::with(member.clone(), mode, Patience::Try, Thread::Errand, None);
+    let mut request = Request::with(member.clone(), mode, Patience::Try, Thread::Asked, None);
     // The try was made on this thread, so it has been answered.
     match Pin::new(&mut request).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => answer,
@@ -151,7 +155,9 @@ impl Future for Request {
                     (Ok(None), queue.register(ticket, waker))
                 }
             });
-            drop(discard);
+            if let Some(waker) = discard {
+                foreign::let_go(waker);
+            }
         }
         match settled {
             Ok(Some(settled)) => Poll::Ready(this.settled(settled)),
@@ -223,7 +229,7 @@ impl Hold {
             return carry_out(&member, effects, Thread::Caller);
         }
         let pool = member.pool().clone();
-        let job = move || carry_out(&member, effects, Thread::Errand);
+        let job = move || carry_out(&member, effects, Thread::Asked);
         wait::errand_with_answer(&pool, job).await
     }
 

@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use pool::{Job, Pool};
 
+use crate::foreign;
 use crate::shim::{Arc, Mutex};
 
 /// Where a wait for another process is parked; see
@@ -81,7 +82,11 @@ pub(crate) async fn errand_with_answer<T: Send + 'static>(
     job: impl FnOnce() -> T + Send + 'static,
 ) -> T {
     let (answer, answered) = oneshot::channel();
-    errand(pool, move || drop(answer.send(job())));
+    errand(pool, move || {
+        let done = job();
+        // Wakes whoever waits.
+        foreign::contained(|| drop(answer.send(done)));
+    });
     answered.await.expect("an errand runs")
 }
 

@@ -1,7 +1,10 @@
 //! The entry point of child processes: this binary again, in the role that the parent names.
 
 #[cfg(unix)]
-use crate::{bad_input, cache, forked, holders, lock_all, records, signals, space, turns, waits};
+use crate::{
+    bad_input, cache, foreign_code, forked, holders, lock_all, records, signals, space, turns,
+    waits,
+};
 use crate::{cancel, exclusion, replaced, support};
 
 type Role = fn(&[String]);
@@ -40,6 +43,7 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("run out of descriptors in a space", space::run_out_of_descriptors),
     ("count in keys", space::count_in_keys),
     ("signals", signals::in_child),
+    ("wake on a large stack", foreign_code::wake_on_a_large_stack),
     ("fork", forked::in_child),
     ("hold", holders::hold),
     ("look", holders::look),

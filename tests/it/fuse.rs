@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::libc;
 use tokio::runtime::Builder;
-use tokio_filelock::{Error, ErrorKind, FileLock, Protocol, TryLockError};
+use tokio_filelock::{Error, ErrorKind, FileLock, Protocol, Tenure, TryLockError};
 use tokio_test::task::spawn;
 
 use crate::support::fuse::{Answer, FuseServer};
@@ -17,7 +17,8 @@ use crate::support::locker::Locker;
 use crate::support::needs::{Need, lacks, passed_in};
 use crate::support::place::Place;
 use crate::support::{
-    Mode, PROTOCOLS, assert_names, assert_would_block, in_time, kernel, open, returns,
+    Mode, PROTOCOLS, assert_names, assert_would_block, in_time, kernel, open, options, returns,
+    until,
 };
 
 /// Time enough to ask a server on this machine, and short enough to run out in a test.
@@ -57,6 +58,52 @@ async fn what_the_server_refuses_is_an_error_that_says_so() {
             server.answer_locks(Answer::Grant);
             in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
         }
+    }
+}
+
+/// Whoever has an answer gets it, while the call of the next one in line hangs.
+#[tokio::test]
+#[ignore = "mounts FUSE: run .ci/netfs"]
+async fn an_answer_does_not_wait_for_the_call_of_the_next_in_line() {
+    let mut server = FuseServer::new();
+    for protocol in PROTOCOLS {
+        let options = options(protocol).tenure(Tenure::single());
+        let lock = options.open(server.lock_file(protocol)).await.unwrap();
+        let before = server.calls().len();
+        server.answer_locks(Answer::Hang);
+        let mut line: Vec<_> = (0..4).map(|_| spawn(lock.lock())).collect();
+        for request in &mut line {
+            assert!(request.poll().is_pending());
+        }
+        for (number, request) in line.into_iter().enumerate() {
+            until("the next call hangs", || server.calls().len() == before + number + 1);
+            server.answer_the_hanging(libc::EIO);
+            let error = in_time(request).await.unwrap_err();
+            assert_eq!(raw_os_error(&error), Some(libc::EIO), "{error}");
+        }
+        // An unlock has its answer, and so has a try.
+        server.answer_locks(Answer::Grant);
+        let guard = in_time(lock.lock()).await.unwrap();
+        let mut next = spawn(lock.lock());
+        assert!(next.poll().is_pending());
+        server.answer_locks(Answer::Hang);
+        let calls = server.calls().len();
+        in_time(guard.unlock()).await.unwrap();
+        until("the next call hangs", || server.calls().len() == calls + 2);
+        server.answer_the_hanging(libc::EIO);
+        in_time(next).await.unwrap_err();
+        let calls = server.calls().len();
+        let trying = lock.clone();
+        let tried = tokio::task::spawn_blocking(move || trying.try_lock().map(drop));
+        until("the try hangs", || server.calls().len() == calls + 1);
+        let mut next = spawn(lock.lock());
+        assert!(next.poll().is_pending());
+        server.answer_the_hanging(libc::EIO);
+        assert!(matches!(in_time(tried).await.unwrap(), Err(TryLockError::Error(_))));
+        until("the next call hangs", || server.calls().len() == calls + 2);
+        server.answer_the_hanging(libc::EIO);
+        in_time(next).await.unwrap_err();
+        server.answer_locks(Answer::Grant);
     }
 }
 

@@ -18,6 +18,8 @@ mod crash;
 mod exclusion;
 mod executors;
 #[cfg(unix)]
+mod foreign_code;
+#[cfg(unix)]
 mod forked;
 #[cfg(unix)]
 mod fuse;

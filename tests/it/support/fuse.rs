@@ -89,6 +89,12 @@ impl FuseServer {
         assert_eq!(self.ask(&format!("{call} {answer}")), "changed");
     }
 
+    /// Answers the call that hangs, and must be there, with an errno.
+    #[track_caller]
+    pub(crate) fn answer_the_hanging(&mut self, errno: i32) {
+        assert_eq!(self.ask(&format!("answer {errno}")), "answered");
+    }
+
     /// The lock calls so far: `set 0..9223372036854775807 exclusive`, or `get` and `wait`.
     #[track_caller]
     pub(crate) fn calls(&mut self) -> Vec<String> {
@@ -146,6 +152,13 @@ pub(crate) fn serve(arguments: &[String]) {
                 say(&state.calls.join(";"));
                 continue;
             }
+            "answer" => {
+                let hanging = state.hanging.pop().expect("a call hangs");
+                assert!(state.hanging.is_empty(), "one call hangs");
+                hanging.error(Errno::from_i32(rest.parse().unwrap()));
+                say("answered");
+                continue;
+            }
             "lock" => &mut state.lock,
             "unlock" => &mut state.unlock,
             "lookup" => &mut state.lookup,
@@ -167,6 +180,8 @@ struct State {
     unlock: Rule,
     lookup: Rule,
     calls: Vec<String>,
+    /// Lock calls that are answered when the test says so.
+    hanging: Vec<ReplyEmpty>,
     /// Requests that are never answered; to drop one is an answer.
     unanswered: Vec<Box<dyn Send>>,
 }
@@ -268,7 +283,7 @@ impl Filesystem for Server {
         match rule.now() {
             Now::Grant => reply.ok(),
             Now::Refuse(errno) => reply.error(errno),
-            Now::Hang => state.unanswered.push(Box::new(reply)),
+            Now::Hang => state.hanging.push(reply),
         }
     }
 }
