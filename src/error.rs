@@ -71,6 +71,10 @@ pub enum ErrorKind {
     RuntimeShutdown,
     /// The handle or guard belongs to a process that this one was forked from.
     Forked,
+    /// Other code of this process closed the descriptor of the lock file, or gave its number to another
+    /// file (`close_range`, `closefrom`, `dup2`): the locks that were held through it are gone. Told
+    /// once; the next lock opens the file anew.
+    ForeignDescriptor,
     /// Something that is not a regular file stands in place of the lock file, or of a cached value.
     NotAFile,
     /// Any other error of the operating system; it is the source of this one.
@@ -205,6 +209,11 @@ impl Error {
         self.0.kind
     }
 
+    /// The file can be opened when another process has given its lease on it back.
+    pub(crate) fn is_for_a_lease(&self) -> bool {
+        self.0.source.as_ref().is_some_and(|source| source.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Something may not be written to, by permission or by the file system.
     pub(crate) fn is_refusal(&self) -> bool {
         let refused = [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem];
@@ -263,6 +272,10 @@ impl Error {
                 "use one protocol per lock file: locks of different protocols do not see each other"
             }
             ErrorKind::Forked => "open the lock file again in the child",
+            ErrorKind::ForeignDescriptor => {
+                "locks that were held through it are gone, and the next one opens the file anew: open \
+                 lock files after a program has become a daemon, or leave their descriptors open"
+            }
             _ => return None,
         })
     }
@@ -325,6 +338,7 @@ impl From<Error> for io::Error {
             | ErrorKind::LockServiceUnavailable
             | ErrorKind::RuntimeShutdown
             | ErrorKind::Forked
+            | ErrorKind::ForeignDescriptor
             | ErrorKind::Io => match &error.0.source {
                 Some(source) => source.kind(),
                 None => io::ErrorKind::Other,

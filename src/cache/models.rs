@@ -1,12 +1,13 @@
 //! Models of one fill per key: `find_or_fill` over the registry's lock, with a variable for the value.
 
 use std::future::{Future, poll_fn};
+#[cfg(tokio_filelock_loom)]
 use std::path::PathBuf;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::fill::{Found, find_or_fill};
-use crate::os::{Access, Protocol, Region};
+use crate::os::{Access, Location, Protocol, Region};
 use crate::queue::Mode;
 use crate::registry::{Denied, Hold, Membership, Registry, Request, Tenure, Wanted};
 use crate::shim::{Arc, AtomicBool, Mutex, Ordering, model};
@@ -19,7 +20,7 @@ use std::thread::spawn;
 
 /// A key of the cache, and its value.
 struct Key {
-    path: PathBuf,
+    path: Location,
     value: Mutex<Option<u32>>,
     is_filled_now: AtomicBool,
     #[cfg(not(tokio_filelock_loom))]
@@ -30,13 +31,13 @@ impl Key {
     #[cfg(tokio_filelock_loom)]
     fn new() -> Arc<Self> {
         let (value, is_filled_now) = (Mutex::new(None), AtomicBool::new(false));
-        Arc::new(Self { path: "lock".into(), value, is_filled_now })
+        Arc::new(Self { path: PathBuf::from("lock").into(), value, is_filled_now })
     }
 
     #[cfg(not(tokio_filelock_loom))]
     fn new() -> Arc<Self> {
         let _directory = tempfile::tempdir().unwrap();
-        let path = _directory.path().join("lock");
+        let path = _directory.path().join("lock").into();
         let (value, is_filled_now) = (Mutex::new(None), AtomicBool::new(false));
         Arc::new(Self { path, value, is_filled_now, _directory })
     }
@@ -46,7 +47,7 @@ impl Key {
         let wanted = Wanted {
             protocol: Protocol::Fcntl,
             region: Region::ONLY,
-            access: Access { create: true, mode: None, read_only: false },
+            access: Access { create: true, mode: None, read_only: false, patient: true },
             wait_on: WaitOn::WaitPool,
             tenure: Tenure::default(),
             record: None,

@@ -330,7 +330,7 @@ async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, 
             }
             let from = hold.member().clone();
             drop(hold);
-            looking.move_on(&from, mode).map(|()| None)
+            looking.move_on(&from, mode, true).map(|()| None)
         });
         // Wakes the next one.
         foreign::let_go(turn);
@@ -349,7 +349,7 @@ async fn move_on(lock: FileLock, mode: Mode, from: Arc<Membership>) -> Result<Op
     }
     let moving = lock.clone();
     let job = move || {
-        let moved = moving.move_on(&from, mode).map(|()| None);
+        let moved = moving.move_on(&from, mode, true).map(|()| None);
         // Wakes the next one.
         foreign::let_go(turn);
         moved

@@ -71,11 +71,16 @@ impl Key {
     }
 
     /// Where the key is now that it is not in the file of `from` any more. Blocks for the time of
-    /// some file-system calls.
-    pub(super) fn follow(&self, from: &Membership, mode: Mode) -> Result<Arc<Membership>, Error> {
+    /// some file-system calls; if patient also for a lease of another process.
+    pub(super) fn follow(
+        &self,
+        from: &Membership,
+        mode: Mode,
+        patient: bool,
+    ) -> Result<Arc<Membership>, Error> {
         let member = self.file.member();
         if member.is_of_same_file(from) {
-            self.file.move_on(&member, mode)?;
+            self.file.move_on(&member, mode, patient)?;
         }
         Ok(self.file.member().of_region(&self.wanted()))
     }

@@ -23,8 +23,9 @@ use holders::{Busy, holders};
 use key::Key;
 
 use crate::error::{Error, ErrorKind, Operation, TryLockError};
+use crate::holder::Holders;
 use crate::os::fork::Generation;
-use crate::os::{self, Effort, Protocol};
+use crate::os::{self, Effort, Location, Protocol};
 use crate::queue::Mode;
 use crate::registry::{Denied, Hold, Membership, Registry, Signature, registry, try_hold};
 use crate::shim::{Arc, Mutex};
@@ -75,8 +76,8 @@ pub struct FileLock {
 }
 
 struct Handle {
-    /// Absolute, so that the file can be found again after the current directory has changed.
-    path: PathBuf,
+    /// So that the file can be found again after the current directory has changed.
+    path: Location,
     options: OpenOptions,
     /// What this process writes of itself into the lock file, if anything.
     signature: Option<Arc<Signature>>,
@@ -153,7 +154,8 @@ impl FileLock {
         OpenOptions::new()
     }
 
-    /// The path of the lock file, made absolute when it was opened.
+    /// The path of the lock file, made absolute when it was opened. As it was given if the current
+    /// directory had no path (unmounted, removed).
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.handle.path
@@ -352,7 +354,13 @@ impl FileLock {
                 Err(Denied::Failed(error)) => return Err(self.lock_error(mode, error).into()),
                 Err(Denied::Moved) => {}
             }
-            self.move_on(&member, mode)?;
+            self.move_on(&member, mode, false).map_err(|error| {
+                if !error.is_for_a_lease() {
+                    return TryLockError::Error(error);
+                }
+                let holders = Holders::default();
+                TryLockError::WouldBlock(Error::would_block(operation(mode), self.path(), holders))
+            })?;
         }
         Err(self.replaced(mode).into())
     }
@@ -378,7 +386,7 @@ impl FileLock {
         if !self.has_to_look(hold) {
             return Ok(true);
         }
-        let there = hold.member().is_at(self.path())?;
+        let there = hold.member().is_at(&self.handle.path)?;
         if there {
             hold.saw_at_path();
         }
@@ -395,16 +403,17 @@ impl FileLock {
     }
 
     /// Opens the file at the path anew, unless another request of this handle has done so. Blocks
-    /// for the time of some file-system calls.
-    fn move_on(&self, from: &Arc<Membership>, mode: Mode) -> Result<(), Error> {
+    /// for the time of some file-system calls; if patient also for a lease of another process.
+    fn move_on(&self, from: &Arc<Membership>, mode: Mode, patient: bool) -> Result<(), Error> {
         let handle = &*self.handle;
         if self.has_moved_on(from) {
             return Ok(());
         }
         let opened = match &handle.key {
-            Some(key) => key.follow(from, mode)?,
+            Some(key) => key.follow(from, mode, patient)?,
             None => {
-                let wanted = handle.options.wanted(handle.signature.clone());
+                let mut wanted = handle.options.wanted(handle.signature.clone());
+                wanted.access.patient = patient;
                 Registry::join(&handle.registry, &handle.path, &wanted)
                     .map_err(|error| error.met_while_reopening(operation(mode)))?
             }
@@ -455,14 +464,12 @@ fn operation(mode: Mode) -> Operation {
 }
 
 /// Opens a lock file for a handle. Blocks for the time of some file-system calls.
-fn open(path: &Path, options: OpenOptions) -> Result<FileLock, Error> {
-    let absolute = std::path::absolute(path)
-        .map_err(|error| Error::os(ErrorKind::Io, Operation::Open, path, error))?;
-    let signature = options.signature(&absolute)?;
+fn open(path: Location, options: OpenOptions) -> Result<FileLock, Error> {
+    let signature = options.signature(&path)?;
     let registry = registry();
-    let member = Registry::join(registry, &absolute, &options.wanted(signature.clone()))?;
+    let member = Registry::join(registry, &path, &options.wanted(signature.clone()))?;
     let handle = Handle {
-        path: absolute,
+        path,
         options,
         signature,
         key: None,

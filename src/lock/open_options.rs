@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{FileLock, open};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::is_fit_for_a_record;
-use crate::os::{Access, Protocol, Region};
+use crate::os::{Access, Location, Protocol, Region};
 use crate::registry::{Signature, Tenure, Wanted, registry};
 use crate::shim::Arc;
 use crate::wait::{self, WaitOn};
@@ -42,7 +42,7 @@ pub struct OpenOptions {
 
 impl OpenOptions {
     pub(super) fn new() -> Self {
-        let access = Access { create: true, mode: None, read_only: false };
+        let access = Access { create: true, mode: None, read_only: false, patient: true };
         Self {
             protocol: Protocol::default(),
             access,
@@ -246,7 +246,7 @@ impl OpenOptions {
         let path = path.as_ref().to_owned();
         let job = {
             let path = path.clone();
-            move || open(&path, self)
+            move || self.blocking_open(&path)
         };
         match wait::call(registry().pool(), job).await {
             Some(opened) => opened,
@@ -261,7 +261,12 @@ impl OpenOptions {
     ///
     /// As [`open`](OpenOptions::open).
     pub fn blocking_open(self, path: impl AsRef<Path>) -> Result<FileLock, Error> {
-        open(path.as_ref(), self)
+        self.open_at(Location::of(path.as_ref())?)
+    }
+
+    /// As [`blocking_open`](OpenOptions::blocking_open).
+    pub(crate) fn open_at(self, location: Location) -> Result<FileLock, Error> {
+        open(location, self)
     }
 
     /// Makes some system calls.

@@ -3,10 +3,8 @@
 //! What is the same on every system is here: how a wait goes on each kind of file system, and when
 //! the turnstile is trusted. The calls themselves are the platform's ([`Lock`]).
 
-use std::fs::File;
 use std::io;
 use std::mem;
-use std::path::Path;
 use std::process;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,10 +13,11 @@ use super::file_system::FileSystem;
 use super::interrupt::Interrupt;
 use super::platform::holders::{self, Inode};
 use super::platform::mount::Mount;
-use super::platform::{self, content, fork, open};
+use super::platform::{self, content, open};
 use super::turnstile::{DISTRUST, Gate, Turn, lock_in_turn};
 use super::{
-    Access, Attempt, Effort, Identity, Lock, Opened, Protocol, Region, Waited, is_contention,
+    Access, Attempt, Descriptor, Effort, Identity, Location, Lock, Opened, Protocol, Region,
+    Standing, Waited, is_contention,
 };
 use crate::error::Error;
 use crate::holder::{Holder, Mode};
@@ -32,10 +31,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 pub(crate) struct LockFile {
-    /// Before the file: taken off the list before the descriptor is closed.
-    _disowned_by_children: fork::Disowned,
-    file: File,
-    identity: Identity,
+    file: Descriptor,
     writable: bool,
     file_system: FileSystem,
     /// Where locks may exclude this machine only; `None` on a local file system.
@@ -49,25 +45,22 @@ pub(crate) struct LockFile {
 
 impl LockFile {
     /// The identity of the lock file at this path; `None` if there is none.
-    pub(crate) fn identity_of(path: &Path) -> Result<Option<Identity>, Error> {
-        open::identity_of(path)
+    pub(crate) fn identity_of(at: &Location) -> Result<Option<Identity>, Error> {
+        open::identity_of(at)
     }
 
     /// As `identity_of`, where a server may know better than this machine's cache.
-    pub(crate) fn identity_at_server(path: &Path) -> Result<Option<Identity>, Error> {
-        open::identity_at_server(path)
+    pub(crate) fn identity_at_server(at: &Location) -> Result<Option<Identity>, Error> {
+        open::identity_at_server(at)
     }
 
-    pub(crate) fn open(path: &Path, access: Access) -> Result<Self, Error> {
-        let Opened { file, identity, writable } = open::open(path, access)?;
+    pub(crate) fn open(at: &Location, access: Access) -> Result<Self, Error> {
+        let Opened { file, writable } = open::open(at, access)?;
         let file_system =
-            platform::file_system::of(&file).map_err(|error| open::open_error(path, error))?;
+            platform::file_system::of(&file).map_err(|error| open::open_error(at, error))?;
         let mount = if file_system == FileSystem::Local { None } else { Mount::of(&file) };
-        let _disowned_by_children = fork::disown_in_children(&file);
         Ok(Self {
-            _disowned_by_children,
             file,
-            identity,
             writable,
             file_system,
             mount,
@@ -78,7 +71,7 @@ impl LockFile {
     }
 
     pub(crate) fn identity(&self) -> Identity {
-        self.identity
+        self.file.identity()
     }
 
     pub(crate) fn is_writable(&self) -> bool {
@@ -96,10 +89,14 @@ impl LockFile {
         self.mount.as_ref()?.excludes_this_machine_only(protocol)
     }
 
-    /// Some path still leads to the file, as far as the link count tells: an NFS client that removes
-    /// a file which it has open renames it, and the count stays.
-    pub(crate) fn is_linked(&self) -> io::Result<bool> {
-        open::is_linked(&self.file)
+    /// Whether the descriptor still is that of the file, and a path leads to it. One system call.
+    pub(crate) fn standing(&self) -> io::Result<Standing> {
+        self.file.standing()
+    }
+
+    /// An error if the descriptor is not that of the file any more. Asks no server.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        self.file.check()
     }
 
     /// Closing any open file of this process releases its locks of the same file.
@@ -171,7 +168,7 @@ impl LockFile {
         region: Region,
         effort: Effort,
     ) -> Vec<Holder> {
-        let inode = self.inode.get_or_init(|| Inode::of(&self.file, self.identity));
+        let inode = self.inode.get_or_init(|| Inode::of(&self.file, self.identity()));
         holders::of(&self.file, inode, protocol, region, effort)
     }
 

@@ -9,6 +9,11 @@
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod file_system;
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]
+mod foreign;
+#[cfg_attr(not(unix), allow(dead_code))] // no forks
+mod forks;
+mod location;
+#[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod lock_file;
 #[cfg(any(test, tokio_filelock_loom))]
 #[cfg_attr(not(all(test, tokio_filelock_loom)), allow(dead_code))] // used in models
@@ -33,6 +38,8 @@ use unsupported as platform;
 #[cfg(windows)]
 use windows as platform;
 
+pub(crate) use foreign::foreign_descriptor;
+pub(crate) use location::Location;
 pub(crate) use platform::errors::{is_gone, lock_error_kind};
 pub(crate) use platform::holders::{look_up, tells_holders, this_process};
 pub(crate) use platform::{cache_file, fork, interrupt};
@@ -41,8 +48,7 @@ pub(crate) use {interrupt::Interrupt, lock_file::LockFile};
 #[cfg(tokio_filelock_loom)]
 pub(crate) use {model::Interrupt, model::LockFile};
 
-use std::fs::File;
-
+use platform::descriptor::Descriptor;
 use platform::errors::is_contention;
 use platform::lock::Lock;
 
@@ -91,6 +97,21 @@ pub(crate) struct Access {
     /// Permission bits of a file that is created, exactly; `None`: 0666 less the umask.
     pub(crate) mode: Option<u32>,
     pub(crate) read_only: bool,
+    /// To wait until other processes give their leases on the file back (fcntl(2)); otherwise that is
+    /// `WouldBlock`.
+    pub(crate) patient: bool,
+}
+
+/// What an open file is to its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Some path leads to it, as far as the link count tells: an NFS client that removes a file which it
+    /// has open renames it, and the count stays.
+    Linked,
+    /// No path does any more.
+    Unlinked,
+    /// The descriptor does not stand for the file any more ([`foreign`]).
+    Foreign,
 }
 
 /// How hard to look.
@@ -123,7 +144,6 @@ pub(crate) enum Waited {
 
 /// A lock file as it was opened.
 struct Opened {
-    file: File,
-    identity: Identity,
+    file: Descriptor,
     writable: bool,
 }

@@ -1,7 +1,5 @@
 //! Where there is no `fork`, nothing is ever a parent's.
 
-use std::fs::File;
-
 /// There is one generation of processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation;
@@ -21,10 +19,3 @@ impl Generation {
 }
 
 pub(crate) fn listen() {}
-
-#[derive(Debug)]
-pub(crate) struct Disowned;
-
-pub(in crate::os) fn disown_in_children(_file: &File) -> Disowned {
-    Disowned
-}

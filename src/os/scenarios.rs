@@ -400,8 +400,8 @@ macro_rules! kernel {
             }
 
             fn open(path: &Path) -> Self {
-                let access = Access { create: true, mode: None, read_only: false };
-                <$file>::open(path, access).expect("open")
+                let access = Access { create: true, mode: None, read_only: false, patient: true };
+                <$file>::open(&path.to_owned().into(), access).expect("open")
             }
 
             fn unlink(path: &Path) {
@@ -409,7 +409,7 @@ macro_rules! kernel {
             }
 
             fn identity_at(path: &Path) -> Option<Identity> {
-                <$file>::identity_of(path).expect("identity")
+                <$file>::identity_of(&path.to_owned().into()).expect("identity")
             }
 
             fn identity(&self) -> Identity {
@@ -417,7 +417,7 @@ macro_rules! kernel {
             }
 
             fn is_linked(&self) -> io::Result<bool> {
-                <$file>::is_linked(self)
+                Ok(<$file>::standing(self)? == Standing::Linked)
             }
 
             fn try_lock(&self, protocol: Protocol, mode: Mode) -> io::Result<Attempt> {
@@ -464,7 +464,9 @@ fn blocked_by_the_kernel(_path: &Path) -> usize {
 /// lock is of one moment, and in a scenario one lock blocks all.
 #[cfg(target_os = "linux")]
 fn blocked_by_the_kernel(path: &Path) -> usize {
-    let identity = LockFile::identity_of(path).expect("identity").expect("a file at the path");
+    let identity = LockFile::identity_of(&path.to_owned().into())
+        .expect("identity")
+        .expect("a file at the path");
     let inode = format!(":{} ", identity.inode);
     let locks = std::fs::read_to_string("/proc/locks").expect("the kernel lists its locks");
     let (mut most, mut blocked) = (0, 0);

@@ -17,7 +17,7 @@ use super::recorded::{Recorded, Signature, Told};
 use super::{Membership, Tenure};
 use crate::foreign;
 use crate::holder::{self, Holder, LONGEST, Record, Written};
-use crate::os::{self, Attempt, Effort, Interrupt, LockFile, Protocol, Region, Waited};
+use crate::os::{self, Attempt, Effort, Interrupt, LockFile, Protocol, Region, Standing, Waited};
 use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Requested};
 use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::trace;
@@ -275,8 +275,9 @@ impl Entry {
     /// The exclusive holder becomes a shared one.
     pub(super) fn downgrade(&self) -> Effects<Waker> {
         // The caller holds the exclusive lock until the event, so nobody else makes OS calls now.
-        let in_place =
-            self.file.is_local() && self.locked_file().downgrade(self.protocol, self.region);
+        let in_place = self.file.is_local()
+            && self.locked_file().check().is_ok()
+            && self.locked_file().downgrade(self.protocol, self.region);
         let os = if in_place { Mode::Shared } else { Mode::Exclusive };
         if in_place {
             // Others may share the lock by now, but nobody can have it exclusively.
@@ -300,6 +301,9 @@ impl Entry {
     }
 
     fn try_os(&self, mode: Mode, epoch: u64) -> Effects<Waker> {
+        if self.file.is_gone() {
+            return self.lost(epoch);
+        }
         self.choose_descriptor();
         if self.is_turnstile_taken() {
             // It is the turn of another process.
@@ -307,6 +311,8 @@ impl Entry {
         }
         match self.locked_file().try_lock(self.protocol, self.region, mode.into()) {
             Ok(Attempt::Acquired) => self.acquired(mode, epoch),
+            // Nobody waits for the lock of a foreign file.
+            Ok(Attempt::Busy) if self.locked_file().check().is_err() => self.foreign(epoch),
             Ok(Attempt::Busy) => self.event(|queue| queue.os_busy(epoch)),
             Err(error) => self.failed(epoch, error),
         }
@@ -339,7 +345,9 @@ impl Entry {
     }
 
     fn failed(&self, epoch: u64, error: io::Error) -> Effects<Waker> {
-        if os::is_gone(&error) {
+        if self.locked_file().check().is_err() {
+            self.foreign(epoch)
+        } else if os::is_gone(&error) {
             self.gone(epoch)
         } else {
             self.event(|queue| queue.os_failed(epoch, error))
@@ -349,6 +357,21 @@ impl Entry {
     fn gone(&self, epoch: u64) -> Effects<Waker> {
         // Before anybody is told to open the path anew.
         self.file.set_gone();
+        self.lost(epoch)
+    }
+
+    /// The descriptor does not stand for the file any more.
+    fn foreign(&self, epoch: u64) -> Effects<Waker> {
+        self.file.set_foreign();
+        self.lost(epoch)
+    }
+
+    /// The open file is out of use. Where its descriptor is foreign the locks of this process are gone, which one
+    /// request is told, for the process to know. All others open the path anew, and exclude as before.
+    fn lost(&self, epoch: u64) -> Effects<Waker> {
+        if self.file.tell_foreign() {
+            return self.event(|queue| queue.os_failed(epoch, os::foreign_descriptor()));
+        }
         self.event(|queue| queue.os_stale(epoch))
     }
 
@@ -366,12 +389,13 @@ impl Entry {
     /// The OS lock is ours; is it on the right file?
     fn acquired(&self, mode: Mode, epoch: u64) -> Effects<Waker> {
         let file = self.locked_file();
-        let begun = match file.is_linked() {
-            Ok(true) => self.begin_record(mode).map(Some),
-            Ok(false) => Ok(None),
-            Err(error) => Err(error),
-        };
-        if let Ok(Some(())) = begun {
+        let standing = file.standing().and_then(|standing| {
+            if standing == Standing::Linked {
+                self.begin_record(mode)?;
+            }
+            Ok(standing)
+        });
+        if let Ok(Standing::Linked) = standing {
             let traced = trace::Tenure::begin();
             let mut state = self.state.lock();
             // Others were let in before this tenure, so the first look comes in a while.
@@ -386,7 +410,8 @@ impl Entry {
         // Part of this attempt: the next one must not start before the lock is back. Where the
         // unlock fails, nobody has a lock on this file that he could lose.
         let _ = file.unlock(self.protocol, self.region);
-        match begun {
+        match standing {
+            Ok(Standing::Foreign) => self.foreign(epoch),
             Ok(_) => self.gone(epoch),
             Err(error) => self.event(|queue| queue.os_failed(epoch, error)),
         }
@@ -414,6 +439,11 @@ impl Entry {
             return Ok(());
         }
         let Some(recorded) = self.state.lock().recorded.take() else { return Ok(()) };
+        // Nothing is written into a foreign file.
+        if let Err(error) = self.locked_file().check() {
+            self.file.set_foreign();
+            return Err(error);
+        }
         let (written, ended) = recorded.end(self.locked_file());
         self.state.lock().written = written;
         ended.map_err(|error| of_record("marked as released", error))
@@ -421,7 +451,11 @@ impl Entry {
 
     fn unlock_os(&self) -> (io::Result<()>, Effects<Waker>) {
         let ended = self.end_record();
-        let answer = self.locked_file().unlock(self.protocol, self.region);
+        let answer = if self.file.is_foreign() {
+            Err(os::foreign_descriptor())
+        } else {
+            self.locked_file().unlock(self.protocol, self.region)
+        };
         if trace::IS_ON {
             self.end_trace();
         }
@@ -441,7 +475,15 @@ impl Entry {
     /// Who holds the OS lock, and whose calls wait for it, as the kernel sees it. Makes system
     /// calls.
     pub(super) fn holders(&self, effort: Effort) -> Vec<Holder> {
-        self.locked_file().holders(self.protocol, self.region, effort)
+        match self.check() {
+            Ok(()) => self.locked_file().holders(self.protocol, self.region, effort),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// An error if the descriptor does not stand for the file any more. Makes a system call.
+    pub(super) fn check(&self) -> io::Result<()> {
+        self.locked_file().check()
     }
 
     pub(super) fn looks(&self) -> &Looks {
@@ -450,6 +492,7 @@ impl Entry {
 
     /// The record in the lock file, if there is one. Makes a system call.
     pub(super) fn read_record(&self) -> Option<Record> {
+        self.check().ok()?;
         let mut content = [0; LONGEST + 1];
         let length = self.locked_file().read(&mut content).ok()?;
         Record::parse(&content[..length])

@@ -81,7 +81,7 @@ mod tests {
         this_machine_only: false,
         protocol: Protocol::Flock,
         region: Region::ONLY,
-        access: Access { create: true, mode: None, read_only: false },
+        access: Access { create: true, mode: None, read_only: false, patient: true },
         wait_on: WaitOn::WaitPool,
         tenure: Tenure { handovers: 0, time: Duration::ZERO },
     };
@@ -91,7 +91,8 @@ mod tests {
     async fn a_look_that_hangs_takes_one_thread() {
         let directory = tempfile::tempdir().unwrap();
         let registry = Arc::new(Registry::default());
-        let member = Registry::join(&registry, &directory.path().join("lock"), &WANTED).unwrap();
+        let member =
+            Registry::join(&registry, &directory.path().join("lock").into(), &WANTED).unwrap();
         let begun = Arc::new(AtomicUsize::new(0));
         let (answer, answered) = mpsc::channel::<()>();
         let answered = Arc::new(Mutex::new(answered));

@@ -26,13 +26,12 @@ mod models;
 
 use std::collections::HashMap;
 use std::collections::hash_map;
-use std::path::Path;
 use std::sync::{LazyLock, OnceLock};
 
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::{Holder, Record};
 use crate::os::fork::{self, Generation};
-use crate::os::{Access, Effort, Identity, LockFile, Protocol, Region};
+use crate::os::{Access, Effort, Identity, Location, LockFile, Protocol, Region};
 use crate::shim::{Arc, Mutex};
 use crate::wait::{self, Pool, WaitOn};
 
@@ -106,7 +105,7 @@ impl Registry {
     /// some file-system calls.
     pub(crate) fn join(
         this: &Arc<Self>,
-        path: &Path,
+        path: &Location,
         wanted: &Wanted,
     ) -> Result<Arc<Membership>, Error> {
         let member = Self::join_unrecorded(this, path, wanted)?;
@@ -114,7 +113,7 @@ impl Registry {
             // Before others are asked to leave records as well.
             if !member.entry().file().is_writable() {
                 let detail = "it can be opened for reading only, and a record is to be left in it";
-                return Err(Error::found(ErrorKind::WrongAccess, Operation::Open, path, detail));
+                return Err(Error::found(ErrorKind::WrongAccess, Operation::Open, &**path, detail));
             }
             member.entry().record(signature.clone());
         }
@@ -123,7 +122,7 @@ impl Registry {
 
     fn join_unrecorded(
         this: &Arc<Self>,
-        path: &Path,
+        path: &Location,
         wanted: &Wanted,
     ) -> Result<Arc<Membership>, Error> {
         // Looked up before opening: where the kernel drops a process's locks when any descriptor
@@ -162,7 +161,7 @@ impl Registry {
     fn find(
         &self,
         identity: Identity,
-        path: &Path,
+        path: &Location,
         wanted: &Wanted,
     ) -> Result<Option<Arc<Entry>>, Error> {
         match self.files.lock().get_mut(&identity) {
@@ -174,7 +173,7 @@ impl Registry {
     }
 
     /// Registers a file that was just opened, unless somebody was faster, and counts one member.
-    fn admit(&self, file: LockFile, path: &Path, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
+    fn admit(&self, file: LockFile, path: &Location, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
         check_reach(file.excludes_this_machine_only(wanted.protocol), path, wanted)?;
         let mut files = self.files.lock();
         let identity = file.identity();
@@ -266,27 +265,32 @@ impl Registry {
 }
 
 /// Never silently weaker: a lock that other machines do not see is one that was asked for.
-fn check_reach(this_machine: Option<&str>, path: &Path, wanted: &Wanted) -> Result<(), Error> {
+fn check_reach(this_machine: Option<&str>, path: &Location, wanted: &Wanted) -> Result<(), Error> {
     match this_machine {
         Some(why) if !wanted.this_machine_only => {
             let detail = format!(
                 "{why}: use another mount or protocol, or accept a lock that excludes this machine \
                  only (`OpenOptions::this_machine_only`)"
             );
-            Err(Error::found(ErrorKind::Unsupported, Operation::Open, path, detail))
+            Err(Error::found(ErrorKind::Unsupported, Operation::Open, &**path, detail))
         }
         _ => Ok(()),
     }
 }
 
 impl Registered {
-    fn count_in(&mut self, path: &Path, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
+    fn count_in(&mut self, path: &Location, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
         if self.protocol != wanted.protocol {
             let detail = format!(
                 "it is to be locked by {:?}, and this process has it open for {:?}",
                 wanted.protocol, self.protocol
             );
-            return Err(Error::found(ErrorKind::ProtocolMismatch, Operation::Open, path, detail));
+            return Err(Error::found(
+                ErrorKind::ProtocolMismatch,
+                Operation::Open,
+                &**path,
+                detail,
+            ));
         }
         check_reach(self.file.excludes_this_machine_only(self.protocol), path, wanted)?;
         Ok(self.count_in_region(wanted))
@@ -370,7 +374,7 @@ impl Membership {
     }
 
     /// Whether the path still leads to the file. Makes system calls.
-    pub(crate) fn is_at(&self, path: &Path) -> Result<bool, Error> {
+    pub(crate) fn is_at(&self, path: &Location) -> Result<bool, Error> {
         let identity = if self.entry().file().is_local() {
             LockFile::identity_of(path)
         } else {

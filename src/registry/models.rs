@@ -11,6 +11,7 @@
 
 use std::future::{Future, poll_fn};
 use std::panic;
+#[cfg(tokio_filelock_loom)]
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Wake, Waker};
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use super::{Denied, Hold, Membership, Registry, Request, Signature, Tenure, Wanted, try_hold};
 use crate::holder::{self, Record};
-use crate::os::{self, Access, Attempt, Interrupt, LockFile, Protocol, Region, Waited};
+use crate::os::{self, Access, Attempt, Interrupt, Location, LockFile, Protocol, Region, Waited};
 use crate::queue::{End, Mode};
 use crate::shim::{self, Arc, AtomicBool, Ordering};
 #[cfg(tokio_filelock_loom)]
@@ -35,7 +36,7 @@ fn model(name: &str, preemptions: Option<usize>, body: fn(&Fixture)) {
 
 struct Fixture {
     registry: Arc<Registry>,
-    path: PathBuf,
+    path: Location,
     inside: Arc<Inside>,
     #[cfg(not(tokio_filelock_loom))]
     _directory: tempfile::TempDir,
@@ -44,13 +45,17 @@ struct Fixture {
 impl Fixture {
     #[cfg(tokio_filelock_loom)]
     fn new() -> Self {
-        Self { registry: Arc::default(), path: "lock".into(), inside: Arc::default() }
+        Self {
+            registry: Arc::default(),
+            path: PathBuf::from("lock").into(),
+            inside: Arc::default(),
+        }
     }
 
     #[cfg(not(tokio_filelock_loom))]
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("lock");
+        let path = directory.path().join("lock").into();
         Self { registry: Arc::default(), path, inside: Arc::default(), _directory: directory }
     }
 
@@ -82,7 +87,7 @@ const WANTED: Wanted = Wanted {
     record: None,
     protocol: Protocol::Flock,
     region: Region::ONLY,
-    access: Access { create: true, mode: None, read_only: false },
+    access: Access { create: true, mode: None, read_only: false, patient: true },
     wait_on: WaitOn::WaitPool,
     tenure: Tenure { handovers: 1, time: Duration::from_secs(1) },
     this_machine_only: false,

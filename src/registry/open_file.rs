@@ -3,7 +3,16 @@
 use std::sync::OnceLock;
 
 use crate::os::{Identity, LockFile, Protocol};
-use crate::shim::{AtomicBool, Mutex, Ordering};
+use crate::shim::{AtomicUsize, Mutex, Ordering};
+
+/// A path led to the file, the last time that one was looked for.
+const IN_USE: usize = 0;
+/// No path leads to the file any more.
+const GONE: usize = 1;
+/// Other code of the process has taken a descriptor away.
+const FOREIGN: usize = 2;
+/// The same, and one request has failed with that.
+const FOREIGN_AND_TOLD: usize = 3;
 
 /// The open file of an identity.
 ///
@@ -13,16 +22,16 @@ use crate::shim::{AtomicBool, Mutex, Ordering};
 pub(crate) struct OpenFile {
     pub(super) first: LockFile,
     pub(super) writable: OnceLock<LockFile>,
-    /// No path leads to the file any more.
-    gone: AtomicBool,
+    /// One of those below.
+    state: AtomicUsize,
     /// Opened in vain, and not closed before the others (see `closing`).
     kept: Mutex<Vec<LockFile>>,
 }
 
 impl OpenFile {
     pub(super) fn new(file: LockFile) -> Self {
-        let gone = AtomicBool::new(false);
-        Self { first: file, writable: OnceLock::new(), kept: Mutex::default(), gone }
+        let state = AtomicUsize::new(IN_USE);
+        Self { first: file, writable: OnceLock::new(), kept: Mutex::default(), state }
     }
 
     /// Takes the descriptor if it allows more than those there are; otherwise gives it back.
@@ -51,13 +60,34 @@ impl OpenFile {
         self.first.identity()
     }
 
-    /// Known to be removed. A server may have given its identity to another file meanwhile.
+    /// Out of use: whoever wants the lock opens the path anew. Either the file is known to be removed, and a
+    /// server may have given its identity to another file meanwhile; or a descriptor is foreign.
     pub(super) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
+        self.state.load(Ordering::Acquire) != IN_USE
     }
 
     pub(super) fn set_gone(&self) {
-        self.gone.store(true, Ordering::Release);
+        self.change(IN_USE, GONE);
+    }
+
+    /// A descriptor does not stand for the file any more.
+    pub(super) fn set_foreign(&self) {
+        if !self.change(IN_USE, FOREIGN) {
+            self.change(GONE, FOREIGN);
+        }
+    }
+
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(self.state.load(Ordering::Acquire), FOREIGN | FOREIGN_AND_TOLD)
+    }
+
+    /// A descriptor is foreign, and this is the first who is to be told.
+    pub(super) fn tell_foreign(&self) -> bool {
+        self.change(FOREIGN, FOREIGN_AND_TOLD)
+    }
+
+    fn change(&self, from: usize, to: usize) -> bool {
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     pub(super) fn excludes_this_machine_only(&self, protocol: Protocol) -> Option<&'static str> {

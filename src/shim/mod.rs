@@ -13,7 +13,7 @@ mod real {
     use std::sync::{self, PoisonError};
     use std::time::Duration;
 
-    pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
     pub(crate) use std::sync::{Arc, MutexGuard};
     #[cfg(test)]
     pub(crate) use std::thread::yield_now;
@@ -63,6 +63,10 @@ mod real {
         }
     }
 
+    pub(crate) fn pause(time: Duration) {
+        std::thread::sleep(time);
+    }
+
     /// Starts a detached thread with this name. Its stack has std's own size: wakers run on it, panics
     /// with backtraces, and glibc takes thread-local storage out of it. What is not touched costs nothing.
     pub(crate) fn spawn_thread(
@@ -78,7 +82,7 @@ mod real {
     use std::sync::PoisonError;
     use std::time::Duration;
 
-    pub(crate) use loom::sync::atomic::{AtomicBool, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
     pub(crate) use loom::sync::{Arc, MutexGuard};
     pub(crate) use loom::thread::yield_now;
 
@@ -124,6 +128,11 @@ mod real {
             loom::thread::yield_now();
             (mutex.lock(), true)
         }
+    }
+
+    /// There is no time: others have their chance.
+    pub(crate) fn pause(_time: Duration) {
+        yield_now();
     }
 
     pub(crate) fn spawn_thread(

@@ -8,13 +8,14 @@ mod options;
 mod slot;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 pub use options::LockSpaceOptions;
 
 use crate::error::Error;
 use crate::lock::FileLock;
+use crate::os::Location;
 use slot::{FILES, Slot};
 
 /// Any number of named locks in eight lock files.
@@ -129,12 +130,7 @@ impl fmt::Debug for LockSpace {
     }
 }
 
-/// The path of the lock file with this number.
-fn lock_file(path: &Path, number: usize) -> PathBuf {
-    if number == 0 {
-        return path.to_owned();
-    }
-    let mut numbered = path.as_os_str().to_owned();
-    numbered.push(format!(".{number}"));
-    PathBuf::from(numbered)
+/// Where the lock file with this number is.
+fn lock_file(first: &Location, number: usize) -> Location {
+    if number == 0 { first.clone() } else { first.with_suffix(&format!(".{number}")) }
 }

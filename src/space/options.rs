@@ -1,9 +1,12 @@
 //! How the lock files of a space are opened.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{FILES, LockSpace, lock_file};
-use crate::error::{Error, ErrorKind, Operation};
+use crate::error::{Error, Operation};
+use crate::os::Location;
+use crate::registry::registry;
+use crate::wait;
 use crate::{FileLock, OpenOptions, Protocol, Tenure, WaitOn};
 
 /// Options for opening a [`LockSpace`], in the manner of [`OpenOptions`]. The protocol is always
@@ -79,12 +82,15 @@ impl LockSpaceOptions {
     ///
     /// As [`OpenOptions::open`], for the first lock file that cannot be opened.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<LockSpace, Error> {
-        let path = absolute(path.as_ref())?;
-        let mut files = Vec::with_capacity(FILES);
-        for number in 0..FILES {
-            files.push(self.file.clone().open(lock_file(&path, number)).await?);
+        let path = path.as_ref().to_owned();
+        let job = {
+            let path = path.clone();
+            move || self.blocking_open(&path)
+        };
+        match wait::call(registry().pool(), job).await {
+            Some(opened) => opened,
+            None => Err(Error::runtime_shutdown(Operation::Open, &path)),
         }
-        Ok(LockSpace { files: files.into() })
     }
 
     /// [`open`](LockSpaceOptions::open) for code outside of async: makes the file-system calls on
@@ -94,15 +100,10 @@ impl LockSpaceOptions {
     ///
     /// As [`open`](LockSpaceOptions::open).
     pub fn blocking_open(self, path: impl AsRef<Path>) -> Result<LockSpace, Error> {
-        let path = absolute(path.as_ref())?;
-        let open = |number| self.file.clone().blocking_open(lock_file(&path, number));
+        // The same directory for all the files, although the current one may change in between.
+        let first = Location::of(path.as_ref())?;
+        let open = |number| self.file.clone().open_at(lock_file(&first, number));
         let files = (0..FILES).map(open).collect::<Result<_, _>>()?;
         Ok(LockSpace { files })
     }
-}
-
-/// The same place for all the files, although the current directory may change in between.
-fn absolute(path: &Path) -> Result<PathBuf, Error> {
-    std::path::absolute(path)
-        .map_err(|error| Error::os(ErrorKind::Io, Operation::Open, path, error))
 }

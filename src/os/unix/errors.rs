@@ -5,6 +5,7 @@ use std::io;
 use nix::errno::Errno;
 
 use crate::error::ErrorKind;
+use crate::os::foreign::is_foreign;
 
 /// Whether a failed lock call means that somebody else holds the lock. CIFS says `EACCES`.
 pub(in crate::os) fn is_contention(error: &io::Error) -> bool {
@@ -35,6 +36,9 @@ const KERNEL_ENOTSUPP: i32 = 524;
 
 /// The kind of a lock call's error.
 pub(crate) fn lock_error_kind(error: &io::Error) -> ErrorKind {
+    if is_foreign(error) {
+        return ErrorKind::ForeignDescriptor;
+    }
     if error.raw_os_error() == Some(KERNEL_ENOTSUPP) {
         return ErrorKind::Unsupported;
     }

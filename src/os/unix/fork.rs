@@ -2,135 +2,241 @@
 //!
 //! A child inherits the open file descriptions, and with them a part in the locks: an unlock
 //! there would drop the parent's lock, and an open descriptor would keep it after the parent has
-//! died. So a handler that `fork` runs in the child (pthread_atfork(3)) puts something that does
-//! nothing in place of every lock file's descriptor, and counts the generation up. Whoever holds something of an
+//! died. So a handler that `fork` runs in the child (pthread_atfork(3)) closes the descriptor of
+//! every lock file, and counts the generation up. Whoever holds something of an
 //! earlier generation knows by it that it is the parent's ([`Generation`]).
 //!
-//! One gap is left: a fork by another thread between the opening of a lock file and its entry in the
-//! list, some instructions, leaves the child its descriptor. An unlock in the parent still
-//! releases; only if the parent dies with the lock, that child keeps it until it ends or execs.
+//! The descriptors are those of a list. Opening beside a fork is `forks`.
 //!
 //! The handler runs in a process that may have been forked in the middle of anything, so it is
-//! limited to atomics, `close` and what [`stand_in`] calls. The descriptor's number
-//! stays taken, so that its owner in the child closes the stand-in and not something that was opened
-//! in between.
+//! limited to atomics and bare system calls, and it makes none that may wait for a server. A number that
+//! stands for another file by now is left alone.
+//!
+//! No handler runs for a bare `clone` or `_Fork`. Such a child has the descriptors until they are dropped, or
+//! until it ends or execs. That it is one it knows by a page of memory that the kernel wipes in children
+//! (madvise(2), `MADV_WIPEONFORK`; Linux 4.14): the mark there, from which generations are told, is 0.
+//! Elsewhere it takes itself for the parent.
 //!
 //! `vfork` and `posix_spawn`, which `std::process::Command` uses, run no handlers; O_CLOEXEC closes
-//! the descriptors at the exec that follows.
+//! the descriptors at the exec that follows. Until then such a child shares the memory of the parent,
+//! and with it the mark: it must not use the parent's locks, as little as anything else.
 #![allow(unsafe_code)]
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Once, OnceLock};
 
 use nix::libc;
 
-use super::kernel::stand_in;
+use super::kernel::{descriptor_of, wiped};
+use crate::os::Identity;
+use crate::os::forks::Forks;
 
-static GENERATION: AtomicUsize = AtomicUsize::new(0);
+/// The mark of a child that no handler has told.
+const WIPED: usize = 0;
 
-/// How many forks lie between this process and the first one of the program.
+/// The mark of the first process, and of all others where no page is wiped.
+static FIRST: AtomicUsize = AtomicUsize::new(1);
+
+/// Where the mark of this process is: the number of its generation, and 1.
+static MARK: AtomicPtr<AtomicUsize> = AtomicPtr::new((&raw const FIRST).cast_mut());
+
+/// The highest generation that this process has heard of. Not wiped.
+static LATEST: AtomicUsize = AtomicUsize::new(0);
+
+/// Which process it is, of those that were forked from each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Generation(usize);
+pub(crate) struct Generation {
+    mark: usize,
+}
 
 impl Generation {
     #[inline]
     pub(crate) fn current() -> Self {
-        Self(GENERATION.load(Ordering::Relaxed))
+        match mark().load(Ordering::Relaxed) {
+            WIPED => Self::of_child_without_handler(),
+            mark => Self { mark },
+        }
     }
 
     /// What was made in this generation is the parent's, or a grandparent's.
     #[inline]
     pub(crate) fn is_past(self) -> bool {
-        self != Self::current()
+        self.mark != mark().load(Ordering::Relaxed)
     }
 
+    /// How many forks lie between this process and the first one of the program.
     pub(crate) fn number(self) -> usize {
-        self.0
+        self.mark - 1
     }
+
+    /// Sets the mark, unless another thread is faster.
+    #[cold]
+    fn of_child_without_handler() -> Self {
+        let number = LATEST.load(Ordering::Relaxed) + 1;
+        // First: a child of this one, made now, must not come to the same number.
+        LATEST.fetch_max(number, Ordering::SeqCst);
+        // Those that were under way when it was made are none of its own.
+        FORKS.forget();
+        let set = mark().compare_exchange(WIPED, number + 1, Ordering::SeqCst, Ordering::SeqCst);
+        Self { mark: set.err().unwrap_or(number + 1) }
+    }
+}
+
+#[inline]
+fn mark() -> &'static AtomicUsize {
+    // SAFETY: it points to a static, or to a page that is never unmapped.
+    unsafe { &*MARK.load(Ordering::Acquire) }
+}
+
+#[cfg(not(tokio_filelock_loom))]
+static FORKS: Forks = Forks::new();
+#[cfg(tokio_filelock_loom)]
+loom::lazy_static! {
+    static ref FORKS: Forks = Forks::new();
 }
 
 /// Listens for forks. What is made before the first call is not noticed to be the parent's.
 pub(crate) fn listen() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: the handler is async-signal-safe. Out of memory, the one error there is, leaves
-        // forks unnoticed.
-        unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        if let Some(page) = wiped::page() {
+            page.store(mark().load(Ordering::Relaxed), Ordering::Relaxed);
+            MARK.store((&raw const *page).cast_mut(), Ordering::Release);
+        }
+        // SAFETY: the handlers are async-signal-safe. Out of memory, the one error there is, leaves
+        // forks unnoticed, but for those that the page shows.
+        unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
     });
+}
+
+extern "C" fn before() {
+    FORKS.begin();
+}
+
+/// Also if the fork failed.
+extern "C" fn in_parent() {
+    FORKS.end();
+}
+
+extern "C" fn in_child() {
+    FORKS.forget();
+    let number = LATEST.fetch_add(1, Ordering::Relaxed) + 1;
+    mark().store(number + 1, Ordering::Relaxed);
+    let mut chunk = Some(&LIST);
+    while let Some(listed) = chunk {
+        listed.places.iter().for_each(Place::close);
+        chunk = listed.next.get().map(|next| &**next);
+    }
+}
+
+/// Opens a descriptor that children lose, and puts it into the list by [`Listed::new`]. May call that several
+/// times, and use the last one.
+pub(super) fn open_listed<T, E>(open_and_list: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    listen();
+    FORKS.open_unseen(open_and_list)
 }
 
 /// Descriptors are listed in chunks that are never freed, so the child can walk them whatever the
 /// other threads of the parent were doing.
 struct Chunk {
-    descriptors: [AtomicI32; 64],
+    places: [Place; 64],
     next: OnceLock<Box<Chunk>>,
+}
+
+/// A descriptor, and the identity of the file that it was opened for: by halves, as not every processor
+/// has atomics of 64 bits.
+struct Place {
+    descriptor: AtomicI32,
+    device: [AtomicU32; 2],
+    inode: [AtomicU32; 2],
 }
 
 /// No descriptor in this place.
 const VACANT: i32 = -1;
+/// One is on its way into this place.
+const TAKEN: i32 = -2;
+/// This process was forked, and the handler has closed the descriptor.
+const CLOSED: i32 = -3;
 
 impl Chunk {
     const fn new() -> Self {
-        Self { descriptors: [const { AtomicI32::new(VACANT) }; 64], next: OnceLock::new() }
+        Self { places: [const { Place::new() }; 64], next: OnceLock::new() }
     }
 }
 
-static DESCRIPTORS: Chunk = Chunk::new();
-
-/// A descriptor that children do not keep, for as long as this exists.
-#[derive(Debug)]
-pub(crate) struct Disowned(&'static AtomicI32);
-
-/// Children that are forked from now on lose this descriptor.
-pub(in crate::os) fn disown_in_children(file: &File) -> Disowned {
-    listen();
-    let descriptor = file.as_raw_fd();
-    let mut chunk = &DESCRIPTORS;
-    loop {
-        for place in &chunk.descriptors {
-            let taken =
-                place.compare_exchange(VACANT, descriptor, Ordering::Release, Ordering::Relaxed);
-            if taken.is_ok() {
-                return Disowned(place);
-            }
+impl Place {
+    const fn new() -> Self {
+        Self {
+            descriptor: AtomicI32::new(VACANT),
+            device: [const { AtomicU32::new(0) }; 2],
+            inode: [const { AtomicU32::new(0) }; 2],
         }
-        chunk = chunk.next.get_or_init(|| Box::new(Chunk::new()));
     }
-}
 
-impl Drop for Disowned {
-    fn drop(&mut self) {
-        self.0.store(VACANT, Ordering::Release);
+    fn take(&self, descriptor: i32, identity: Identity) -> bool {
+        let taken =
+            self.descriptor.compare_exchange(VACANT, TAKEN, Ordering::Acquire, Ordering::Relaxed);
+        if taken.is_err() {
+            return false;
+        }
+        let set = |halves: &[AtomicU32; 2], number: u64| {
+            halves[0].store(number as u32, Ordering::Relaxed);
+            halves[1].store((number >> 32) as u32, Ordering::Relaxed);
+        };
+        set(&self.device, identity.device);
+        set(&self.inode, identity.inode);
+        self.descriptor.store(descriptor, Ordering::Release);
+        true
     }
-}
 
-extern "C" fn in_child() {
-    GENERATION.fetch_add(1, Ordering::Relaxed);
-    let harmless = stand_in::open();
-    let mut chunk = Some(&DESCRIPTORS);
-    while let Some(listed) = chunk {
-        for place in &listed.descriptors {
-            let descriptor = place.load(Ordering::Acquire);
-            if descriptor == VACANT {
-                continue;
-            }
-            // The descriptor is that of a lock file, whose owner in this process, if it is dropped,
-            // closes what is put in its place.
-            if let Some(harmless) = harmless {
-                stand_in::replace(descriptor, harmless);
-                continue;
-            }
-            // All descriptors are in use, so there is room for one in this one's place.
-            // SAFETY: the descriptor is that of a lock file; close is async-signal-safe.
+    /// In the child.
+    fn close(&self) {
+        let descriptor = self.descriptor.load(Ordering::Acquire);
+        if descriptor < 0 {
+            return;
+        }
+        let get = |halves: &[AtomicU32; 2]| {
+            let [low, high] = halves.each_ref().map(|half| half.load(Ordering::Relaxed));
+            u64::from(high) << 32 | u64::from(low)
+        };
+        let identity = Identity { device: get(&self.device), inode: get(&self.inode) };
+        // SAFETY: it is used for one call, which fails if it is not open.
+        let number = unsafe { BorrowedFd::borrow_raw(descriptor) };
+        if descriptor_of::identity(number) == Some(identity) {
+            // SAFETY: it is that of a lock file, and its owner sees by the place that it is closed.
             unsafe { libc::close(descriptor) };
-            stand_in::open();
         }
-        chunk = listed.next.get().map(|next| &**next);
+        self.descriptor.store(CLOSED, Ordering::Relaxed);
     }
-    if let Some(harmless) = harmless {
-        // SAFETY: it is ours.
-        unsafe { libc::close(harmless) };
+}
+
+static LIST: Chunk = Chunk::new();
+
+/// A descriptor that forked children lose, for as long as this exists.
+pub(super) struct Listed(&'static Place);
+
+impl Listed {
+    pub(super) fn new(descriptor: &impl AsRawFd, identity: Identity) -> Self {
+        let mut chunk = &LIST;
+        loop {
+            for place in &chunk.places {
+                if place.take(descriptor.as_raw_fd(), identity) {
+                    return Self(place);
+                }
+            }
+            chunk = chunk.next.get_or_init(|| Box::new(Chunk::new()));
+        }
+    }
+
+    /// This process was forked since, and has not got it.
+    pub(super) fn is_lost(&self) -> bool {
+        self.0.descriptor.load(Ordering::Relaxed) == CLOSED
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.0.descriptor.store(VACANT, Ordering::Release);
     }
 }

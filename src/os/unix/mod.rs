@@ -2,6 +2,9 @@
 
 pub(crate) mod cache_file;
 pub(in crate::os) mod content;
+mod create;
+pub(in crate::os) mod descriptor;
+pub(in crate::os) mod directory;
 pub(in crate::os) mod errors;
 mod fcntl;
 mod flock;

@@ -1,89 +1,164 @@
 //! Opening a lock file, and which file it is.
 //!
 //! Opening changes nothing but what `create` allows: read-write, close-on-exec, never truncating,
-//! never through a symbolic link in the last component, never blocking on a FIFO. The first try
-//! is without `O_CREAT`, because in a sticky directory `open(O_CREAT)` on another user's file
-//! fails even for root (proc(5), `protected_regular`).
+//! never through a symbolic link in the last component. What stands at the path is looked at before it is opened:
+//! a device would notice, and a FIFO would block. A regular file is then opened through what is held of the look, and
+//! may wait for as long as other processes have a lease on it, so not with `O_NONBLOCK`.
+//!
+//! `O_CREAT` is tried only where there is no file, because in a sticky directory `open(O_CREAT)` on another user's
+//! file fails even for root (proc(5), `protected_regular`).
 
-use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::libc;
-use nix::sys::stat::fstat;
+use nix::sys::stat::{Mode, fstatat};
 
+use super::create::create;
+use super::descriptor::{Descriptor, above_standard_streams, identity_in, occupy_standard_streams};
 use super::errors::{errno, is_gone};
 use super::kernel;
+use super::kernel::look::{ANY_SIZE, Look};
+use super::kernel::record::CLOSING_RELEASES;
 use crate::error::{Error, ErrorKind, Operation};
-use crate::os::{Access, Identity, Opened};
+use crate::os::foreign::is_foreign;
+use crate::os::{Access, Identity, Location, Opened};
 
 /// Two processes that create and remove one file may make each other's open fail; after so many
 /// rounds the last error is reported.
 const OPEN_ROUNDS: usize = 16;
 
-pub(in crate::os) fn open(path: &Path, access: Access) -> Result<Opened, Error> {
-    let (file, writable) = open_file(path, access).map_err(|error| open_error(path, error))?;
-    let metadata = file.metadata().map_err(|error| open_error(path, error))?;
-    let identity = regular(&metadata, path)?;
+/// The kernel takes a lease away after 45 seconds (proc(5), `lease-break-time`).
+const LONGEST_LEASE: Duration = Duration::from_secs(60);
+
+/// The pauses between two tries where an open can not be left to wait for a lease.
+const PAUSE: Duration = Duration::from_millis(10);
+
+pub(in crate::os) fn open(location: &Location, access: Access) -> Result<Opened, Error> {
+    let (file, writable) = Descriptor::open(|| open_file(location, access))?;
     kernel::access_time::keep(&file);
-    Ok(Opened { file, identity, writable })
+    Ok(Opened { file, writable })
 }
 
-/// The identity of the lock file at this path; `None` if there is none.
-pub(in crate::os) fn identity_of(path: &Path) -> Result<Option<Identity>, Error> {
-    match path.symlink_metadata() {
-        Ok(metadata) => regular(&metadata, path).map(Some),
+/// The identity of the lock file at this place; `None` if there is none.
+pub(in crate::os) fn identity_of(location: &Location) -> Result<Option<Identity>, Error> {
+    match status(location) {
+        Ok((mode, identity)) => regular(mode, location).map(|()| Some(identity)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(open_error(path, error)),
+        Err(error) => Err(open_error(location, error)),
     }
 }
 
 /// As `identity_of`, where a server may know better than this machine's cache.
-pub(in crate::os) fn identity_at_server(path: &Path) -> Result<Option<Identity>, Error> {
+pub(in crate::os) fn identity_at_server(location: &Location) -> Result<Option<Identity>, Error> {
     // To open a directory makes an NFS client ask whether the directory has changed, and to
     // forget what it knew of names in it if so ("close-to-open cache consistency", nfs(5)).
     // One that may be searched only cannot be opened.
-    if let Some(directory) = path.parent() {
-        let flags = libc::O_DIRECTORY | libc::O_NONBLOCK;
-        let _ = OpenOptions::new().read(true).custom_flags(flags).open(directory);
+    if let Ok((from, path)) = start(location) {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
+        let _ = open_at(from, directory_of(path), flags, Mode::empty());
     }
-    identity_of(path)
+    identity_of(location)
 }
 
-/// Some path still leads to the file, as far as the link count tells: an NFS client that removes
-/// a file which it has open renames it, and the count stays.
-pub(in crate::os) fn is_linked(file: &File) -> io::Result<bool> {
-    match fstat(file).map_err(io::Error::from) {
-        Ok(status) => Ok(status.st_nlink > 0),
-        Err(error) if is_gone(&error) => Ok(false),
-        Err(error) => Err(error),
+/// The directory in which the last component of the path is.
+pub(super) fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
     }
 }
 
-/// The file, and whether it is open for writing.
-fn open_file(path: &Path, access: Access) -> io::Result<(File, bool)> {
+/// Where to begin, and the path from there.
+fn start(location: &Location) -> io::Result<(BorrowedFd<'_>, &Path)> {
+    match location.to_resolve() {
+        (None, path) => Ok((AT_FDCWD, path)),
+        (Some(directory), path) => Ok((directory.descriptor()?, path)),
+    }
+}
+
+fn look(location: &Location) -> io::Result<Look> {
+    let (from, path) = start(location)?;
+    Look::at(from, path)
+}
+
+/// The type and the permissions of what is there, and which file it is.
+fn status(location: &Location) -> io::Result<(u32, Identity)> {
+    if location.to_resolve().0.is_none() {
+        let metadata = location.symlink_metadata()?;
+        return Ok((metadata.mode(), identity(&metadata)));
+    }
+    let (from, path) = start(location)?;
+    let found = fstatat(from, path, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    #[allow(clippy::useless_conversion)] // it has 16 bits on some systems
+    Ok((u32::from(found.st_mode), identity_in(&found)))
+}
+
+fn identity(metadata: &Metadata) -> Identity {
+    Identity { device: metadata.dev(), inode: metadata.ino() }
+}
+
+/// The file, its identity, and whether it is open for writing.
+fn open_file(location: &Location, access: Access) -> Result<(File, Identity, bool), Error> {
+    // Where to close a descriptor is to lose locks, it must not be a wrong one in the first place.
+    let _occupied = CLOSING_RELEASES.then(occupy_standard_streams);
+    let failed = |error| open_error(location, error);
     let mut last = None;
     for _ in 0..OPEN_ROUNDS {
-        let opened = match open_existing(path, access.read_only) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && access.create => {
-                create(path, access.mode).map(|file| (file, true))
+        let (file, writable) = match look(location) {
+            Ok(look) => {
+                regular(look.mode(), location)?;
+                match open_existing(&look, location, access) {
+                    // Removed in between.
+                    Err(error) if is_gone(&error) => {
+                        last = Some(error);
+                        continue;
+                    }
+                    opened => opened.map_err(failed)?,
+                }
             }
-            opened => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && access.create => {
+                let (from, path) = start(location).map_err(failed)?;
+                match create(from, path, access.mode).map_err(failed)? {
+                    Some(file) => (file, true),
+                    None => {
+                        last = Some(Errno::EEXIST.into());
+                        continue;
+                    }
+                }
+            }
+            Err(error) if errno(&error) == Some(Errno::ESTALE) => {
+                last = Some(error);
+                continue;
+            }
+            Err(error) => return Err(failed(error)),
         };
-        match opened {
-            // Made by somebody else in between.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = Some(error),
-            opened => return opened,
-        }
+        let file = above_standard_streams(file).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        regular(metadata.mode(), location)?;
+        return Ok((file, identity(&metadata), writable));
     }
-    Err(last.expect("the rounds end by an answer or an error"))
+    Err(failed(last.expect("the rounds end by an answer or an error")))
 }
 
-fn open_existing(path: &Path, read_only: bool) -> io::Result<(File, bool)> {
-    let open = |write| base_options().write(write).open(path).map(|file| (file, write));
-    if read_only {
+fn open_existing(look: &Look, location: &Location, access: Access) -> io::Result<(File, bool)> {
+    let open = |write| {
+        let opened = if access.patient {
+            // Its errors may be those of /proc.
+            look.open(write).or_else(|_| open_by_name(location, write, LONGEST_LEASE))
+        } else {
+            open_by_name(location, write, Duration::ZERO)
+        };
+        opened.map(|file| (file, write))
+    };
+    if access.read_only {
         return open(false);
     }
     open(true).or_else(|error| match errno(&error) {
@@ -95,35 +170,53 @@ fn open_existing(path: &Path, read_only: bool) -> io::Result<(File, bool)> {
     })
 }
 
-fn create(path: &Path, mode: Option<u32>) -> io::Result<File> {
-    let file =
-        base_options().write(true).create_new(true).mode(mode.unwrap_or(0o666)).open(path)?;
-    if let Some(mode) = mode {
-        // The umask of the first creator would decide for everybody.
-        file.set_permissions(Permissions::from_mode(mode))?;
+/// Opens what is there by now. Blocks on nothing but a lease, and on that no longer than this.
+fn open_by_name(location: &Location, write: bool, patience: Duration) -> io::Result<File> {
+    let begun = Instant::now();
+    let (from, path) = start(location)?;
+    let access = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+    let flags = access | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    loop {
+        match open_at(from, path, flags, Mode::empty()) {
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < patience =>
+            {
+                thread::sleep(PAUSE);
+            }
+            opened => return opened,
+        }
     }
-    Ok(file)
 }
 
-fn base_options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    // std adds O_CLOEXEC.
-    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
-    options
+/// As the standard library opens, but from a directory.
+pub(super) fn open_at(
+    from: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlag,
+    mode: Mode,
+) -> io::Result<File> {
+    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | ANY_SIZE;
+    loop {
+        match openat(from, path, flags, mode) {
+            Err(Errno::EINTR) => {}
+            opened => return Ok(opened?.into()),
+        }
+    }
 }
 
-fn regular(metadata: &Metadata, path: &Path) -> Result<Identity, Error> {
-    let kind = metadata.file_type();
-    if kind.is_file() {
-        return Ok(Identity { device: metadata.dev(), inode: metadata.ino() });
-    }
-    let (what, remedy) = if kind.is_dir() {
+/// An error that says what it is instead.
+fn regular(mode: u32, path: &Path) -> Result<(), Error> {
+    #[allow(clippy::useless_conversion)] // it has 16 bits on some systems
+    let is = |kind: libc::mode_t| mode & u32::from(libc::S_IFMT) == u32::from(kind);
+    let (what, remedy) = if is(libc::S_IFREG) {
+        return Ok(());
+    } else if is(libc::S_IFDIR) {
         ("a directory", "name a file in it, or one beside it")
-    } else if kind.is_symlink() {
+    } else if is(libc::S_IFLNK) {
         ("a symbolic link, which is not followed", "name the file that it leads to")
-    } else if kind.is_fifo() {
+    } else if is(libc::S_IFIFO) {
         ("a FIFO", "name a regular file")
-    } else if kind.is_socket() {
+    } else if is(libc::S_IFSOCK) {
         ("a socket", "name a regular file")
     } else {
         ("a device", "name a regular file")
@@ -133,12 +226,6 @@ fn regular(metadata: &Metadata, path: &Path) -> Result<Identity, Error> {
 }
 
 pub(in crate::os) fn open_error(path: &Path, error: io::Error) -> Error {
-    if errno(&error) == Some(Errno::ELOOP) {
-        if let Ok(metadata) = path.symlink_metadata() {
-            if let Err(error) = regular(&metadata, path) {
-                return error;
-            }
-        }
-    }
-    Error::os(ErrorKind::Io, Operation::Open, path, error)
+    let kind = if is_foreign(&error) { ErrorKind::ForeignDescriptor } else { ErrorKind::Io };
+    Error::os(kind, Operation::Open, path, error)
 }

@@ -1,6 +1,10 @@
 //! Systems without file locks, or whose locks nobody here knows (wasm): opening a lock file says so, and
 //! so nothing else is ever called.
 
+#[path = "../no_foreign.rs"]
+pub(in crate::os) mod descriptor;
+#[path = "../no_directory.rs"]
+pub(in crate::os) mod directory;
 #[path = "../no_fork.rs"]
 pub(crate) mod fork;
 #[path = "../no_mount.rs"]
@@ -15,21 +19,21 @@ pub(in crate::os) mod open {
     use std::path::Path;
 
     use crate::error::{Error, ErrorKind, Operation};
-    use crate::os::{Access, Identity, Opened};
+    use crate::os::{Access, Identity, Location, Opened};
 
-    pub(in crate::os) fn open(path: &Path, _access: Access) -> Result<Opened, Error> {
+    pub(in crate::os) fn open(path: &Location, _access: Access) -> Result<Opened, Error> {
         Err(unsupported(path))
     }
 
-    pub(in crate::os) fn identity_of(path: &Path) -> Result<Option<Identity>, Error> {
+    pub(in crate::os) fn identity_of(path: &Location) -> Result<Option<Identity>, Error> {
         Err(unsupported(path))
     }
 
-    pub(in crate::os) fn identity_at_server(path: &Path) -> Result<Option<Identity>, Error> {
+    pub(in crate::os) fn identity_at_server(path: &Location) -> Result<Option<Identity>, Error> {
         Err(unsupported(path))
     }
 
-    pub(in crate::os) fn is_linked(_file: &File) -> io::Result<bool> {
+    pub(super) fn is_linked(_file: &File) -> io::Result<bool> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

@@ -15,6 +15,10 @@ pub(in crate::os) mod lock;
 pub(in crate::os) mod open;
 mod overlapped;
 
+#[path = "../no_foreign.rs"]
+pub(in crate::os) mod descriptor;
+#[path = "../no_directory.rs"]
+pub(in crate::os) mod directory;
 #[path = "../no_fork.rs"]
 pub(crate) mod fork;
 #[path = "../no_mount.rs"]

@@ -25,10 +25,11 @@ use windows_sys::Win32::Storage::FileSystem::{
     GetFileType,
 };
 
+use super::descriptor::Descriptor;
 use super::errors::code;
 use super::overlapped;
 use crate::error::{Error, ErrorKind, Operation};
-use crate::os::{Access, Identity, Opened};
+use crate::os::{Access, Identity, Location, Opened};
 
 /// A file that is on its way to deletion, or that somebody looks into for a moment, is denied to
 /// everybody else: the pauses until that is believed, 0.2 s in all.
@@ -41,15 +42,15 @@ const PAUSES: [Duration; 6] = [
     Duration::from_millis(100),
 ];
 
-pub(in crate::os) fn open(path: &Path, access: Access) -> Result<Opened, Error> {
+pub(in crate::os) fn open(path: &Location, access: Access) -> Result<Opened, Error> {
     let (file, writable) = patiently(|| open_file(path, access))
         .map_err(|error| not_a_file(path).err().unwrap_or_else(|| open_error(path, error)))?;
     let identity = regular(&file, path)?;
-    Ok(Opened { file, identity, writable })
+    Ok(Opened { file: Descriptor::new(file, identity), writable })
 }
 
 /// The identity of the lock file at this path; `None` if there is none.
-pub(in crate::os) fn identity_of(path: &Path) -> Result<Option<Identity>, Error> {
+pub(in crate::os) fn identity_of(path: &Location) -> Result<Option<Identity>, Error> {
     let mut options = OpenOptions::new();
     options
         .access_mode(FILE_READ_ATTRIBUTES)
@@ -62,12 +63,12 @@ pub(in crate::os) fn identity_of(path: &Path) -> Result<Option<Identity>, Error>
 }
 
 /// As `identity_of`: to open the file asks the server.
-pub(in crate::os) fn identity_at_server(path: &Path) -> Result<Option<Identity>, Error> {
+pub(in crate::os) fn identity_at_server(path: &Location) -> Result<Option<Identity>, Error> {
     identity_of(path)
 }
 
 /// Some path still leads to the file, and it is not on its way to deletion.
-pub(in crate::os) fn is_linked(file: &File) -> io::Result<bool> {
+pub(super) fn is_linked(file: &File) -> io::Result<bool> {
     let standard: FILE_STANDARD_INFO = information(file, FileStandardInfo)?;
     Ok(standard.NumberOfLinks > 0 && !standard.DeletePending)
 }
@@ -114,7 +115,7 @@ fn open_file(path: &Path, access: Access) -> io::Result<(File, bool)> {
 }
 
 /// What stands at the path is no file, if that can be seen.
-fn not_a_file(path: &Path) -> Result<(), Error> {
+fn not_a_file(path: &Location) -> Result<(), Error> {
     match identity_of(path) {
         Err(error) if error.kind() == ErrorKind::NotAFile => Err(error),
         _ => Ok(()),

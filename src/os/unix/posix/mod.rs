@@ -4,7 +4,10 @@
 
 pub(super) mod access_time;
 pub(super) mod alarm;
+pub(super) mod descriptor_of;
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "../linux/file_system.rs")]
 pub(in crate::os) mod file_system;
+pub(super) mod look;
 pub(in crate::os) mod record;
-pub(super) mod stand_in;
+pub(super) mod unnamed;
+pub(super) mod wiped;

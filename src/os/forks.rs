@@ -1,0 +1,191 @@
+//! No child keeps a descriptor that it cannot know: opening beside forks.
+//!
+//! A descriptor exists from the moment it is opened, and a forked child lets go of it if it is listed.
+//! A fork between the two leaves the child a descriptor that nobody will close. No mutex can keep them
+//! apart: an open that hangs on a server would then hang every fork of the program. So forks are counted
+//! when they begin and when they have ended in the parent, and whoever opens makes sure afterwards that none
+//! was under way:
+//!
+//! 1. it waits until as many forks have ended as have begun;
+//! 2. it opens the file and lists the descriptor;
+//! 3. if a fork has begun since 1, it closes the descriptor, whatever the child has of it, and opens anew.
+//!
+//! Why that is enough. Let a child have the descriptor and not the listing; then it was copied after the
+//! open and before the listing of 2. Its fork had not ended before the open, so it is not among those that had
+//! ended in 1, nor, as both numbers were equal there, among those that had begun. So it is counted as begun
+//! after 1, and before the copy. The fences order the count before the copy, and the listing before the
+//! look of 3: if the copy has missed the listing, the look cannot miss the count. The child keeps a
+//! descriptor of a description that carries no lock and never will.
+//!
+//! Step 1 has a limit, and so has the number of rounds: a fork can be held up by whatever other libraries do
+//! in their handlers, and one of them may wait for the very thread that opens. When the time is up the
+//! descriptor is used as it is; at worst a child keeps it, and the lock if the parent dies.
+
+use std::time::Duration;
+
+use crate::shim::{self, AtomicUsize, Ordering, fence};
+
+/// After this time an open does not wait for forks any longer. Copying a process of some gigabytes takes
+/// some tens of milliseconds.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// The pauses while a fork is under way.
+const PAUSE: Duration = Duration::from_micros(50);
+
+/// The forks of this process.
+#[derive(Debug)]
+pub(super) struct Forks {
+    begun: AtomicUsize,
+    /// In the parent, also without success.
+    ended: AtomicUsize,
+}
+
+impl Forks {
+    #[cfg(not(tokio_filelock_loom))]
+    pub(super) const fn new() -> Self {
+        Self { begun: AtomicUsize::new(0), ended: AtomicUsize::new(0) }
+    }
+
+    #[cfg(tokio_filelock_loom)]
+    pub(super) fn new() -> Self {
+        Self { begun: AtomicUsize::new(0), ended: AtomicUsize::new(0) }
+    }
+
+    /// A fork is about to copy the process.
+    pub(super) fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// A fork has copied the process, or failed to.
+    pub(super) fn end(&self) {
+        self.ended.fetch_add(1, Ordering::Release);
+    }
+
+    /// This is the child: the forks of the parent are none of its own.
+    pub(super) fn forget(&self) {
+        self.ended.store(self.begun.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// How many forks there have been, unless one is under way.
+    fn at_rest(&self) -> Option<usize> {
+        // In this order: those that have ended had begun.
+        let ended = self.ended.load(Ordering::Acquire);
+        let begun = self.begun.load(Ordering::Acquire);
+        // More may have ended than begun: one that was under way when the handlers were set up.
+        (ended >= begun).then_some(begun)
+    }
+
+    /// Opens and lists, and does both again if a fork has come in between.
+    pub(super) fn open_unseen<T, E>(
+        &self,
+        mut open_and_list: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let since = shim::now();
+        let is_late = || shim::now().saturating_duration_since(since) >= LIMIT;
+        loop {
+            let before = loop {
+                match self.at_rest() {
+                    None if !is_late() => shim::pause(PAUSE),
+                    at_rest => break at_rest,
+                }
+            };
+            let opened = open_and_list()?;
+            fence(Ordering::SeqCst);
+            if before == Some(self.begun.load(Ordering::Relaxed)) || is_late() {
+                return Ok(opened);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shim::{Arc, AtomicBool, Mutex, model};
+    #[cfg(tokio_filelock_loom)]
+    use loom::thread::spawn;
+    #[cfg(not(tokio_filelock_loom))]
+    use std::thread::spawn;
+
+    /// What a fork copies: first the descriptors, then the memory with the list.
+    #[derive(Debug)]
+    struct Process {
+        forks: Forks,
+        /// Which descriptors are open; the kernel's own table, under its lock.
+        open: Mutex<Vec<usize>>,
+        listed: [AtomicBool; 3],
+    }
+
+    impl Process {
+        /// Returns what the child keeps.
+        fn fork(&self) -> Vec<usize> {
+            self.forks.begin();
+            let open = self.open.lock().clone();
+            let kept = open.into_iter().filter(|&at| !self.listed[at].load(Ordering::Relaxed));
+            let kept = kept.collect();
+            self.forks.end();
+            kept
+        }
+    }
+
+    #[test]
+    fn no_child_keeps_a_descriptor_that_is_used() {
+        model("no_child_keeps_a_descriptor_that_is_used", None, || {
+            let process = Arc::new(Process {
+                forks: Forks::new(),
+                open: Mutex::default(),
+                listed: [(); 3].map(|()| AtomicBool::new(false)),
+            });
+            let forking = process.clone();
+            let fork = spawn(move || forking.fork());
+            let mut opens = 0;
+            let used = process.forks.open_unseen(|| {
+                let at = opens;
+                opens += 1;
+                process.open.lock().push(at);
+                process.listed[at].store(true, Ordering::Relaxed);
+                Ok::<_, ()>(at)
+            });
+            let kept = fork.join().unwrap();
+            assert!(!kept.contains(&used.unwrap()));
+        });
+    }
+
+    /// A fork that never ends, as one whose handlers wait for the thread that opens.
+    #[test]
+    #[cfg(not(tokio_filelock_loom))]
+    fn a_fork_that_does_not_end_holds_an_open_up_for_a_while_only() {
+        let forks = Forks::new();
+        forks.begin();
+        assert_eq!(forks.open_unseen(|| Ok::<_, ()>(1)), Ok(1));
+        forks.end();
+        assert!(forks.at_rest().is_some());
+    }
+
+    #[test]
+    #[cfg(not(tokio_filelock_loom))]
+    fn a_fork_during_the_open_makes_it_anew() {
+        let forks = Forks::new();
+        let mut opens = 0;
+        let opened = forks.open_unseen(|| {
+            opens += 1;
+            if opens == 1 {
+                forks.begin();
+                forks.end();
+            }
+            Ok::<_, ()>(opens)
+        });
+        assert_eq!(opened, Ok(2));
+    }
+
+    #[test]
+    #[cfg(not(tokio_filelock_loom))]
+    fn a_child_has_no_forks_under_way() {
+        let forks = Forks::new();
+        forks.begin();
+        forks.begin();
+        forks.forget();
+        assert_eq!(forks.at_rest(), Some(2));
+    }
+}

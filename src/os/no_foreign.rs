@@ -1,0 +1,42 @@
+//! Where other code has no business with a descriptor: its value is not chosen by anybody.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+
+use super::open::is_linked;
+use crate::os::{Identity, Standing};
+
+/// An open file. Derefs to it.
+#[derive(Debug)]
+pub(in crate::os) struct Descriptor {
+    file: File,
+    identity: Identity,
+}
+
+impl Descriptor {
+    #[cfg_attr(not(windows), allow(dead_code))] // nothing is ever opened
+    pub(super) fn new(file: File, identity: Identity) -> Self {
+        Self { file, identity }
+    }
+
+    pub(in crate::os) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    pub(in crate::os) fn standing(&self) -> io::Result<Standing> {
+        Ok(if is_linked(self)? { Standing::Linked } else { Standing::Unlinked })
+    }
+
+    pub(in crate::os) fn check(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Deref for Descriptor {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.file
+    }
+}
