@@ -61,6 +61,10 @@ pub enum ErrorKind {
     /// The lock needs another access to the file than the descriptor has (`EBADF`): an exclusive
     /// lock of most kinds needs write permission.
     WrongAccess,
+    /// Something in this machine refuses the lock call itself, whoever holds the lock: a security module
+    /// (AppArmor without `k`, SELinux without `lock`) or a sandbox's filter (seccomp): `EACCES` where
+    /// the file system does not say so of a lock that is held, `EPERM`, or `EAGAIN` from a call that waits.
+    PermissionDenied,
     /// The kernel sees a circle of processes that wait for each other (`EDEADLK`).
     Deadlock,
     /// The lock file was removed or replaced again and again, or once and may not be created.
@@ -253,12 +257,17 @@ impl Error {
             // Found by this crate, and the remedy is in the detail, if there is one.
             ErrorKind::Unsupported if self.0.source.is_none() => return None,
             ErrorKind::Unsupported => {
-                "its file system does not support this kind of lock: \
+                "its file system, or the kernel, or a sandbox does not support this kind of lock: \
                  use the other protocol, or a lock file on a local file system"
             }
             ErrorKind::LockServiceUnavailable => {
                 "check the lock service of the network file system (lockd, statd), \
                  or use a lock file on a local file system"
+            }
+            ErrorKind::PermissionDenied => {
+                "a security module (AppArmor, SELinux) or a sandbox (seccomp) refuses to lock: \
+                 allow it (`k` in AppArmor, `lock` in SELinux, the call in the sandbox), or use a \
+                 lock file that this program may lock"
             }
             ErrorKind::WrongAccess => {
                 "this needs a descriptor open for writing: check the permissions of the lock file, \
@@ -328,7 +337,7 @@ impl From<Error> for io::Error {
         let kind = match error.kind() {
             ErrorKind::TimedOut => io::ErrorKind::TimedOut,
             ErrorKind::Unsupported => io::ErrorKind::Unsupported,
-            ErrorKind::WrongAccess => io::ErrorKind::PermissionDenied,
+            ErrorKind::WrongAccess | ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
             ErrorKind::Deadlock => io::ErrorKind::Deadlock,
             ErrorKind::WouldBlock => io::ErrorKind::WouldBlock,
             ErrorKind::ProtocolMismatch | ErrorKind::NotAFile | ErrorKind::InvalidInput => {
@@ -340,6 +349,13 @@ impl From<Error> for io::Error {
             | ErrorKind::Forked
             | ErrorKind::ForeignDescriptor
             | ErrorKind::Io => match &error.0.source {
+                // Those mean that it may be asked again, and this may not.
+                Some(source)
+                    if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted]
+                        .contains(&source.kind()) =>
+                {
+                    io::ErrorKind::Other
+                }
                 Some(source) => source.kind(),
                 None => io::ErrorKind::Other,
             },

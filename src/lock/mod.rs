@@ -206,8 +206,8 @@ impl FileLock {
     /// # Errors
     ///
     /// The future gives [`ErrorKind::Unsupported`], [`ErrorKind::LockServiceUnavailable`],
-    /// [`ErrorKind::WrongAccess`], [`ErrorKind::Deadlock`] or [`ErrorKind::Io`] if the operating
-    /// system refuses for another reason than contention; [`ErrorKind::Replaced`] if the lock file
+    /// [`ErrorKind::PermissionDenied`], [`ErrorKind::WrongAccess`], [`ErrorKind::Deadlock`] or
+    /// [`ErrorKind::Io`] if the operating system refuses for another reason than contention; [`ErrorKind::Replaced`] if the lock file
     /// was removed and could not be opened again; [`ErrorKind::Forked`] in a forked child.
     pub fn lock(&self) -> Acquire<ExclusiveGuard> {
         Acquire::new(self.clone())

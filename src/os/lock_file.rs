@@ -116,9 +116,13 @@ impl LockFile {
     ) -> io::Result<Attempt> {
         match self.carrier(protocol, region).try_lock(&self.file, mode) {
             Ok(()) => Ok(Attempt::Acquired),
-            Err(error) if is_contention(&error) => Ok(Attempt::Busy),
+            Err(error) if self.is_contention(&error) => Ok(Attempt::Busy),
             Err(error) => Err(error),
         }
+    }
+
+    fn is_contention(&self, error: &io::Error) -> bool {
+        is_contention(error, self.file_system)
     }
 
     /// Blocks until the lock is there, or until the interrupt asks for an end.
@@ -133,7 +137,7 @@ impl LockFile {
         match self.file_system {
             FileSystem::Local => lock_in_turn(&wait),
             FileSystem::Nfs => wait.park_and_ask_again(),
-            FileSystem::Other => wait.poll(),
+            FileSystem::Other | FileSystem::OtherWithEacces => wait.poll(),
         }
     }
 
@@ -237,9 +241,11 @@ struct Wait<'a> {
 impl Wait<'_> {
     /// Leaves the wait to the kernel.
     fn park(&self) -> io::Result<Waited> {
-        match self.carrier().wait(&self.file.file, self.mode, self.end) {
-            // It did not wait, although it was asked to.
-            Err(error) if is_contention(&error) => self.poll(),
+        let lock = self.carrier();
+        match lock.wait(&self.file.file, self.mode, self.end) {
+            // It did not wait, although it was asked to. Where that can not be, something answers in
+            // place of the kernel, and would for ever.
+            Err(error) if self.file.is_contention(&error) && !lock.always_waits() => self.poll(),
             waited => waited,
         }
     }
@@ -251,7 +257,8 @@ impl Wait<'_> {
             match self.carrier().wait_for(&self.file.file, self.mode, self.end, ASK_AGAIN) {
                 Ok(Some(waited)) => return Ok(waited),
                 Err(error)
-                    if is_contention(&error) || error.kind() == io::ErrorKind::Unsupported =>
+                    if self.file.is_contention(&error)
+                        || error.kind() == io::ErrorKind::Unsupported =>
                 {
                     return self.poll();
                 }
@@ -336,7 +343,7 @@ impl Gate for Wait<'_> {
         }
         match self.carrier().weaken(&self.file.file) {
             Ok(()) => Ok(Attempt::Acquired),
-            Err(error) if is_contention(&error) => Ok(Attempt::Busy),
+            Err(error) if self.file.is_contention(&error) => Ok(Attempt::Busy),
             Err(error) => {
                 let _ = self.file.unlock(self.protocol, self.region);
                 Err(error)

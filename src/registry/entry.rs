@@ -347,7 +347,8 @@ impl Entry {
     fn failed(&self, epoch: u64, error: io::Error) -> Effects<Waker> {
         if self.locked_file().check().is_err() {
             self.foreign(epoch)
-        } else if os::is_gone(&error) {
+        // No local file system forgets an open file; a sandbox may say so.
+        } else if !self.file.is_local() && os::is_gone(&error) {
             self.gone(epoch)
         } else {
             self.event(|queue| queue.os_failed(epoch, error))

@@ -1,5 +1,7 @@
 //! The entry point of child processes: this binary again, in the role that the parent names.
 
+#[cfg(target_os = "linux")]
+use crate::refused;
 #[cfg(unix)]
 use crate::{
     bad_input, cache, foreign_code, forked, holders, lock_all, records, signals, space, turns,
@@ -17,6 +19,11 @@ const ROLES: &[(&str, Role)] = &[
     ("count verified", replaced::count_verified),
     ("remove", replaced::remove),
 ];
+
+#[cfg(not(target_os = "linux"))]
+const LINUX_ROLES: &[(&str, Role)] = &[];
+#[cfg(target_os = "linux")]
+const LINUX_ROLES: &[(&str, Role)] = &[("lock what is refused", refused::lock_what_is_refused)];
 
 #[cfg(not(unix))]
 const UNIX_ROLES: &[(&str, Role)] = &[];
@@ -71,7 +78,11 @@ fn entry() {
         println!("no role given: this is where child processes start, and no test");
         return;
     };
-    let (_, role) =
-        ROLES.iter().chain(UNIX_ROLES).find(|(known, _)| *known == name).expect("a known role");
+    let (_, role) = ROLES
+        .iter()
+        .chain(UNIX_ROLES)
+        .chain(LINUX_ROLES)
+        .find(|(known, _)| *known == name)
+        .expect("a known role");
     role(&arguments);
 }

@@ -37,6 +37,8 @@ mod network;
 mod reach;
 #[cfg(unix)]
 mod records;
+#[cfg(target_os = "linux")]
+mod refused;
 #[cfg(unix)]
 mod remote;
 mod replaced;

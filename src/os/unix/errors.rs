@@ -5,11 +5,17 @@ use std::io;
 use nix::errno::Errno;
 
 use crate::error::ErrorKind;
+use crate::os::file_system::FileSystem;
 use crate::os::foreign::is_foreign;
 
-/// Whether a failed lock call means that somebody else holds the lock. CIFS says `EACCES`.
-pub(in crate::os) fn is_contention(error: &io::Error) -> bool {
-    matches!(errno(error), Some(Errno::EWOULDBLOCK | Errno::EACCES))
+/// Whether a failed lock call that does not wait means that somebody else holds the lock. Where no
+/// file system says `EACCES` for that, a security module does, for a lock that may be free.
+pub(in crate::os) fn is_contention(error: &io::Error, file_system: FileSystem) -> bool {
+    match errno(error) {
+        Some(Errno::EWOULDBLOCK) => true,
+        Some(Errno::EACCES) => file_system == FileSystem::OtherWithEacces,
+        _ => false,
+    }
 }
 
 /// The kernel's own ERESTARTSYS: what a FUSE server's EINTR comes out as when no signal is pending.
@@ -34,7 +40,7 @@ pub(super) fn errno(error: &io::Error) -> Option<Errno> {
 /// FUSE servers.
 const KERNEL_ENOTSUPP: i32 = 524;
 
-/// The kind of a lock call's error.
+/// The kind of a lock call's error, which is not contention.
 pub(crate) fn lock_error_kind(error: &io::Error) -> ErrorKind {
     if is_foreign(error) {
         return ErrorKind::ForeignDescriptor;
@@ -49,6 +55,8 @@ pub(crate) fn lock_error_kind(error: &io::Error) -> ErrorKind {
         Some(Errno::ENOLCK) => ErrorKind::LockServiceUnavailable,
         Some(Errno::EBADF) => ErrorKind::WrongAccess,
         Some(Errno::EDEADLK) => ErrorKind::Deadlock,
+        // EWOULDBLOCK from a call that was to wait: no local file system says so.
+        Some(Errno::EACCES | Errno::EPERM | Errno::EWOULDBLOCK) => ErrorKind::PermissionDenied,
         _ => ErrorKind::Io,
     }
 }
@@ -69,13 +77,14 @@ mod tests {
             (libc_errno(Errno::ENOLCK), ErrorKind::LockServiceUnavailable),
             (libc_errno(Errno::EBADF), ErrorKind::WrongAccess),
             (libc_errno(Errno::EDEADLK), ErrorKind::Deadlock),
+            (libc_errno(Errno::EPERM), ErrorKind::PermissionDenied),
             (libc_errno(Errno::EIO), ErrorKind::Io),
             (libc_errno(Errno::ESTALE), ErrorKind::Io),
         ];
         for (raw, kind) in table {
             let error = io::Error::from_raw_os_error(raw);
             assert_eq!(lock_error_kind(&error), kind, "{error}");
-            assert!(!is_contention(&error), "{error}");
+            assert!(!is_contention(&error, FileSystem::OtherWithEacces), "{error}");
         }
     }
 
@@ -89,8 +98,16 @@ mod tests {
 
     #[test]
     fn contention_is_not_an_error() {
-        for errno in [Errno::EAGAIN, Errno::EWOULDBLOCK, Errno::EACCES] {
-            assert!(is_contention(&io::Error::from_raw_os_error(libc_errno(errno))));
+        use FileSystem::{Local, Nfs, Other, OtherWithEacces};
+        let error = |errno| io::Error::from_raw_os_error(libc_errno(errno));
+        for file_system in [Local, Nfs, Other, OtherWithEacces] {
+            for errno in [Errno::EAGAIN, Errno::EWOULDBLOCK] {
+                assert!(is_contention(&error(errno), file_system));
+            }
+            // What a security module says.
+            let denied = error(Errno::EACCES);
+            assert_eq!(is_contention(&denied, file_system), file_system == OtherWithEacces);
+            assert_eq!(lock_error_kind(&denied), ErrorKind::PermissionDenied);
         }
     }
 

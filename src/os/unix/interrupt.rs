@@ -33,6 +33,11 @@ use crate::os::Waited;
 
 pub use super::signal::{SetSignalError, set_signal};
 
+/// A call that comes back interrupted so many times in a row, each sooner than this, is not interrupted by
+/// signals: something says EINTR to every call (a sandbox, a server), and would for ever.
+const TOO_OFTEN: u32 = 1_000;
+const TOO_SOON: Duration = Duration::from_micros(100);
+
 /// One wait, as seen by the thread that waits and by those who may end it.
 #[derive(Debug, Default)]
 pub(crate) struct Interrupt {
@@ -92,6 +97,7 @@ impl Interrupt {
         mut time_is_up: impl FnMut() -> bool,
         mut call: impl FnMut() -> io::Result<()>,
     ) -> io::Result<Option<Waited>> {
+        let mut interruptions = 0;
         loop {
             if self.lock().requested {
                 return Ok(Some(Waited::Interrupted));
@@ -99,10 +105,16 @@ impl Interrupt {
             if time_is_up() {
                 return Ok(None);
             }
+            let called = Instant::now();
             match call() {
                 Ok(()) => return Ok(Some(Waited::Acquired)),
                 // Asked for, or time to look at the clock, or somebody else's signal.
-                Err(error) if is_interrupted(&error) => {}
+                Err(error) if is_interrupted(&error) => {
+                    interruptions = if called.elapsed() < TOO_SOON { interruptions + 1 } else { 0 };
+                    if interruptions == TOO_OFTEN {
+                        return Err(error);
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -35,6 +35,14 @@ impl Lock {
         protocol == Protocol::Fcntl && record::CLOSING_RELEASES
     }
 
+    /// On a local file system a call that is to wait does wait, or fails for another reason.
+    pub(in crate::os) fn always_waits(self) -> bool {
+        match self {
+            Lock::WholeFile => true,
+            Lock::Bytes(_) => !record::SEES_FALSE_DEADLOCKS,
+        }
+    }
+
     /// The turnstile of a region, if there is one. As the lock does, it carries the pid in its length.
     pub(in crate::os) fn turnstile(protocol: Protocol, region: Region, pid: u32) -> Option<Self> {
         if protocol == Protocol::Flock && record::SEES_FLOCK {

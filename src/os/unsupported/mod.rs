@@ -143,8 +143,9 @@ pub(in crate::os) mod errors {
     use std::io;
 
     use crate::error::ErrorKind;
+    use crate::os::file_system::FileSystem;
 
-    pub(in crate::os) fn is_contention(_error: &io::Error) -> bool {
+    pub(in crate::os) fn is_contention(_error: &io::Error, _file_system: FileSystem) -> bool {
         false
     }
 
@@ -203,6 +204,10 @@ pub(in crate::os) mod lock {
         }
 
         pub(in crate::os) fn closing_releases(_protocol: Protocol) -> bool {
+            false
+        }
+
+        pub(in crate::os) fn always_waits(self) -> bool {
             false
         }
 

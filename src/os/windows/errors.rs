@@ -8,9 +8,10 @@ use windows_sys::Win32::Foundation::{
 };
 
 use crate::error::ErrorKind;
+use crate::os::file_system::FileSystem;
 
 /// Whether a failed lock call means that somebody else holds the lock.
-pub(in crate::os) fn is_contention(error: &io::Error) -> bool {
+pub(in crate::os) fn is_contention(error: &io::Error, _file_system: FileSystem) -> bool {
     code(error) == Some(ERROR_LOCK_VIOLATION)
 }
 
@@ -57,13 +58,13 @@ mod tests {
         for (code, kind) in table {
             let error = io::Error::from_raw_os_error(code as i32);
             assert_eq!(lock_error_kind(&error), kind, "{error}");
-            assert!(!is_contention(&error), "{error}");
+            assert!(!is_contention(&error, FileSystem::Local), "{error}");
         }
     }
 
     #[test]
     fn contention_is_not_an_error() {
         let error = io::Error::from_raw_os_error(ERROR_LOCK_VIOLATION as i32);
-        assert!(is_contention(&error));
+        assert!(is_contention(&error, FileSystem::Local));
     }
 }

@@ -20,6 +20,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 use super::interrupt::Interrupt;
 use super::overlapped;
 use crate::holder::Mode;
+use crate::os::file_system::FileSystem;
 use crate::os::{Protocol, Region, Waited};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,11 @@ impl Lock {
 
     pub(in crate::os) fn closing_releases(_protocol: Protocol) -> bool {
         false
+    }
+
+    /// Wine's calls come back at once.
+    pub(in crate::os) fn always_waits(self) -> bool {
+        overlapped::is_usable()
     }
 
     /// The turnstile of a region, if there is one. A lock on the whole file leaves no byte for it, and
@@ -119,7 +125,7 @@ impl Lock {
                 let _ = self.unlock(file);
                 false
             }
-            Err(error) => super::errors::is_contention(&error),
+            Err(error) => super::errors::is_contention(&error, FileSystem::Local),
         }
     }
 }
@@ -157,7 +163,7 @@ mod tests {
     }
 
     fn assert_contention(answer: io::Result<()>) {
-        assert!(is_contention(&answer.expect_err("somebody has it")));
+        assert!(is_contention(&answer.expect_err("somebody has it"), FileSystem::Local));
     }
 
     #[test]

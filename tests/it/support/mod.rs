@@ -11,6 +11,8 @@ pub(crate) mod locker;
 pub(crate) mod needs;
 pub(crate) mod place;
 pub(crate) mod process;
+#[cfg(target_os = "linux")]
+pub(crate) mod seccomp;
 #[cfg(unix)]
 pub(crate) mod snapshot;
 

@@ -35,6 +35,9 @@ const LOCAL: &[(u32, &str)] = &[
 
 const NFS: u32 = 0x6969;
 
+/// smbfs, cifs, smb2 and smb3. The client gives the server's "lock not granted" to programs as EACCES.
+const CIFS: [u32; 3] = [0x517b, 0xff53_4d42, 0xfe53_4d42];
+
 pub(in crate::os) fn of(file: &File) -> io::Result<FileSystem> {
     // All magic numbers have 32 bits; the field has the platform's own width and sign.
     let magic = fstatfs(file)?.filesystem_type().0 as u32;
@@ -42,6 +45,8 @@ pub(in crate::os) fn of(file: &File) -> io::Result<FileSystem> {
         FileSystem::Local
     } else if magic == NFS {
         FileSystem::Nfs
+    } else if CIFS.contains(&magic) {
+        FileSystem::OtherWithEacces
     } else {
         FileSystem::Other
     })

@@ -20,7 +20,7 @@ pub(in crate::os) fn of(file: &File) -> io::Result<FileSystem> {
     Ok(match name(file)? {
         Some(name) if LOCAL.contains(&name.as_str()) => FileSystem::Local,
         Some(name) if name.starts_with("nfs") => FileSystem::Nfs,
-        _ => FileSystem::Other,
+        _ => FileSystem::OtherWithEacces,
     })
 }
 

@@ -31,6 +31,9 @@ pub(in crate::os::unix) fn get(lock: &mut libc::flock) -> FcntlArg<'_> {
     FcntlArg::F_GETLK(lock)
 }
 
+/// See [`without_false_deadlocks`].
+pub(in crate::os::unix) const SEES_FALSE_DEADLOCKS: bool = true;
+
 /// The kernel looks for circles of processes. Threads of two processes that wait for each other's other
 /// locks look like one, and none of them waits for itself: the lock is busy, no more.
 pub(in crate::os::unix) fn without_false_deadlocks(error: io::Error) -> io::Error {
