@@ -39,21 +39,28 @@ pub fn check_record_parser(content: &[u8]) {
 /// waits in the kernel for another process is woken by a signal.
 ///
 /// On Linux a POSIX timer (timer_create(2), `SIGEV_THREAD_ID`) sends it to that thread alone, every 2 ms
-/// until the thread has left the call. The signal is a real-time one, the highest whose disposition is the default
+/// until the thread has left the call. The signal is a real-time one, the highest that is free
 /// when the first wait begins; its handler does nothing and is installed without `SA_RESTART`.
-/// It is unblocked in the waiting thread only, and only while it waits. On other systems it is `SIGURG`
-/// if that has its default disposition, sent by pthread_kill(3) with pauses that grow from 1 to 64 ms.
+/// It is unblocked in the waiting thread only, and only while it waits. Where there is no timer to be
+/// had (`RLIMIT_SIGPENDING` is used up, a seccomp filter forbids it), and on other systems, it is
+/// `SIGURG` if that is free, sent by pthread_kill(3) with pauses that grow from 1 to 64 ms.
 ///
-/// Exclusion never depends on it. Where the signal cannot be had, or the program replaces its handler
-/// later, with or without `SA_RESTART`, or a seccomp filter forbids timers, a wait that nobody wants stays
-/// parked until the lock arrives, and gives it back at once; a task that asks in between takes it
-/// over. The disposition is looked at before each wait and each interrupt. The same signal limits
-/// the wait for another process's turn (docs/FAIRNESS.md), 50 ms or more ahead. So do not reset it to
-/// its default while tasks wait: the default action of a real-time signal ends the process. And a
-/// handler with `SA_RESTART` that is installed in such a moment lets that one wait go on until the
-/// other process has had its turn. A program that handles
-/// all real-time signals itself can choose another one, or none, with
+/// A signal is free if its disposition is the default and no thread blocks it. One that some threads
+/// block is taken if there is no other, but none that the first thread of the process blocks: the program may
+/// fetch it with sigwait(3) or signalfd(2), for which it must be blocked everywhere. That is looked at
+/// when the signal is chosen and before each wait. It is seen in `/proc`; without `/proc`, on Linux, it
+/// is not seen, and on other systems only for the waiting thread, which has inherited what it
+/// blocks. What remains: a signal that the program begins to fetch while a wait is parked may
+/// reach that wait instead. Such a program chooses the signal itself, with
 /// [`set_signal`](interrupt::set_signal).
+///
+/// Exclusion never depends on a signal. Where none can be had, or the program has replaced its handler,
+/// waits are polls with pauses of 1 to 16 ms, which end without a signal; programs that sleep in the
+/// kernel get the lock before them. A handler that is replaced while a wait is parked, with or without
+/// `SA_RESTART`, lets that one wait go on until the lock arrives: if nobody wants it then, it is given
+/// back at once. The disposition is looked at before each wait and each interrupt. The same signal
+/// limits the wait for another process's turn (docs/FAIRNESS.md), 50 ms or more ahead. So do not reset it to
+/// its default while tasks wait: the default action of a real-time signal ends the process.
 ///
 /// A program started by exec(2) finds the default disposition.
 pub mod interrupt {

@@ -123,8 +123,8 @@ impl OpenOptions {
     ///   `spawn_blocking` until some holder lets go. If that holder needs one of them, for ever;
     /// - dropping the runtime waits for the parked waits to end. They are interrupted as soon as
     ///   nobody wants them; one whose future was leaked ([`std::mem::forget`]), or that a task of
-    ///   another runtime waits for, holds up the drop until the lock arrives. So does every one
-    ///   where waits cannot be interrupted ([`interrupt`](crate::interrupt)).
+    ///   another runtime waits for, holds up the drop until the lock arrives. So does one whose signal
+    ///   was taken by the program meanwhile ([`interrupt`](crate::interrupt)).
     ///
     /// The runtime's pool is also used where the process may not have another thread. If that pool
     /// has none either, tokio panics; the panic is caught here, reported by the panic hook, and

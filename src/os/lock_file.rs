@@ -25,9 +25,21 @@ use crate::holder::{Holder, Mode};
 /// A wait on NFS is made anew after this time, because its wake-up may have been lost.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// The pauses between the tries where a wait cannot be left to the kernel.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// The pauses between the tries where a wait cannot be left to the kernel: each is twice as long as the
+/// one before.
+#[derive(Debug, Clone, Copy)]
+struct Pauses {
+    first: Duration,
+    longest: Duration,
+}
+
+/// A try is a microsecond. The longest pause is far below the limit of a wait for the turnstile: who
+/// polls must not seem to be stopped.
+const LOCAL: Pauses =
+    Pauses { first: Duration::from_millis(1), longest: Duration::from_millis(16) };
+/// A try is a round trip.
+const REMOTE: Pauses =
+    Pauses { first: Duration::from_millis(5), longest: Duration::from_millis(250) };
 
 #[derive(Debug)]
 pub(crate) struct LockFile {
@@ -114,7 +126,11 @@ impl LockFile {
         region: Region,
         mode: Mode,
     ) -> io::Result<Attempt> {
-        match self.carrier(protocol, region).try_lock(&self.file, mode) {
+        self.attempt(self.carrier(protocol, region), mode)
+    }
+
+    fn attempt(&self, lock: Lock, mode: Mode) -> io::Result<Attempt> {
+        match lock.try_lock(&self.file, mode) {
             Ok(()) => Ok(Attempt::Acquired),
             Err(error) if self.is_contention(&error) => Ok(Attempt::Busy),
             Err(error) => Err(error),
@@ -220,6 +236,12 @@ impl LockFile {
     }
 }
 
+/// Nothing could end the wait, so it has not begun. Where the system says so of the lock itself, the
+/// next try says it again.
+fn cannot_be_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported
+}
+
 /// What an open file has seen of the turnstile.
 #[derive(Debug, Default)]
 struct Trust {
@@ -239,10 +261,11 @@ struct Wait<'a> {
 }
 
 impl Wait<'_> {
-    /// Leaves the wait to the kernel.
+    /// Leaves the wait to the kernel. Where the kernel's wait cannot be ended this is a poll.
     fn park(&self) -> io::Result<Waited> {
         let lock = self.carrier();
         match lock.wait(&self.file.file, self.mode, self.end) {
+            Err(error) if cannot_be_ended(&error) => self.poll(),
             // It did not wait, although it was asked to. Where that can not be, something answers in
             // place of the kernel, and would for ever.
             Err(error) if self.file.is_contention(&error) && !lock.always_waits() => self.poll(),
@@ -256,16 +279,13 @@ impl Wait<'_> {
         loop {
             match self.carrier().wait_for(&self.file.file, self.mode, self.end, ASK_AGAIN) {
                 Ok(Some(waited)) => return Ok(waited),
-                Err(error)
-                    if self.file.is_contention(&error)
-                        || error.kind() == io::ErrorKind::Unsupported =>
-                {
+                Err(error) if self.file.is_contention(&error) || cannot_be_ended(&error) => {
                     return self.poll();
                 }
                 Err(error) => return Err(error),
                 Ok(None) => {}
             }
-            if let Some(ended) = self.end.pause(FIRST_PAUSE) {
+            if let Some(ended) = self.end.pause(REMOTE.first) {
                 return Ok(ended);
             }
             if self.try_lock()? == Attempt::Acquired {
@@ -276,15 +296,29 @@ impl Wait<'_> {
 
     /// Tries again and again, where the kernel may not wake a wait, or not let it go.
     fn poll(&self) -> io::Result<Waited> {
-        let mut pause = FIRST_PAUSE;
+        let waited = self.poll_until(None, || self.try_lock())?;
+        Ok(waited.expect("the time is never up"))
+    }
+
+    /// `None` if the time is up.
+    fn poll_until(
+        &self,
+        deadline: Option<Instant>,
+        attempt: impl Fn() -> io::Result<Attempt>,
+    ) -> io::Result<Option<Waited>> {
+        let Pauses { first, longest } = if self.file.is_local() { LOCAL } else { REMOTE };
+        let mut pause = first;
         loop {
             if let Some(ended) = self.end.pause(pause) {
-                return Ok(ended);
+                return Ok(Some(ended));
             }
-            if self.try_lock()? == Attempt::Acquired {
-                return Ok(Waited::Acquired);
+            if attempt()? == Attempt::Acquired {
+                return Ok(Some(Waited::Acquired));
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(None);
+            }
+            pause = (pause * 2).min(longest);
         }
     }
 
@@ -309,14 +343,20 @@ impl Gate for Wait<'_> {
         }
         // An exclusive lock needs write access. Readers who have none may wait side by side.
         let mode = if self.file.writable { Mode::Exclusive } else { Mode::Shared };
-        match turnstile.wait_for(&self.file.file, mode, self.end, limit) {
+        let deadline = Instant::now() + limit;
+        let waited = match turnstile.wait_for(&self.file.file, mode, self.end, limit) {
+            Err(error) if cannot_be_ended(&error) => {
+                self.poll_until(Some(deadline), || self.file.attempt(turnstile, mode))
+            }
+            waited => waited,
+        };
+        match waited {
             Ok(Some(Waited::Acquired)) => {
                 self.file.trust().passed = false;
                 Turn::Taken
             }
             Ok(Some(Waited::Interrupted)) => Turn::Interrupted,
             Ok(None) => Turn::TimedOut,
-            // Also where no limit can be set.
             Err(_) => Turn::None,
         }
     }

@@ -4,30 +4,30 @@
 
 use std::mem::MaybeUninit;
 use std::path::Path;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::task::{Context, Waker};
+use std::thread;
 
 use nix::libc;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio_filelock::interrupt::{SetSignalError, set_signal};
 use tokio_filelock::{Acquire, ExclusiveGuard, FileLock, Protocol};
 
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
-use crate::support::process::{Process, say};
-use crate::support::{Mode, kernel};
+use crate::support::process::{Process, commands, say};
+use crate::support::{Mode, PROTOCOLS, kernel, protocol, until};
 
 // Elsewhere there is no second choice.
 #[cfg(not(tokio_filelock_posix))]
 #[test]
 fn signals_that_are_taken_before_are_left_alone() {
     wait_that_is_interrupted("taken before");
-}
-
-#[test]
-fn a_wait_ends_although_the_parent_thread_has_blocked_all_signals() {
-    wait_that_is_interrupted("all blocked");
 }
 
 #[test]
@@ -41,56 +41,144 @@ fn the_signal_is_there_for_one_thread_and_one_wait() {
 }
 
 #[test]
-fn switched_off_a_wait_ends_with_the_lock() {
-    wait_that_stays("off");
+fn switched_off_a_wait_polls() {
+    wait_that_polls(|path| in_case("off", path));
 }
 
 #[test]
-fn with_its_handler_replaced_a_wait_ends_with_the_lock() {
-    wait_that_stays("replaced");
+fn with_the_handlers_replaced_a_wait_polls() {
+    wait_that_polls(|path| in_case("replaced", path));
 }
 
 #[test]
-fn with_its_handler_replaced_by_one_that_restarts_a_wait_ends_with_the_lock() {
-    wait_that_stays("replaced by one that restarts");
+fn with_the_handlers_replaced_by_some_that_restart_a_wait_polls() {
+    wait_that_polls(|path| in_case("replaced by some that restart", path));
+}
+
+// Elsewhere there is no second choice.
+#[cfg(not(tokio_filelock_posix))]
+#[test]
+fn with_one_handler_replaced_another_signal_takes_its_place() {
+    wait_that_is_interrupted("one replaced");
+}
+
+/// As threads of libraries do that are to be left alone: that is no program that fetches signals.
+#[cfg(not(tokio_filelock_posix))]
+#[test]
+fn a_thread_that_blocks_all_signals_does_not_keep_a_wait_from_being_interrupted() {
+    wait_that_is_interrupted("all blocked in one thread");
+}
+
+// ---- a program that fetches signals, by sigwait(3) or signalfd(2): their dispositions are the default, and
+// all threads block them
+
+#[cfg(not(tokio_filelock_posix))]
+#[test]
+fn signals_that_the_program_fetches_are_left_to_it() {
+    let blocked = ["env", "--block-signal=RTMAX", "--block-signal=RTMAX-1"];
+    with_holder(|path| {
+        let waiter = in_case_under(&blocked, "fetched", path);
+        waiter.expect("the wait has ended");
+        waiter.finish();
+    });
+}
+
+#[cfg(not(tokio_filelock_posix))]
+#[test]
+fn a_signal_that_the_program_begins_to_fetch_is_left_to_it() {
+    wait_that_is_interrupted("fetched from now on");
+}
+
+#[test]
+fn a_program_that_may_fetch_all_signals_polls() {
+    wait_that_polls(|path| in_case_under(&["env", "--block-signal"], "blocked", path));
+}
+
+#[test]
+fn a_program_that_blocks_the_signal_may_choose_it_all_the_same() {
+    with_holder(|path| {
+        let waiter = in_case_under(&["env", "--block-signal"], "blocked and chosen", path);
+        waiter.expect("the wait has ended");
+        waiter.finish();
+    });
+}
+
+// ---- without timers
+
+/// All programs of the user have this limit in common: a profiler may use it up.
+#[test]
+fn without_timers_a_wait_ends_all_the_same() {
+    wait_that_is_interrupted("no timers");
+}
+
+/// The limit of a wait for the turnstile is a signal, too.
+#[test]
+fn without_timers_a_stopped_process_that_is_next_is_passed() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let mut holder = Locker::holding(&path, protocol, Mode::Exclusive);
+        let mut next = Locker::open(&path, protocol);
+        next.start_to_wait(Mode::Exclusive);
+        kernel::await_waiting_calls(&path, 1);
+        let pid = Pid::from_raw(next.pid().try_into().unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        kernel::await_stop(next.pid());
+        let name = format!("{protocol:?}");
+        let other = Process::in_role("signals", &["passes", path.to_str().unwrap(), &name]);
+        // At the turnstile, beside the one who is stopped.
+        kernel::await_waiting_calls(&path, 2);
+        holder.unlock();
+        other.expect("held");
+        other.finish();
+        kill(pid, Signal::SIGCONT).unwrap();
+        next.expect_held();
+        next.finish();
+        holder.finish();
+    }
 }
 
 /// The wait ends although the holder does not let go.
 fn wait_that_is_interrupted(case: &str) {
+    with_holder(|path| {
+        let waiter = in_case(case, path);
+        waiter.expect("the wait has ended");
+        waiter.finish();
+    });
+}
+
+fn with_holder(test: impl FnOnce(&Path)) {
     let place = Place::new();
     let holder = Locker::holding(&place.lock_file(), Protocol::Flock, Mode::Exclusive);
-    let waiter = in_case(case, &place.lock_file());
-    waiter.expect("the wait has ended");
-    waiter.finish();
+    test(&place.lock_file());
     holder.finish();
     assert!(is_free(&place.lock_file(), Protocol::Flock, Mode::Exclusive));
 }
 
-/// The wait stays parked, is taken over by the next task, and gives the lock back when nobody
-/// wants it: exclusion and cancel safety are as always.
-fn wait_that_stays(case: &str) {
+/// The wait ends although the holder does not let go, with no call in the kernel; the next one ends
+/// with the lock.
+fn wait_that_polls(start: impl FnOnce(&Path) -> Process) {
     let place = Place::new();
     let mut holder = Locker::holding(&place.lock_file(), Protocol::Flock, Mode::Exclusive);
-    let waiter = in_case(case, &place.lock_file());
-    waiter.expect("the wait has been taken over");
+    let mut waiter = start(&place.lock_file());
+    waiter.expect("the wait has ended");
     holder.unlock();
     waiter.expect("held");
     assert_eq!(holder.try_lock(Mode::Exclusive), "would block");
-    let mut waiter = waiter;
     waiter.tell("unlock");
     waiter.expect("unlocked");
     assert_eq!(holder.try_lock(Mode::Exclusive), "held");
-    waiter.tell("wait");
-    waiter.expect("given up");
-    holder.unlock();
-    kernel::await_no_waiting_calls(&place.lock_file());
     waiter.finish();
-    assert!(is_free(&place.lock_file(), Protocol::Flock, Mode::Exclusive));
     holder.finish();
+    assert!(is_free(&place.lock_file(), Protocol::Flock, Mode::Exclusive));
 }
 
 fn in_case(case: &str, path: &Path) -> Process {
-    Process::in_role("signals", &[case, path.to_str().unwrap()])
+    in_case_under(&[], case, path)
+}
+
+fn in_case_under(program: &[&str], case: &str, path: &Path) -> Process {
+    Process::in_role_under(program, "signals", &[case, path.to_str().unwrap()])
 }
 
 // ---- in the child ----
@@ -110,9 +198,10 @@ fn choices() -> ([libc::c_int; 2], libc::c_int) {
 }
 
 pub(crate) fn in_child(arguments: &[String]) {
-    let [case, path] = arguments else { panic!("{arguments:?}") };
-    let path = Path::new(path);
-    let lock = FileLock::options().blocking_open(path).unwrap();
+    let [case, path, more @ ..] = arguments else { panic!("{arguments:?}") };
+    let name = more.first().map_or("Flock", String::as_str);
+    let options = FileLock::options().protocol(protocol(name));
+    let lock = options.blocking_open(Path::new(path)).unwrap();
     match case.as_str() {
         "taken before" => {
             let taken = (libc::SIGRTMAX() - 4)..=libc::SIGRTMAX();
@@ -124,14 +213,58 @@ pub(crate) fn in_child(arguments: &[String]) {
             assert_ne!(handler(chosen), libc::SIG_DFL, "the next one is taken instead");
             assert_eq!(HANDLED.load(Ordering::Relaxed), 0, "no signal but the chosen one");
         }
-        "all blocked" => {
-            let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-            // SAFETY: sigfillset initializes the set that it is given.
-            unsafe { libc::sigfillset(all.as_mut_ptr()) };
-            // SAFETY: the set is initialized, and the old mask is not asked for.
-            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), ptr::null_mut()) };
+        "all blocked in one thread" => {
+            let (blocked, is_blocked) = mpsc::channel();
+            thread::spawn(move || {
+                block_all();
+                blocked.send(()).unwrap();
+                loop {
+                    thread::park();
+                }
+            });
+            is_blocked.recv().unwrap();
             wait_and_give_up(&lock);
             say("the wait has ended");
+        }
+        "fetched" => {
+            for signal in [libc::SIGRTMAX(), libc::SIGRTMAX() - 1] {
+                let waiting = queued(&lock);
+                assert_eq!(send_and_fetch(signal), SENT);
+                drop(waiting);
+                kernel::await_no_waiting_calls(lock.path());
+                assert_eq!(handler(signal), libc::SIG_DFL);
+            }
+            say("the wait has ended");
+        }
+        "fetched from now on" => {
+            wait_and_give_up(&lock);
+            // One that exists already does not block it, either.
+            kernel::await_no_wait_threads();
+            block_in_first_thread(first_choice());
+            block_all();
+            let waiting = queued(&lock);
+            assert_eq!(send_and_fetch(first_choice()), SENT);
+            drop(waiting);
+            kernel::await_no_waiting_calls(lock.path());
+            say("the wait has ended");
+        }
+        "blocked" => poll(&lock),
+        "blocked and chosen" => {
+            set_signal(Some(first_choice())).unwrap();
+            wait_and_give_up(&lock);
+            say("the wait has ended");
+        }
+        "no timers" => {
+            setrlimit(Resource::RLIMIT_SIGPENDING, 0, 0).unwrap();
+            for _ in 0..10 {
+                wait_and_give_up(&lock);
+            }
+            say("the wait has ended");
+        }
+        "passes" => {
+            setrlimit(Resource::RLIMIT_SIGPENDING, 0, 0).unwrap();
+            drop(lock.blocking_lock().unwrap());
+            say("held");
         }
         "chosen" => {
             let ([free, taken], unsuitable) = choices();
@@ -158,29 +291,52 @@ pub(crate) fn in_child(arguments: &[String]) {
         }
         "off" => {
             set_signal(None).unwrap();
-            be_taken_over(&lock);
+            poll(&lock);
             assert_eq!(handler(first_choice()), libc::SIG_DFL, "no signal is taken");
         }
         "replaced" => {
             wait_and_give_up(&lock);
-            handle(first_choice(), 0);
-            be_taken_over(&lock);
+            [first_choice(), libc::SIGURG].iter().for_each(|signal| handle(*signal, 0));
+            poll(&lock);
         }
-        "replaced by one that restarts" => {
+        "replaced by some that restart" => {
             wait_and_give_up(&lock);
-            handle(first_choice(), libc::SA_RESTART);
-            be_taken_over(&lock);
+            let taken = [first_choice(), libc::SIGURG];
+            taken.iter().for_each(|signal| handle(*signal, libc::SA_RESTART));
+            poll(&lock);
+        }
+        "one replaced" => {
+            wait_and_give_up(&lock);
+            handle(first_choice(), 0);
+            wait_and_give_up(&lock);
+            assert_eq!(handler(first_choice()), ours(), "it is ours");
+            assert_eq!(HANDLED.load(Ordering::Relaxed), 0);
+            say("the wait has ended");
         }
         _ => panic!("{case}"),
     }
 }
 
-/// A request that waits.
-fn queued(lock: &FileLock) -> std::pin::Pin<Box<Acquire<ExclusiveGuard>>> {
+/// A request that waits in the kernel.
+fn queued(lock: &FileLock) -> Pin<Box<Acquire<ExclusiveGuard>>> {
+    let acquire = requested(lock);
+    kernel::await_waiting_calls(lock.path(), 1);
+    acquire
+}
+
+/// A request that a thread has been started for.
+fn polling(lock: &FileLock) -> Pin<Box<Acquire<ExclusiveGuard>>> {
+    let acquire = requested(lock);
+    let is_there =
+        || kernel::threads(std::process::id()).iter().any(|name| name == "filelock-wait");
+    until("a thread of the wait pool is there", is_there);
+    acquire
+}
+
+fn requested(lock: &FileLock) -> Pin<Box<Acquire<ExclusiveGuard>>> {
     let mut acquire = Box::pin(lock.lock());
     let polled = pin!(&mut acquire).poll(&mut Context::from_waker(Waker::noop()));
     assert!(polled.is_pending());
-    kernel::await_waiting_calls(lock.path(), 1);
     acquire
 }
 
@@ -190,22 +346,83 @@ fn wait_and_give_up(lock: &FileLock) {
 }
 
 /// What happens where waits are not interrupted.
-fn be_taken_over(lock: &FileLock) {
-    let mut commands = crate::support::process::commands();
-    drop(queued(lock));
-    kernel::await_waiting_calls(lock.path(), 1);
-    let next = queued(lock);
-    say("the wait has been taken over");
-    let guard = futures::executor::block_on(next).unwrap();
+fn poll(lock: &FileLock) {
+    drop(polling(lock));
+    // A thread that waits for the holder would not end.
+    kernel::await_no_wait_threads();
+    say("the wait has ended");
+    let guard = lock.blocking_lock().unwrap();
     say("held");
-    assert_eq!(commands.next().as_deref(), Some("unlock"));
+    assert_eq!(commands().next().as_deref(), Some("unlock"));
     drop(guard);
     say("unlocked");
-    assert_eq!(commands.next().as_deref(), Some("wait"));
-    drop(queued(lock));
-    say("given up");
-    assert_eq!(commands.next(), None);
+    assert_eq!(commands().next(), None);
     assert_eq!(HANDLED.load(Ordering::Relaxed), 0, "a handler that is not ours is not called");
+}
+
+/// So many signals the process sends itself.
+const SENT: usize = 200;
+
+/// How many of them this thread fetches.
+fn send_and_fetch(signal: libc::c_int) -> usize {
+    let process = std::process::id().try_into().unwrap();
+    for _ in 0..SENT {
+        let value = libc::sigval { sival_ptr: ptr::null_mut() };
+        // SAFETY: the value is a plain pointer that nobody follows.
+        let failed = unsafe { libc::sigqueue(process, signal, value) };
+        assert_eq!(failed, 0);
+    }
+    let set = set_of(&[signal]);
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the set and the time are valid for the call; no information is asked for.
+    let fetch = || unsafe { libc::sigtimedwait(&set, ptr::null_mut(), &at_once) };
+    std::iter::repeat_with(fetch).take_while(|fetched| *fetched == signal).count()
+}
+
+fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initializes the set that it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: the set was initialized on the line above.
+    let mut set = unsafe { set.assume_init() };
+    for signal in signals {
+        // SAFETY: the set is initialized.
+        unsafe { libc::sigaddset(&mut set, *signal) };
+    }
+    set
+}
+
+/// In this thread, and in those that it starts.
+fn block_all() {
+    let all: Vec<_> = (1..=libc::SIGRTMAX()).collect();
+    // SAFETY: the set is initialized, and the old mask is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &set_of(&all), ptr::null_mut()) };
+}
+
+/// That thread is the harness's: it changes its mask when it returns from a signal's handler.
+fn block_in_first_thread(signal: libc::c_int) {
+    static SIGNAL: AtomicI32 = AtomicI32::new(0);
+    extern "C" fn block(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        let context = context.cast::<libc::ucontext_t>();
+        // SAFETY: the kernel gives a context that is valid, and this thread's alone, until the handler
+        // returns.
+        let mask = unsafe { &mut (*context).uc_sigmask };
+        // SAFETY: sigaddset is async-signal-safe, and the mask is initialized.
+        unsafe { libc::sigaddset(mask, SIGNAL.load(Ordering::Relaxed)) };
+    }
+    SIGNAL.store(signal, Ordering::Relaxed);
+    let block = block as extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+    set_handler(libc::SIGUSR1, block as libc::sighandler_t, libc::SA_SIGINFO);
+    let first = std::process::id();
+    // SAFETY: tgkill has no preconditions; the first thread has the number of the process.
+    let failed = unsafe { libc::syscall(libc::SYS_tgkill, first, first, libc::SIGUSR1) };
+    assert_eq!(failed, 0);
+    let is_blocked = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap() >> (signal - 1) & 1 == 1
+    };
+    until("the first thread blocks the signal", is_blocked);
 }
 
 static HANDLED: AtomicUsize = AtomicUsize::new(0);
@@ -220,9 +437,13 @@ fn ours() -> libc::sighandler_t {
 
 /// Installs a handler of the program's own.
 fn handle(signal: libc::c_int, flags: libc::c_int) {
+    set_handler(signal, ours(), flags);
+}
+
+fn set_handler(signal: libc::c_int, handler: libc::sighandler_t, flags: libc::c_int) {
     // SAFETY: sigaction is plain data for which all zeros is valid.
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
-    action.sa_sigaction = ours();
+    action.sa_sigaction = handler;
     action.sa_flags = flags;
     // SAFETY: the handler is async-signal-safe; the old action is not asked for.
     let failed = unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };

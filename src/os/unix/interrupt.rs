@@ -10,13 +10,12 @@
 //!    taken out under the mutex before it is dropped, so nobody rings one that is gone.
 //! 2. The signal is unblocked in the waiting thread and during the wait only; a signal that is
 //!    still on its way when the alarm is dropped is delivered before the mask is restored.
-//! 3. Exclusion never depends on a signal. Where it cannot be had, or the handler is no longer ours
-//!    when a wait begins, waits have no early end and no limit, and nobody relies on either. A
-//!    handler that is replaced while a call is under way costs that call its early end and its
-//!    limit.
+//! 3. Exclusion never depends on a signal. Where none can be had, or it is no longer ours when a
+//!    wait begins, nothing is called, and the caller polls. A handler that is replaced while a call is
+//!    under way costs that call its early end and its limit.
 //!
 //! The mutex here is the one of the crate that is held across system calls: `sigaction` and
-//! `timer_settime` or `pthread_kill`, which do not wait for anything.
+//! `timer_settime` or those that signal a thread, which do not wait for anything.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -58,7 +57,7 @@ impl Interrupt {
         state.requested = true;
         // Somebody may have replaced the handler since the wait began, and would be called.
         let alarm = state.alarm.as_ref().filter(|alarm| signal::handler_is_ours(alarm.signal()));
-        let repeats = alarm.map(Alarm::ring);
+        let repeats = alarm.and_then(Alarm::ring);
         drop(state);
         self.requested.notify_one();
         if let Some(repeats) = repeats {
@@ -67,8 +66,12 @@ impl Interrupt {
     }
 
     /// Calls until there is an answer, or until the end is asked for.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if nothing could end the call: then nothing has been called.
     pub(in crate::os) fn wait(&self, call: impl FnMut() -> io::Result<()>) -> io::Result<Waited> {
-        let _listening = Listening::begin(self, None);
+        let _listening = Listening::begin(self, None).ok_or(io::ErrorKind::Unsupported)?;
         let waited = self.call_until(|| false, call)?;
         Ok(waited.expect("the time is never up"))
     }
@@ -85,10 +88,7 @@ impl Interrupt {
         call: impl FnMut() -> io::Result<()>,
     ) -> io::Result<Option<Waited>> {
         let deadline = Instant::now() + limit;
-        let listening = Listening::begin(self, Some(limit));
-        if !listening.has_limit {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
+        let _listening = Listening::begin(self, Some(limit)).ok_or(io::ErrorKind::Unsupported)?;
         self.call_until(|| Instant::now() >= deadline, call)
     }
 
@@ -138,23 +138,18 @@ impl Interrupt {
 /// The time in which the calling thread can be interrupted.
 struct Listening<'a> {
     interrupt: &'a Interrupt,
-    mask: Option<libc::sigset_t>,
-    has_limit: bool,
+    mask: libc::sigset_t,
 }
 
 impl<'a> Listening<'a> {
-    /// After the limit, if there is one, the thread is signalled as for an interrupt.
-    fn begin(interrupt: &'a Interrupt, limit: Option<Duration>) -> Self {
-        let mut listening = Self { interrupt, mask: None, has_limit: false };
-        if let Some(signal) = signal::number() {
-            if let Some(alarm) = Alarm::new(signal) {
-                listening.mask = signal::unblock(signal);
-                listening.has_limit =
-                    listening.mask.is_some() && limit.is_some_and(|limit| alarm.ring_after(limit));
-                interrupt.lock().alarm = Some(alarm);
-            }
-        }
-        listening
+    /// After the limit, if there is one, the thread is signalled as for an interrupt. `None` where
+    /// that cannot be.
+    fn begin(interrupt: &'a Interrupt, limit: Option<Duration>) -> Option<Self> {
+        let alarm = Alarm::new()?;
+        let listening = Self { interrupt, mask: signal::unblock(alarm.signal())? };
+        let has_limit = limit.is_none_or(|limit| alarm.ring_after(limit));
+        interrupt.lock().alarm = Some(alarm);
+        has_limit.then_some(listening)
     }
 }
 
@@ -163,10 +158,8 @@ impl Drop for Listening<'_> {
         // Dropped outside of the mutex, and before the mask is restored.
         let alarm = self.interrupt.lock().alarm.take();
         drop(alarm);
-        if let Some(mask) = &self.mask {
-            // SAFETY: `mask` was filled in by pthread_sigmask, and the old mask is not asked for.
-            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
-        }
+        // SAFETY: `mask` was filled in by pthread_sigmask, and the old mask is not asked for.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.mask, ptr::null_mut()) };
     }
 }
 

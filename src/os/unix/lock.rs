@@ -60,6 +60,10 @@ impl Lock {
     }
 
     /// Blocks until the lock is there, or until the interrupt asks for an end.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if nothing could end the wait: then nothing has been called.
     pub(in crate::os) fn wait(
         self,
         file: &File,

@@ -15,6 +15,7 @@ pub(in crate::os) mod lock;
 pub(in crate::os) mod mount;
 pub(in crate::os) mod open;
 mod signal;
+mod thread_alarm;
 
 // What differs among them. `tokio_filelock_posix` is for tests.
 #[cfg_attr(

@@ -1,44 +1,46 @@
-//! The one signal of the process that interrupts waits: its choice, its handler, who may get it.
+//! The signals of the process that interrupt waits: their choice, their handler, who may get them.
+//!
+//! A disposition that is the default does not make a signal free: a program fetches signals with
+//! sigwait(3) or signalfd(2) without one. It blocks them in all threads for that. So a signal that a
+//! thread blocks is chosen last, and one that the first thread blocks is not used at all, unless the
+//! program itself has chosen it.
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::libc;
 
-use super::kernel::alarm;
+use super::kernel::{alarm, masks};
 
 /// Not chosen yet.
 const UNDECIDED: libc::c_int = 0;
 /// Switched off, or none to be had.
 const NONE: libc::c_int = -1;
 
-static CHOSEN: AtomicI32 = AtomicI32::new(UNDECIDED);
-static CHOICE: Mutex<()> = Mutex::new(());
+static CHOSEN: Choice = Choice::new();
+/// By the program, which knows what it does with its signals, and wants no other one taken.
+static TOLD: AtomicBool = AtomicBool::new(false);
+/// Held while a choice is made.
+static CHOOSING: Mutex<()> = Mutex::new(());
 
-/// The signal, if waits can be interrupted now. Chosen at the first call.
+/// The signal, if it can be used now. Chosen at the first call.
 pub(super) fn number() -> Option<libc::c_int> {
-    match CHOSEN.load(Ordering::Acquire) {
-        NONE => None,
-        UNDECIDED => {
-            let _choice = CHOICE.lock().unwrap_or_else(PoisonError::into_inner);
-            if CHOSEN.load(Ordering::Acquire) == UNDECIDED {
-                let free = alarm::preferred_signals().find(|n| claim(*n));
-                CHOSEN.store(free.unwrap_or(NONE), Ordering::Release);
-            }
-            number()
-        }
-        signal => handler_is_ours(signal).then_some(signal),
-    }
+    CHOSEN.number(alarm::preferred_signals())
+}
+
+/// No signal but that of [`number`] may be taken.
+pub(super) fn was_told() -> bool {
+    TOLD.load(Ordering::Acquire)
 }
 
 /// Decides before the first wait does.
 fn set(signal: Option<libc::c_int>) -> Result<(), SetSignalError> {
     use SetSignalError as E;
-    let _choice = CHOICE.lock().unwrap_or_else(PoisonError::into_inner);
-    if CHOSEN.load(Ordering::Acquire) != UNDECIDED {
+    let _choosing = CHOOSING.lock().unwrap_or_else(PoisonError::into_inner);
+    if CHOSEN.0.load(Ordering::Acquire) != UNDECIDED {
         return Err(E::InUse);
     }
     let chosen = match signal {
@@ -47,8 +49,43 @@ fn set(signal: Option<libc::c_int>) -> Result<(), SetSignalError> {
         Some(n) if !claim(n) => return Err(E::Taken),
         Some(n) => n,
     };
-    CHOSEN.store(chosen, Ordering::Release);
+    TOLD.store(true, Ordering::Release);
+    CHOSEN.0.store(chosen, Ordering::Release);
     Ok(())
+}
+
+/// A signal that is chosen once in a process.
+pub(super) struct Choice(AtomicI32);
+
+impl Choice {
+    pub(super) const fn new() -> Self {
+        Self(AtomicI32::new(UNDECIDED))
+    }
+
+    /// The signal, if it can be used now: the first candidate that was free at the first call.
+    pub(super) fn number(
+        &self,
+        candidates: impl Iterator<Item = libc::c_int> + Clone,
+    ) -> Option<libc::c_int> {
+        if self.0.load(Ordering::Acquire) == UNDECIDED {
+            let _choosing = CHOOSING.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.0.load(Ordering::Acquire) == UNDECIDED {
+                self.0.store(choose(candidates).unwrap_or(NONE), Ordering::Release);
+            }
+        }
+        match self.0.load(Ordering::Acquire) {
+            NONE => None,
+            signal => {
+                let is_free = was_told() || !masks::may_be_fetched(signal);
+                (is_free && handler_is_ours(signal)).then_some(signal)
+            }
+        }
+    }
+}
+
+fn choose(candidates: impl Iterator<Item = libc::c_int> + Clone) -> Option<libc::c_int> {
+    let free = candidates.clone().find(|n| !masks::is_blocked_in_any(*n) && claim(*n));
+    free.or_else(|| candidates.clone().find(|n| !masks::may_be_fetched(*n) && claim(*n)))
 }
 
 pub(super) fn handler_is_ours(signal: libc::c_int) -> bool {
@@ -118,8 +155,8 @@ pub(super) fn unblock(signal: libc::c_int) -> Option<libc::sigset_t> {
 pub enum SetSignalError {
     /// A wait has begun, or `set_signal` was called before: the choice is made.
     InUse,
-    /// Not one that may serve: on Linux those from `SIGRTMIN` to `SIGRTMAX`, elsewhere `SIGURG`,
-    /// `SIGIO`, `SIGUSR1`, `SIGUSR2` and `SIGWINCH`.
+    /// Not one that may serve: on Linux those from `SIGRTMIN` to `SIGRTMAX` for which timers can be
+    /// made (an emulator may lack some), elsewhere `SIGURG`, `SIGIO`, `SIGUSR1`, `SIGUSR2` and `SIGWINCH`.
     Unsuitable,
     /// The program has another use for it: its disposition is not the default.
     Taken,
@@ -143,10 +180,12 @@ impl std::error::Error for SetSignalError {}
 
 /// Chooses the signal that ends parked waits (`Some`; on Linux from `SIGRTMIN` to `SIGRTMAX`,
 /// elsewhere `SIGURG`, `SIGIO`, `SIGUSR1`, `SIGUSR2` or `SIGWINCH`), or switches interrupts off
-/// (`None`). Once in a process, before its first wait.
+/// (`None`): waits are polls then. Once in a process, before its first wait.
 ///
-/// Without a call, the first wait that parks takes the highest real-time signal whose disposition
-/// is the default; on other systems than Linux `SIGURG`, if that has its default disposition.
+/// No other signal is taken then, and whether threads block the chosen one is not looked at.
+///
+/// Without a call, the first wait that parks takes one that is free
+/// ([`interrupt`](crate::interrupt)).
 ///
 /// # Errors
 ///

@@ -2,51 +2,107 @@
 //! (`timer_create`, `SIGEV_THREAD_ID`).
 //!
 //! The kernel repeats the signal, so none is lost between the thread's look at its flag and its lock
-//! call, and nobody has to be awake for it.
+//! call, and nobody has to be awake for it. Where there is no timer to be had (RLIMIT_SIGPENDING, which
+//! all programs of the user have in common; a seccomp filter; an emulator), or no real-time signal,
+//! threads send another one ([`ThreadAlarm`]).
 #![allow(unsafe_code)]
 
+use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::time::Duration;
 
 use nix::libc;
 
+use crate::os::unix::signal::{self, Choice};
+use crate::os::unix::thread_alarm::{Repeats, ThreadAlarm};
+
 /// How often the signal is repeated until the thread has left the call.
 const REPEAT: Duration = Duration::from_millis(2);
 
 pub(in crate::os::unix) const SUITABLE: &str =
-    "the signal that ends waits must be one from SIGRTMIN to SIGRTMAX";
+    "the signal that ends waits must be one from SIGRTMIN to SIGRTMAX that a timer can send";
 
 /// From the top: most programs count from SIGRTMIN.
-pub(in crate::os::unix) fn preferred_signals() -> impl Iterator<Item = libc::c_int> {
-    (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev()
+pub(in crate::os::unix) fn preferred_signals() -> impl Iterator<Item = libc::c_int> + Clone {
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().filter(|signal| is_suitable(*signal))
 }
 
+/// Emulators do not have all of them (qemu 7.2 lacks the two highest). A timer tells; that there is none
+/// to be had tells nothing.
 pub(in crate::os::unix) fn is_suitable(signal: libc::c_int) -> bool {
     (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&signal)
+        && !matches!(Timer::new(signal), Err(error) if error.raw_os_error() == Some(libc::EINVAL))
+}
+
+/// The signal that threads send. No real-time one: when RLIMIT_SIGPENDING is used up those cannot be
+/// sent, and others can.
+static OF_THREADS: Choice = Choice::new();
+
+/// What signals the thread that made it. Never after it was dropped.
+#[derive(Debug)]
+pub(in crate::os::unix) enum Alarm {
+    Timer(Timer),
+    Thread(ThreadAlarm),
+}
+
+impl Alarm {
+    /// `None` if no signal is to be had.
+    pub(in crate::os::unix) fn new() -> Option<Self> {
+        let timer = signal::number().and_then(|signal| Timer::new(signal).ok());
+        if let Some(timer) = timer {
+            return Some(Self::Timer(timer));
+        }
+        if signal::was_told() {
+            return None;
+        }
+        let signal = OF_THREADS.number([libc::SIGURG].into_iter())?;
+        Some(Self::Thread(ThreadAlarm::of_signal(signal)))
+    }
+
+    pub(in crate::os::unix) fn signal(&self) -> libc::c_int {
+        match self {
+            Self::Timer(timer) => timer.signal,
+            Self::Thread(alarm) => alarm.signal(),
+        }
+    }
+
+    /// Signals now, and again and again; if there are repeats, once those are started.
+    pub(in crate::os::unix) fn ring(&self) -> Option<Repeats> {
+        match self {
+            Self::Timer(timer) => {
+                timer.arm(Duration::from_nanos(1), REPEAT);
+                None
+            }
+            Self::Thread(alarm) => alarm.ring(),
+        }
+    }
+
+    /// Signals after this time, and again and again. `false` if that is not possible.
+    pub(in crate::os::unix) fn ring_after(&self, time: Duration) -> bool {
+        match self {
+            Self::Timer(timer) => {
+                timer.arm(time, time);
+                true
+            }
+            Self::Thread(alarm) => alarm.ring_after(time),
+        }
+    }
 }
 
 /// A timer that signals the thread that made it. Deleted when dropped.
 #[derive(Debug)]
-pub(in crate::os::unix) struct Alarm {
-    timer: libc::timer_t,
+pub(in crate::os::unix) struct Timer {
+    id: libc::timer_t,
     signal: libc::c_int,
-}
-
-/// What is left to do for repeated signals, outside of mutexes: nothing.
-pub(in crate::os::unix) struct Repeats;
-
-impl Repeats {
-    pub(in crate::os::unix) fn start(self) {}
 }
 
 // SAFETY: a timer belongs to the process; its id, a number in the guise of a pointer, is valid in
 // every thread (timer_create(2)).
-unsafe impl Send for Alarm {}
+unsafe impl Send for Timer {}
 
-impl Alarm {
-    /// `None` if the kernel has no timer to give (limits, seccomp).
-    pub(in crate::os::unix) fn new(signal: libc::c_int) -> Option<Self> {
+impl Timer {
+    fn new(signal: libc::c_int) -> io::Result<Self> {
         // SAFETY: sigevent is plain data for which all zeros is valid.
         let mut event: libc::sigevent = unsafe { MaybeUninit::zeroed().assume_init() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -57,24 +113,11 @@ impl Alarm {
         // SAFETY: both pointers are valid for the call.
         let failed =
             unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, id.as_mut_ptr()) };
+        if failed != 0 {
+            return Err(io::Error::last_os_error());
+        }
         // SAFETY: on success timer_create has filled in the id.
-        (failed == 0).then(|| Self { timer: unsafe { id.assume_init() }, signal })
-    }
-
-    pub(in crate::os::unix) fn signal(&self) -> libc::c_int {
-        self.signal
-    }
-
-    /// Signals now, and again and again.
-    pub(in crate::os::unix) fn ring(&self) -> Repeats {
-        self.arm(Duration::from_nanos(1), REPEAT);
-        Repeats
-    }
-
-    /// Signals after this time, and again after as much. `false` if that is not possible.
-    pub(in crate::os::unix) fn ring_after(&self, time: Duration) -> bool {
-        self.arm(time, time);
-        true
+        Ok(Self { id: unsafe { id.assume_init() }, signal })
     }
 
     /// The first time is not zero.
@@ -82,15 +125,15 @@ impl Alarm {
         let times = libc::itimerspec { it_value: timespec(first), it_interval: timespec(repeat) };
         // SAFETY: the timer exists until it is dropped; `times` is valid for the call, and the old
         // value is not asked for.
-        let failed = unsafe { libc::timer_settime(self.timer, 0, &times, ptr::null_mut()) };
+        let failed = unsafe { libc::timer_settime(self.id, 0, &times, ptr::null_mut()) };
         debug_assert_eq!(failed, 0, "a timer that exists, and a valid time");
     }
 }
 
-impl Drop for Alarm {
+impl Drop for Timer {
     fn drop(&mut self) {
         // SAFETY: the timer exists, and this is its only deletion.
-        unsafe { libc::timer_delete(self.timer) };
+        unsafe { libc::timer_delete(self.id) };
     }
 }
 

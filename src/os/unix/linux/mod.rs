@@ -1,12 +1,13 @@
-//! What Linux has of its own: timers that signal a thread, open file description locks, magic
-//! numbers of file systems, descriptors of files that are not open, files without a name, memory that is
-//! wiped in children, access times that stay.
+//! What Linux has of its own: timers that signal a thread, signal masks in `/proc`, open file
+//! description locks, magic numbers of file systems, descriptors of files that are not open, files
+//! without a name, memory that is wiped in children, access times that stay.
 
 pub(super) mod access_time;
 pub(super) mod alarm;
 pub(super) mod descriptor_of;
 pub(in crate::os) mod file_system;
 pub(super) mod look;
+pub(super) mod masks;
 pub(in crate::os) mod record;
 pub(super) mod unnamed;
 pub(super) mod wiped;
