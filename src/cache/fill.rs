@@ -22,21 +22,23 @@ pub(super) enum Found<T> {
 }
 
 /// Finds a value or fills it. The fill is given the key's lock, to hold it until the value is in place.
-pub(super) async fn find_or_fill<T, G, C, E, Look, Fill>(
-    look: impl Fn() -> Look,
+///
+/// `look_again` must see what others have filled, on other machines, too.
+pub(super) async fn find_or_fill<T, G, C, E, Fill>(
+    look: impl Future<Output = Result<Option<T>, C>>,
     lock: impl Future<Output = Result<G, C>>,
+    look_again: impl Future<Output = Result<Option<T>, C>>,
     fill: impl FnOnce(G) -> Fill,
 ) -> Result<Found<T>, E>
 where
-    Look: Future<Output = Result<Option<T>, C>>,
     Fill: Future<Output = Result<T, E>>,
     E: From<C>,
 {
-    if let Some(present) = look().await? {
+    if let Some(present) = look.await? {
         return Ok(Found::Present(present));
     }
     let guard = lock.await?;
-    if let Some(awaited) = look().await? {
+    if let Some(awaited) = look_again.await? {
         return Ok(Found::Awaited(awaited));
     }
     fill(guard).await.map(Found::Filled)

@@ -21,6 +21,9 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncRead;
 use tokio::sync::OnceCell;
@@ -41,7 +44,11 @@ use key::Key;
 use locks::Locks;
 use receive::Received;
 use stats::Counts;
-use store::Store;
+use store::{Freshness, Store, named};
+
+/// The kernel takes a lease away after 45 s (proc_sys_fs(5), `lease-break-time`).
+const LEASES_END: Duration = Duration::from_secs(90);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// A directory of values that tasks and processes share: computed once, read often.
 ///
@@ -104,8 +111,12 @@ struct Inner {
 }
 
 impl Inner {
+    fn locks(&self) -> &Locks {
+        self.locks.get().expect("who writes has locks")
+    }
+
     fn writer(&self) -> &str {
-        self.locks.get().expect("who writes has locks").writer()
+        self.locks().writer()
     }
 }
 
@@ -168,10 +179,7 @@ impl CacheDir {
     /// As [`get`](CacheDir::get).
     pub async fn read(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
         let key = Arc::new(Key::new(key.as_ref()));
-        let looking = key.clone();
-        let read =
-            self.run(move |inner| inner.store.look(&looking)?.map(Entry::read_all).transpose());
-        let read = read.await.unwrap_or_else(|| Err(self.shut_down_while_looking(&key)))?;
+        let read = self.look_and(&key, Freshness::AsKnown, Entry::read_all).await?;
         self.count_look(read.is_some());
         Ok(read)
     }
@@ -206,7 +214,8 @@ impl CacheDir {
         R: AsyncRead,
     {
         let key = Arc::new(Key::new(key.as_ref()));
-        let look = || self.look(&key);
+        let look = self.look_for_fill(&key, Freshness::AsKnown);
+        let look_again = self.look_for_fill(&key, Freshness::AtServer);
         let lock = async { self.locks().await?.fill(&key).lock().await };
         let fill = |guard| async {
             let reader = fill().await.map_err(FillError::Fill)?;
@@ -214,7 +223,7 @@ impl CacheDir {
             self.publish(&key, received, guard).await.map_err(FillError::Cache)
         };
         let counts = &self.inner.counts;
-        let (entry, count) = match find_or_fill(look, lock, fill).await? {
+        let (entry, count) = match find_or_fill(look, lock, look_again, fill).await? {
             Found::Present(entry) => (entry, &counts.hits),
             Found::Awaited(entry) => (entry, &counts.waits),
             Found::Filled(entry) => (entry, &counts.fills),
@@ -304,7 +313,7 @@ impl CacheDir {
     ///
     /// [`ErrorKind::Io`] if a file cannot be removed; otherwise as [`insert`](CacheDir::insert).
     pub async fn clear(&self) -> Result<Removed, Error> {
-        self.walk(Operation::ClearCache, |inner| inner.store.clear(inner.writer())).await
+        self.walk(|inner| inner.store.clear(inner.writer())).await
     }
 
     /// Removes what is older than [`max_age`](CacheOptions::max_age), and then what was not used for
@@ -321,7 +330,11 @@ impl CacheDir {
     ///
     /// As [`clear`](CacheDir::clear).
     pub async fn prune(&self) -> Result<Removed, Error> {
-        self.walk(Operation::PruneCache, |inner| inner.store.prune(inner.writer())).await
+        self.walk(|inner| {
+            let locks = inner.locks();
+            inner.store.prune(locks.writer(), |writer| locks.of_dead(writer))
+        })
+        .await
     }
 
     /// How much there is in the directory, by looking at each value, and what became of those who asked
@@ -347,13 +360,63 @@ impl CacheDir {
     }
 
     async fn look(&self, key: &Arc<Key>) -> Result<Option<Entry>, Error> {
-        let looking = key.clone();
-        let look = self.run(move |inner| inner.store.look(&looking));
-        look.await.unwrap_or_else(|| Err(self.shut_down_while_looking(key)))
+        self.look_and(key, Freshness::AsKnown, Ok).await
     }
 
-    fn shut_down_while_looking(&self, key: &Key) -> Error {
-        Error::runtime_shutdown(Operation::ReadValue, self.inner.store.value(key))
+    /// What is no file there is replaced by the fill.
+    async fn look_for_fill(
+        &self,
+        key: &Arc<Key>,
+        freshness: Freshness,
+    ) -> Result<Option<Entry>, Error> {
+        let looked = self.look_and(key, freshness, Ok).await;
+        looked.or_else(|error| match error.kind() {
+            ErrorKind::NotAFile => Ok(None),
+            _ => Err(error),
+        })
+    }
+
+    async fn look_and<T: Send + 'static>(
+        &self,
+        key: &Arc<Key>,
+        freshness: Freshness,
+        then: fn(Entry) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        let wanted = Wanted::default();
+        let look = {
+            let (key, is_cancelled) = (key.clone(), wanted.is_cancelled.clone());
+            move |inner: &Inner| {
+                let found = inner.store.look(&key, freshness, &is_cancelled)?;
+                found.map(then).transpose()
+            }
+        };
+        match self.run(look.clone()).await {
+            Some(Err(error)) if is_lease(&error) => {}
+            Some(looked) => return looked,
+            None => {
+                let path = self.inner.store.value(key);
+                return Err(Error::runtime_shutdown(Operation::ReadValue, path));
+            }
+        }
+        // Another process gives it back, or the kernel takes it, in some seconds. No thread of the
+        // runtime waits for that.
+        let (inner, is_cancelled) = (self.inner.clone(), wanted.is_cancelled.clone());
+        let wait = move || {
+            let begun = Instant::now();
+            loop {
+                match look(&inner) {
+                    Err(error)
+                        if is_lease(&error)
+                            && begun.elapsed() < LEASES_END
+                            && !is_cancelled.load(Ordering::Relaxed) =>
+                    {
+                        thread::sleep(BETWEEN_LOOKS);
+                    }
+                    looked => return looked,
+                }
+            }
+        };
+        wait::errand_with_answer(registry().pool(), wait).await
     }
 
     fn count_look(&self, found: bool) {
@@ -384,19 +447,24 @@ impl CacheDir {
     /// Does something to all values, with the directory to itself.
     async fn walk<T: Send + 'static>(
         &self,
-        operation: Operation,
-        job: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
+        job: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let directory = self.locks().await?.directory().lock().await?;
-        let walk = self.change(operation, self.path(), move |inner| {
+        let walk = self.change_and_name(move |inner| {
             let _guard = directory;
             job(inner)
         });
         walk.await
     }
 
-    /// Removes what dead processes had half written, as far as that is allowed.
+    /// Looks whose the directory is, and removes what dead processes had half written, as far as that is
+    /// allowed.
     async fn clean_up(&self) -> Result<(), Error> {
+        let look = self.call(Operation::OpenCache, self.path(), |inner| {
+            inner.store.note_format();
+            Ok(())
+        });
+        look.await?;
         if self.inner.read_only {
             return Ok(());
         }
@@ -407,7 +475,7 @@ impl CacheDir {
             Err(error) => return Err(error),
         }
         let clean = self.call(Operation::OpenCache, self.path(), |inner| {
-            let locks = inner.locks.get().expect("opened above");
+            let locks = inner.locks();
             inner.store.remove_temporary_files(|writer| locks.of_dead(writer));
             Ok(())
         });
@@ -433,9 +501,18 @@ impl CacheDir {
         path: impl Into<PathBuf>,
         job: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
+        let path = path.into();
+        let named = move |error| named(operation, path, error);
+        self.change_and_name(move |inner| job(inner).map_err(named)).await
+    }
+
+    /// The same, for who names in its errors what they are about.
+    async fn change_and_name<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let inner = self.inner.clone();
-        let done = wait::errand_with_answer(registry().pool(), move || job(&inner)).await;
-        done.map_err(|error| Error::os(ErrorKind::Io, operation, path, error))
+        wait::errand_with_answer(registry().pool(), move || job(&inner)).await
     }
 
     /// Makes file-system calls where they may block.
@@ -447,7 +524,7 @@ impl CacheDir {
     ) -> Result<T, Error> {
         let failed = match self.run(job).await {
             Some(Ok(done)) => return Ok(done),
-            Some(Err(error)) => Error::os(ErrorKind::Io, operation, path, error),
+            Some(Err(error)) => named(operation, path, error),
             None => Error::runtime_shutdown(operation, path),
         };
         Err(failed)
@@ -460,6 +537,24 @@ impl CacheDir {
     ) -> Option<T> {
         let inner = self.inner.clone();
         wait::call(registry().pool(), move || job(&inner)).await
+    }
+}
+
+/// Another process has a lease on a file: opening it without waiting is refused.
+fn is_lease(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    source.is_some_and(|source: &io::Error| source.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Says when its caller does not want the answer any more.
+#[derive(Debug, Default)]
+struct Wanted {
+    is_cancelled: Arc<AtomicBool>,
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.is_cancelled.store(true, Ordering::Relaxed);
     }
 }
 

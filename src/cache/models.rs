@@ -61,7 +61,7 @@ impl Key {
         let look = || async { Ok::<_, Denied>(*self.value.lock()) };
         let lock = async { Request::new(member.clone(), Mode::Exclusive).await };
         let fill = |hold| self.fill(hold, new);
-        find_or_fill::<_, _, _, Denied, _, _>(look, lock, fill).await.unwrap()
+        find_or_fill::<_, _, _, Denied, _>(look(), lock, look(), fill).await.unwrap()
     }
 
     /// Comes back pending once: there it can be cancelled.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::CacheDir;
 use super::store::{ROUNDS, Settings, Store, if_there, make_directory};
 use crate::error::{Error, ErrorKind, Operation};
+use crate::os::shared_directory::Directory;
 use crate::registry::registry;
 use crate::wait;
 
@@ -143,50 +144,87 @@ impl CacheOptions {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] if the directory cannot be created or found; otherwise as
+    /// [`ErrorKind::Io`] if the directory cannot be created or found; [`ErrorKind::InvalidInput`] if it is
+    /// a mount point and no [`lock_file`](CacheOptions::lock_file) is named, or if that is inside;
+    /// [`ErrorKind::Unsupported`] if another version of this crate made it in a way that this one
+    /// does not know; otherwise as
     /// [`OpenOptions::open`](crate::OpenOptions::open), for the lock files. A directory that exists
     /// and may not be written to is no error.
     pub async fn open(self, directory: impl AsRef<Path>) -> Result<CacheDir, Error> {
         let path = directory.as_ref().to_owned();
         let find = {
-            let (path, mode, read_only) = (path.clone(), self.settings.mode, self.read_only);
-            move || find(&path, mode, read_only)
+            let (path, options) = (path.clone(), self.clone());
+            move || options.find(&path)
         };
-        let directory = match wait::call(registry().pool(), find).await {
-            Some(Ok(directory)) => directory,
-            Some(Err(error)) => {
-                return Err(Error::os(ErrorKind::Io, Operation::OpenCache, path, error));
-            }
+        let (store, lock_file) = match wait::call(registry().pool(), find).await {
+            Some(found) => found?,
             None => return Err(Error::runtime_shutdown(Operation::OpenCache, path)),
         };
-        let lock_file = self.lock_file.unwrap_or_else(|| {
-            let mut path = directory.clone().into_os_string();
-            path.push(".lock");
-            path.into()
-        });
-        let store = Store { directory, settings: self.settings };
         let cache = CacheDir::new(store, lock_file, self.read_only);
         cache.clean_up().await?;
         Ok(cache)
     }
+
+    /// Blocks for the time of the calls.
+    fn find(self, path: &Path) -> Result<(Store, PathBuf), Error> {
+        let failed = |error| Error::os(ErrorKind::Io, Operation::OpenCache, path, error);
+        let (directory, held) = find(path, &self.settings, self.read_only).map_err(failed)?;
+        let senseless = |detail: &str| {
+            Error::found(ErrorKind::InvalidInput, Operation::OpenCache, &directory, detail)
+        };
+        let lock_file = match self.lock_file {
+            Some(lock_file) => {
+                let lock_file = std::path::absolute(lock_file).map_err(failed)?;
+                let place = lock_file.parent().and_then(|parent| parent.canonicalize().ok());
+                if place.is_some_and(|place| place.starts_with(&directory)) {
+                    return Err(senseless(
+                        "its `lock_file` is inside, where whoever wipes the directory removes it; \
+                         name one outside",
+                    ));
+                }
+                lock_file
+            }
+            None => {
+                if !self.read_only && is_mount_point(&directory, &held) {
+                    return Err(senseless(
+                        "it is a mount point, so the lock files would lie beside it and not in what \
+                         is mounted, and others who mount it would have locks of their own: use a \
+                         subdirectory of it, or name with `lock_file` a place that all of them see",
+                    ));
+                }
+                let mut path = directory.clone().into_os_string();
+                path.push(".lock");
+                path.into()
+            }
+        };
+        Ok((Store::new(directory, held, self.settings), lock_file))
+    }
 }
 
 /// One path for all who share the directory, however they call it: the lock files lie beside that.
-fn find(path: &Path, mode: Option<u32>, read_only: bool) -> io::Result<PathBuf> {
+fn find(path: &Path, settings: &Settings, read_only: bool) -> io::Result<(PathBuf, Directory)> {
+    let path = std::path::absolute(path)?;
     let mut rounds = 0..ROUNDS;
     loop {
-        match path.canonicalize() {
-            Ok(found) if found.is_file() => return Err(io::ErrorKind::NotADirectory.into()),
+        let found = path.canonicalize().and_then(|found| Ok((Directory::open(&found)?, found)));
+        match found {
             // Somebody may wipe it as soon as it is there.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !read_only => {
                 rounds.next().ok_or(error)?;
             }
-            found => return found,
+            found => return found.map(|(directory, path)| (path, directory)),
         }
         // The parents are not the cache's own, and get the usual permissions.
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        if_there(make_directory(path, mode))?;
+        if_there(make_directory(&path, settings))?;
     }
+}
+
+/// As far as the system tells.
+fn is_mount_point(path: &Path, directory: &Directory) -> bool {
+    let parent = path.parent().and_then(|parent| Directory::open(parent).ok());
+    let mounts = (directory.mount(), parent.and_then(|parent| parent.mount()));
+    matches!(mounts, (Some(inside), Some(outside)) if inside != outside)
 }

@@ -42,7 +42,7 @@ pub(crate) use foreign::foreign_descriptor;
 pub(crate) use location::Location;
 pub(crate) use platform::errors::{is_gone, lock_error_kind};
 pub(crate) use platform::holders::{look_up, tells_holders, this_process};
-pub(crate) use platform::{cache_file, fork, interrupt};
+pub(crate) use platform::{fork, interrupt, shared_directory};
 #[cfg(not(tokio_filelock_loom))]
 pub(crate) use {interrupt::Interrupt, lock_file::LockFile};
 #[cfg(tokio_filelock_loom)]

@@ -66,6 +66,8 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("use a cache", cache::user::serve),
     ("fill a cache", cache::fills::fill),
     ("storm a cache", cache::storm::storm),
+    ("cannot remove all", cache::systems::without_rights),
+    ("plant without end", cache::strangers::plant_without_end),
     ("visit a cache", cache::users::visit),
     ("fill a small disk", cache::disk::on_a_small_disk),
     ("write short files", cache::disk::with_short_files),

@@ -8,14 +8,22 @@
 //! counting.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::{self, Read, Write};
+use std::sync::atomic::Ordering;
 
 use sha2::{Digest, Sha256};
 
-use super::{Store, if_there};
+use super::{Place, Store};
 use crate::cache::key::hexadecimal;
+use crate::os::shared_directory::{Found, Purpose};
+
+const NAME: &str = "books";
+
+/// Longer books are none.
+const LONGEST: u64 = 4096;
+
+/// Of what is on disk: its layout, and which byte is locked for what (docs/WIRE.md).
+const FORMAT: u64 = 1;
 
 /// A store of less than this many values is counted anew after this many, not after fewer.
 const FEW: u64 = 1024;
@@ -30,9 +38,14 @@ pub(super) struct Books {
 
 impl Books {
     pub(super) fn add(&mut self, bytes: u64) {
-        self.bytes += bytes;
-        self.values += 1;
-        self.stored += 1;
+        self.count(bytes);
+        self.stored = self.stored.saturating_add(1);
+    }
+
+    /// A value that is there.
+    pub(super) fn count(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.values = self.values.saturating_add(1);
     }
 
     /// What was wiped by others was never taken off, so there may be less than nothing left.
@@ -46,59 +59,121 @@ impl Books {
         self.stored.saturating_mul(2) >= self.values.saturating_add(FEW)
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Parsed {
+        let Some(format) = format_of(text) else { return Parsed::Damaged };
+        if format != FORMAT {
+            return Parsed::Foreign(format);
+        }
         let mut numbers = [0; 3];
         let mut words = text.split_whitespace();
         for (number, name) in numbers.iter_mut().zip(["bytes", "values", "stored"]) {
-            if words.next() != Some(name) {
-                return None;
+            let (Some(word), Some(digits)) = (words.next(), words.next()) else {
+                return Parsed::Damaged;
+            };
+            match digits.parse() {
+                Ok(parsed) if word == name => *number = parsed,
+                _ => return Parsed::Damaged,
             }
-            *number = words.next()?.parse().ok()?;
         }
         let [bytes, values, stored] = numbers;
         let books = Self { bytes, values, stored };
-        // The check at the end included.
-        (books.to_string() == text).then_some(books)
+        if books.to_string() == text { Parsed::Books(books) } else { Parsed::Damaged }
     }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    Books(Books),
+    /// Of another version of this crate, which may have laid out the directory in another way.
+    Foreign(u64),
+    Damaged,
+}
+
+/// The format that undamaged books say, those of other versions, too: in every format the last line is
+/// the check of what is before it, and one line is the number.
+fn format_of(text: &str) -> Option<u64> {
+    let (before, check) = text.strip_suffix('\n')?.rsplit_once('\n')?;
+    let before = format!("{before}\n");
+    if check != check_line(&before) {
+        return None;
+    }
+    before.lines().find_map(|line| line.strip_prefix("format "))?.parse().ok()
+}
+
+fn check_line(text: &str) -> String {
+    format!("check {}", hexadecimal(&Sha256::digest(text)[..8]))
 }
 
 /// Always of the same length, so that writing it over leaves nothing behind.
 impl fmt::Display for Books {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { bytes, values, stored } = self;
-        let text = format!("bytes {bytes:020}\nvalues {values:020}\nstored {stored:020}\n");
-        let check = hexadecimal(&Sha256::digest(&text)[..8]);
-        writeln!(f, "{text}check {check}")
+        let text = format!(
+            "bytes {bytes:020}\nvalues {values:020}\nstored {stored:020}\nformat {FORMAT}\n"
+        );
+        writeln!(f, "{text}{}", check_line(&text))
     }
 }
 
 impl Store {
-    fn books_path(&self) -> PathBuf {
-        self.directory.join("books")
-    }
-
     /// What the books say, or else what counting says.
     pub(super) fn books(&self) -> io::Result<Books> {
-        let path = self.books_path();
-        let Some(text) = if_there(fs::read(&path))? else { return self.count() };
-        if let Some(books) = String::from_utf8(text).ok().and_then(|text| Books::parse(&text)) {
-            return Ok(books);
+        match self.read_books()? {
+            Parsed::Books(books) => Ok(books),
+            Parsed::Foreign(format) => Err(foreign(format)),
+            Parsed::Damaged => self.count(),
         }
-        // Writing them over would leave the end of something longer.
-        if_there(fs::remove_file(&path))?;
-        self.count()
+    }
+
+    /// Looks whether the directory is another version's, so that those who read no books know.
+    pub(in crate::cache) fn note_format(&self) {
+        let is_foreign = matches!(self.read_books(), Ok(Parsed::Foreign(_)));
+        self.is_foreign.store(is_foreign, Ordering::Relaxed);
+    }
+
+    /// An error if the directory is another version's still.
+    pub(super) fn check_format(&self) -> io::Result<()> {
+        if !self.is_foreign.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.read_books()? {
+            Parsed::Foreign(format) => Err(foreign(format)),
+            Parsed::Books(_) | Parsed::Damaged => {
+                self.is_foreign.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+
+    /// What is no file, or too long, or cannot be opened now, is damaged.
+    fn read_books(&self) -> io::Result<Parsed> {
+        let Some(root) = self.directory(Place::Root)? else { return Ok(Parsed::Damaged) };
+        let file = match root.open_file(NAME, Purpose::Read) {
+            Ok(Found::File(file, status)) if status.length <= LONGEST => file,
+            Ok(_) => return Ok(Parsed::Damaged),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Parsed::Damaged),
+            Err(error) => return Err(error),
+        };
+        let mut text = Vec::new();
+        file.take(LONGEST).read_to_end(&mut text)?;
+        Ok(String::from_utf8(text).map_or(Parsed::Damaged, |text| Books::parse(&text)))
     }
 
     /// Writes the books before something comes: without them it may not.
     pub(super) fn write_books(&self, books: Books, writer: &str) -> io::Result<()> {
-        let (path, text) = (self.books_path(), books.to_string());
-        match OpenOptions::new().write(true).open(&path) {
-            // In one call, and in place: it needs no room on a disk that is full.
-            Ok(mut file) => file.write_all(text.as_bytes()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.write_whole(&path, text.as_bytes(), writer)
+        let text = books.to_string();
+        let root = self.directory_made(Place::Root, writer)?;
+        // In one call, and in place: it needs no room on a disk that is full. But a file with another
+        // name is perhaps not of the cache.
+        if let Ok(Found::File(mut file, status)) = root.open_file(NAME, Purpose::Write) {
+            if status.links == 1 && status.length == text.len() as u64 {
+                return file.write_all(text.as_bytes());
             }
-            Err(error) => Err(error),
+        }
+        match self.write_whole(Place::Root, NAME, text.as_bytes(), writer) {
+            // There are none, then, and everybody counts.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(()),
+            written => written,
         }
     }
 
@@ -106,6 +181,14 @@ impl Store {
     pub(super) fn write_books_if_possible(&self, books: Books, writer: &str) {
         let _ = self.write_books(books, writer);
     }
+}
+
+fn foreign(format: u64) -> io::Error {
+    let text = format!(
+        "another version of this crate has made it (format {format}, and not {FORMAT}); use that \
+         version, or `clear` it"
+    );
+    io::Error::new(io::ErrorKind::Unsupported, text)
 }
 
 #[cfg(test)]
@@ -116,14 +199,35 @@ mod tests {
     fn books_survive_and_damage_is_noticed() {
         let books = Books { bytes: u64::MAX, values: 17, stored: 3 };
         let text = books.to_string();
-        assert_eq!(Books::parse(&text), Some(books));
+        assert_eq!(Books::parse(&text), Parsed::Books(books));
         assert_eq!(Books::default().to_string().len(), text.len());
         for at in 0..text.len() {
-            assert_eq!(Books::parse(&text[..at]), None, "cut at {at}");
+            assert_eq!(Books::parse(&text[..at]), Parsed::Damaged, "cut at {at}");
             let mut damaged = text.clone().into_bytes();
             damaged[at] ^= 1;
-            assert_eq!(Books::parse(&String::from_utf8(damaged).unwrap()), None, "bit at {at}");
+            let damaged = String::from_utf8(damaged).unwrap();
+            assert_eq!(Books::parse(&damaged), Parsed::Damaged, "bit at {at}");
         }
+    }
+
+    /// Computed by Python's `hashlib`; docs/WIRE.md has the same lines.
+    #[test]
+    fn books_of_other_versions_are_known_as_such() {
+        let ours = "bytes 00000000000000000007\nvalues 00000000000000000001\n\
+                    stored 00000000000000000001\nformat 1\ncheck d1ab4e25f0ab2234\n";
+        assert_eq!(Books { bytes: 7, values: 1, stored: 1 }.to_string(), ours);
+        assert_eq!(
+            Books::parse("format 2\nlimits none\ncheck 510fcdb10f586ae0\n"),
+            Parsed::Foreign(2)
+        );
+        assert_eq!(
+            Books::parse("format 2\nlimits none\ncheck 0000000000000000\n"),
+            Parsed::Damaged
+        );
+        // The form before there were formats.
+        let before = "bytes 7\nvalues 1\nstored 1\n";
+        let before = format!("{before}{}\n", check_line(before));
+        assert_eq!(Books::parse(&before), Parsed::Damaged);
     }
 
     #[test]

@@ -1,88 +1,158 @@
 //! Looking for a value. No lock is held: see the header of `store`.
 
-use std::fs::{File, FileTimes, Metadata};
+use std::fs::{File, FileTimes};
 use std::io::{self, Read};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{ROUNDS, Store, checksum, if_there};
+use super::{CLOCKS_DIFFER, Place, ROUNDS, Store, checksum, if_there, named};
 use crate::cache::entry::Entry;
 use crate::cache::key::Key;
 use crate::error::{Error, ErrorKind, Operation};
-use crate::os::cache_file::{self, Found};
+use crate::os::shared_directory::{self as directory, Directory, Found, Purpose, Status};
 
 /// A use is noted only when the last one that was noted is this long ago: a hot value is not written
 /// to at each read.
 const RECENTLY: Duration = Duration::from_secs(60);
 
+/// Who is asked what there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cache) enum Freshness {
+    /// This machine, which may remember for some seconds that there was nothing.
+    AsKnown,
+    /// The server, where the directory is on one.
+    AtServer,
+}
+
+/// A value that stands in its place, and is that of its key.
+struct Looked {
+    file: File,
+    status: Status,
+}
+
 impl Store {
-    pub(in crate::cache) fn look(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        let path = self.value(key);
-        let failed = |error| Error::os(ErrorKind::Io, Operation::ReadValue, &path, error);
+    /// `is_cancelled` may be set by whoever does not want the answer any more.
+    pub(in crate::cache) fn look(
+        &self,
+        key: &Key,
+        freshness: Freshness,
+        is_cancelled: &AtomicBool,
+    ) -> Result<Option<Entry>, Error> {
+        let path = || self.value(key);
+        let failed = |error| named(Operation::ReadValue, path(), error);
+        self.check_format().map_err(failed)?;
+        if freshness == Freshness::AtServer {
+            for place in [Place::Root, Place::of(key.value())] {
+                if let Some(directory) = self.directory(place).map_err(failed)? {
+                    directory.refresh();
+                }
+            }
+        }
         // More than one round only if the value is replaced in the same moment.
         for _ in 0..ROUNDS {
-            let (mut file, metadata) = match cache_file::open(&path).map_err(failed)? {
-                Found::Value(file, metadata) => (file, metadata),
-                Found::Nothing => return Ok(None),
-                Found::NotAFile => {
+            let found = self.look_once(key, is_cancelled).map_err(failed)?;
+            let Looked { file, status } = match found {
+                Look::Found(looked) => looked,
+                Look::Absent => return Ok(None),
+                Look::Replaced => continue,
+                Look::NotAFile => {
                     let detail = "something that is not a regular file stands there";
                     let kind = ErrorKind::NotAFile;
-                    return Err(Error::found(kind, Operation::ReadValue, &path, detail));
+                    return Err(Error::found(kind, Operation::ReadValue, path(), detail));
                 }
             };
-            let modified = metadata.modified().map_err(failed)?;
-            if self.is_expired(modified) {
-                return Ok(None);
-            }
-            if let Some(name) = key.key() {
-                if !self.is_key(&name, key).map_err(failed)? {
-                    return Ok(None);
-                }
-                if !cache_file::leads_to(&path, &metadata).map_err(failed)? {
-                    continue;
-                }
-            }
-            if self.settings.checksums {
-                let checksum = self.in_shard(key.value(), &key.checksum());
-                if !checksum::is_right(&mut file, &checksum).map_err(failed)? {
-                    return Ok(None);
-                }
-            }
-            note_use(&file, &metadata);
-            return Ok(Some(Entry::new(file, path, metadata.len(), modified)));
+            note_use(&file, &status);
+            return Ok(Some(Entry::new(file, path(), status.length, status.modified)));
         }
         Ok(None)
     }
 
-    /// Whether the file with this name has this key in it.
-    pub(super) fn is_key(&self, name: &str, key: &Key) -> io::Result<bool> {
-        let Some(mut file) = if_there(File::open(self.in_shard(key.value(), name)))? else {
-            return Ok(false);
+    fn look_once(&self, key: &Key, is_cancelled: &AtomicBool) -> io::Result<Look> {
+        let Some(root) = if_there(self.root())? else { return Ok(Look::Absent) };
+        let name_of_key = key.key();
+        if name_of_key.is_none() && !self.settings.checksums {
+            let found = root.open_file_in(key.shard(), key.value())?;
+            return Ok(self.looked(found));
+        }
+        let Some(shard) = self.directory(Place::of(key.value()))? else { return Ok(Look::Absent) };
+        let mut looked = match self.looked(shard.open_file(key.value(), Purpose::Read)?) {
+            Look::Found(looked) => looked,
+            other => return Ok(other),
         };
-        // With room for one more byte, so that a longer one is not taken for it.
-        let mut stored = vec![0; key.bytes().len() + 1];
-        let mut length = 0;
-        loop {
-            match file.read(&mut stored[length..]) {
-                Ok(0) => return Ok(&stored[..length] == key.bytes()),
-                Ok(more) => length += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        let is_there_still = |looked: &Looked| {
+            let now = shard.status(key.value())?;
+            io::Result::Ok(now.is_some_and(|now| now.identity == looked.status.identity))
+        };
+        if let Some(name) = name_of_key {
+            if !is_key(&shard, &name, key)? {
+                return Ok(Look::Absent);
             }
+            if !is_there_still(&looked)? {
+                return Ok(Look::Replaced);
+            }
+        }
+        if self.settings.checksums
+            && !checksum::is_right(&mut looked.file, &shard, key, is_cancelled)?
+        {
+            let is_wrong = is_there_still(&looked)?;
+            return Ok(if is_wrong { Look::Absent } else { Look::Replaced });
+        }
+        Ok(Look::Found(looked))
+    }
+
+    fn looked(&self, found: Found) -> Look {
+        match found {
+            Found::File(file, status) => {
+                let is_too_large = self.settings.max_size.is_some_and(|most| status.length > most);
+                if is_too_large || self.is_expired(status.modified) {
+                    return Look::Absent;
+                }
+                Look::Found(Looked { file, status })
+            }
+            Found::Nothing => Look::Absent,
+            Found::NotAFile => Look::NotAFile,
         }
     }
 }
 
-/// When a value was used last, as far as it was noted.
-pub(super) fn used(metadata: &Metadata) -> io::Result<SystemTime> {
-    // Some file systems note no accesses, and some none of files that are new.
-    let modified = metadata.modified()?;
-    Ok(metadata.accessed().map_or(modified, |accessed| accessed.max(modified)))
+enum Look {
+    Found(Looked),
+    Absent,
+    Replaced,
+    NotAFile,
 }
 
-/// The owner may, others not, and on a read-only file system nobody: then the value goes sooner.
-fn note_use(file: &File, metadata: &Metadata) {
+/// Whether the file with this name has this key in it.
+pub(super) fn is_key(shard: &Directory, name: &str, key: &Key) -> io::Result<bool> {
+    let Found::File(mut file, status) = shard.open_file(name, Purpose::Read)? else {
+        return Ok(false);
+    };
+    if status.length != key.bytes().len() as u64 {
+        return Ok(false);
+    }
+    let mut stored = vec![0; key.bytes().len()];
+    match file.read_exact(&mut stored) {
+        Ok(()) => Ok(stored == key.bytes()),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// When a value was used last, as far as it was noted.
+pub(super) fn used(status: &Status) -> SystemTime {
+    // Some file systems note no accesses, and some none of files that are new. A time from the future
+    // was never true.
+    let latest = SystemTime::now() + CLOCKS_DIFFER;
+    let times = [status.modified, status.accessed];
+    times.into_iter().filter(|time| *time <= latest).max().unwrap_or(UNIX_EPOCH)
+}
+
+/// The owner may, others not, and on a read-only file system nobody: then the value goes sooner. Nor if
+/// that would copy the value, or if the file has a name outside of the cache.
+fn note_use(file: &File, status: &Status) {
     let now = SystemTime::now();
-    if used(metadata).is_ok_and(|used| now.duration_since(used).is_ok_and(|ago| ago > RECENTLY)) {
+    let is_long_ago = now.duration_since(used(status)).is_ok_and(|ago| ago > RECENTLY);
+    if is_long_ago && status.links == 1 && !directory::copies_to_note(file) {
         let _ = file.set_times(FileTimes::new().set_accessed(now));
     }
 }

@@ -8,7 +8,7 @@
 //!     1f9a....key            its key
 //!     1f0e....sha256         the checksum of a value, if that is wanted
 //!   tmp/                   values on their way in
-//!     <writer>-x7Gq...       of a process that lives, or that died
+//!     <writer>-7c01...       of a process that lives, or that died
 //!   books                  how many bytes and values there are
 //! ```
 //!
@@ -21,6 +21,12 @@
 //! 3. Anything here may vanish at any moment, because somebody wipes the directory. Whoever misses a
 //!    directory makes it, whoever misses a file takes it for a value that is not there.
 //! 4. Only files whose names are ours, in places that are ours, are ever removed.
+//! 5. Anything may stand under any name, put there by another user who may write to the directory. So
+//!    all goes by directory handles and single names in them (`os::shared_directory`), and a path is made for
+//!    messages only, and to see whether the directory was exchanged. What is not of the kind that it
+//!    should be counts as absent, and gives way to what is put in its place; a directory with something
+//!    in it stays, and is the error of those who want that place.
+//! 6. One thing that cannot be removed or looked at stops nothing but what needs it.
 
 mod books;
 mod checksum;
@@ -29,29 +35,44 @@ mod look;
 mod prune;
 mod publish;
 mod shard;
+mod sync;
+mod temporary;
 
 use std::fs;
-use std::io::{self, Write};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
-
-use tempfile::NamedTempFile;
 
 use super::key::{self, Key};
 use super::options::SyncPolicy;
-use crate::os::cache_file;
+use crate::error::{Error, ErrorKind, Operation};
+use crate::os::shared_directory::Directory;
+use crate::shim::{Arc, Mutex};
 
 pub(super) use incoming::Incoming;
+pub(super) use look::Freshness;
 pub use prune::Removed;
 
 /// Somebody who wipes the directory may make a step fail again and again; after so many rounds its
 /// error is reported.
 pub(super) const ROUNDS: usize = 16;
 
-#[derive(Debug, Clone)]
+/// Clocks of machines that share a directory may differ by so much. A file that is from later than that
+/// has a time that says nothing.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
+
+const TEMPORARY: &str = "tmp";
+
+#[derive(Debug)]
 pub(super) struct Store {
     /// Absolute, and no symbolic link when it was opened.
     pub(super) directory: PathBuf,
+    /// What was there when somebody looked last.
+    held: Mutex<Arc<Directory>>,
+    /// Another version's directory was seen here.
+    is_foreign: AtomicBool,
     pub(super) settings: Settings,
 }
 
@@ -65,89 +86,150 @@ pub(super) struct Settings {
     pub(super) this_machine_only: bool,
 }
 
-impl Store {
-    /// The path of a key's value.
-    pub(super) fn value(&self, key: &Key) -> PathBuf {
-        self.in_shard(key.value(), key.value())
+/// A directory of the store.
+#[derive(Debug, Clone, Copy)]
+enum Place<'a> {
+    /// The one that has all others.
+    Root,
+    Shard(&'a str),
+    Temporary,
+}
+
+impl<'a> Place<'a> {
+    /// Where a value is, and what stands beside it.
+    fn of(value: &'a str) -> Self {
+        Place::Shard(key::shard(value))
     }
 
-    /// The path of a file beside a value.
-    fn in_shard(&self, value: &str, name: &str) -> PathBuf {
-        let mut path = self.directory.join(key::shard(value));
+    fn name(self) -> Option<&'a str> {
+        match self {
+            Place::Root => None,
+            Place::Shard(name) => Some(name),
+            Place::Temporary => Some(TEMPORARY),
+        }
+    }
+}
+
+impl Store {
+    pub(super) fn new(directory: PathBuf, held: Directory, settings: Settings) -> Self {
+        let (held, is_foreign) = (Mutex::new(Arc::new(held)), AtomicBool::new(false));
+        Self { directory, held, is_foreign, settings }
+    }
+
+    /// The path of a key's value, for messages and for other programs.
+    pub(super) fn value(&self, key: &Key) -> PathBuf {
+        self.path(Place::of(key.value()), key.value())
+    }
+
+    /// The path of a file, for messages.
+    fn path(&self, place: Place<'_>, name: &str) -> PathBuf {
+        let mut path = self.directory.clone();
+        path.extend(place.name());
         path.push(name);
         path
     }
 
-    fn temporary_directory(&self) -> PathBuf {
-        self.directory.join("tmp")
-    }
-
-    /// Makes this directory of the store, and the store's, if they are missing.
-    pub(super) fn make(&self, directory: &Path) -> io::Result<()> {
-        make_directory(&self.directory, self.settings.mode)?;
-        make_directory(directory, self.settings.mode)
-    }
-
-    /// An empty file that can be renamed to any place in the store; removed when it is dropped.
-    fn temporary(&self, writer: &str) -> io::Result<NamedTempFile> {
-        let directory = self.temporary_directory();
-        let mut builder = tempfile::Builder::new();
-        let prefix = format!("{writer}-");
-        // Less the umask, as other files; tempfile would give no access to others.
-        builder.prefix(&prefix).rand_bytes(12);
-        if let Some(permissions) = cache_file::permissions(0o666) {
-            builder.permissions(permissions);
+    /// The directory that the path leads to now.
+    fn root(&self) -> io::Result<Arc<Directory>> {
+        let held = self.held.lock().clone();
+        if held.is_at(&self.directory)? {
+            return Ok(held);
         }
-        let file = self.where_it_is_missing(&directory, || builder.tempfile_in(&directory))?;
-        if let Some(permissions) = self.settings.mode.and_then(cache_file::permissions) {
-            file.as_file().set_permissions(permissions)?;
+        // Wiped and made anew, or moved away.
+        let found = Arc::new(Directory::open(&self.directory)?);
+        let before = std::mem::replace(&mut *self.held.lock(), found.clone());
+        drop((held, before)); // and not under the mutex
+        Ok(found)
+    }
+
+    /// A directory of the store, if it is there. What is no directory has nothing in it.
+    fn directory(&self, place: Place<'_>) -> io::Result<Option<Arc<Directory>>> {
+        let Some(root) = if_there(self.root())? else { return Ok(None) };
+        let Some(name) = place.name() else { return Ok(Some(root)) };
+        match root.subdirectory(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(None),
+            opened => Ok(if_there(opened)?.map(Arc::new)),
         }
-        Ok(file)
     }
 
-    /// Puts a small file in its place, whole.
-    fn write_whole(&self, path: &Path, content: &[u8], writer: &str) -> io::Result<()> {
-        let mut file = self.temporary(writer)?;
-        file.write_all(content)?;
-        self.put_in_place(file, path, writer).map(drop)
-    }
-
-    /// Does what needs a directory of the store; where it is missing, makes it and does it again.
-    fn where_it_is_missing<T>(
-        &self,
-        directory: &Path,
-        mut step: impl FnMut() -> io::Result<T>,
-    ) -> io::Result<T> {
-        let mut done = step();
-        for _ in 0..ROUNDS {
-            match &done {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                _ => break,
+    /// A directory of the store, which is made if it is missing. What is no directory gives way to it.
+    fn directory_made(&self, place: Place<'_>, writer: &str) -> io::Result<Arc<Directory>> {
+        let mut rounds = 0..ROUNDS;
+        loop {
+            let opened = self.root().and_then(|root| {
+                let Some(name) = place.name() else { return Ok(root) };
+                match root.subdirectory(name) {
+                    Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                        if_there(root.remove_file(name))?;
+                        Err(io::ErrorKind::NotFound.into())
+                    }
+                    opened => opened.map(Arc::new),
+                }
+            });
+            match opened {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    rounds.next().ok_or(error)?;
+                }
+                opened => return opened,
             }
             // Wiped together with its parent, perhaps.
-            if_there(self.make(directory))?;
-            done = step();
+            if_there(self.make(place, writer))?;
         }
-        done
     }
 
-    /// The value was written too long ago.
+    fn make(&self, place: Place<'_>, writer: &str) -> io::Result<()> {
+        make_directory(&self.directory, &self.settings)?;
+        let Some(name) = place.name() else { return Ok(()) };
+        let other_name = temporary_name(writer);
+        self.root()?.make_subdirectory(name, self.settings.mode, &other_name)
+    }
+
+    /// The value was written too long ago, or nobody knows when.
     fn is_expired(&self, modified: SystemTime) -> bool {
-        // A time in the future, by another clock, is no age.
-        self.settings.max_age.is_some_and(|most| modified.elapsed().unwrap_or_default() > most)
+        self.settings.max_age.is_some_and(|most| match modified.elapsed() {
+            Ok(age) => age > most,
+            Err(ahead) => ahead.duration() > CLOCKS_DIFFER,
+        })
     }
 }
 
-/// Makes a directory around files with this mode, if it is missing.
-pub(super) fn make_directory(path: &Path, mode: Option<u32>) -> io::Result<()> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        made => made?,
+/// A name that no other file has, and that says whose it is.
+fn temporary_name(writer: &str) -> String {
+    format!("{writer}-{:016x}", RandomState::new().build_hasher().finish())
+}
+
+/// The writer that a temporary name says.
+fn writer_in(name: &str) -> Option<&str> {
+    name.split_once('-').map(|(writer, _)| writer)
+}
+
+/// Makes the directory at this path, if it is missing. Its parent must be there.
+pub(super) fn make_directory(path: &Path, settings: &Settings) -> io::Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let (Some(parent), Some(name)) = (path.parent(), name) else {
+        // No names of ours, or none that is text: made in the simple way.
+        return match fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        };
+    };
+    let parent = Directory::open(&parent.canonicalize()?)?;
+    if parent.status(name)?.is_some() {
+        return Ok(());
     }
-    if let Some(permissions) = mode.and_then(cache_file::directory_permissions) {
-        if_there(fs::set_permissions(path, permissions))?;
-    }
-    Ok(())
+    parent.make_subdirectory(name, settings.mode, &temporary_name(name))?;
+    sync::made(&parent, settings)
+}
+
+/// What an error of the store is for its caller.
+pub(super) fn named(operation: Operation, path: impl Into<PathBuf>, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::IsADirectory => ErrorKind::NotAFile,
+        io::ErrorKind::Unsupported => ErrorKind::Unsupported,
+        _ => return Error::os(ErrorKind::Io, operation, path, error),
+    };
+    // Found by the store, which says it all.
+    Error::found(kind, operation, path, error.to_string())
 }
 
 /// What is not there needs nothing done to it.

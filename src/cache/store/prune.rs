@@ -6,14 +6,15 @@
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
-use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::books::Books;
 use super::shard::{Shard, Value};
-use super::{Store, if_there};
+use super::{Place, Store, if_there, named, writer_in};
 use crate::cache::key::{self, Key, Kind};
+use crate::error::{Error, ErrorKind, Operation};
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,49 +33,120 @@ impl Removed {
     }
 }
 
+/// What could not be removed, for who asked for that: the first of it. It stops nothing else.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Option<(PathBuf, io::Error)>);
+
+impl Kept {
+    fn add(&mut self, path: PathBuf, error: io::Error) {
+        self.0.get_or_insert((path, error));
+    }
+
+    fn check(self, operation: Operation) -> Result<(), Error> {
+        match self.0 {
+            None => Ok(()),
+            Some((path, error)) => Err(Error::os(ErrorKind::Io, operation, path, error)),
+        }
+    }
+}
+
+/// What a walk found and did.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    pub(super) books: Books,
+    removed: Removed,
+    kept: Kept,
+}
+
 impl Store {
     /// Removes what is too old, and then what was not used for longest until no more than so many
     /// bytes are left.
-    pub(in crate::cache) fn prune(&self, writer: &str) -> io::Result<Removed> {
-        let (books, removed) = self.shrink(self.settings.max_size)?;
-        self.write_books_if_possible(books, writer);
-        Ok(removed)
+    pub(in crate::cache) fn prune<G>(
+        &self,
+        writer: &str,
+        of_dead: impl Fn(&str) -> Option<G>,
+    ) -> Result<Removed, Error> {
+        let failed = |error| named(Operation::PruneCache, &self.directory, error);
+        self.note_format();
+        self.check_format().map_err(failed)?;
+        let walk = self.shrink(self.settings.max_size, |shard| shard.remove_lost_files(&of_dead));
+        let walk = walk.map_err(failed)?;
+        self.write_books_if_possible(walk.books, writer);
+        walk.kept.check(Operation::PruneCache)?;
+        Ok(walk.removed)
     }
 
-    /// As `prune`, to a size of the caller's choice. Leaves the books to the caller.
-    pub(super) fn shrink(&self, size: Option<u64>) -> io::Result<(Books, Removed)> {
-        let (mut books, mut removed) = (Books::default(), Removed::default());
+    /// As `prune`, to a size of the caller's choice. Leaves the books to the caller, who sees every
+    /// subdirectory.
+    pub(super) fn shrink(&self, size: Option<u64>, see: impl Fn(&Shard)) -> io::Result<Walk> {
+        let mut walk = Walk::default();
         for name in key::shards() {
             let shard = self.shard(&name)?;
-            self.remove_orphans(&shard)?;
-            for value in shard.values {
+            shard.remove_orphans();
+            see(&shard);
+            for value in &shard.values {
                 if self.is_expired(value.modified) {
-                    self.remove_value(&value.name)?;
-                    removed.add(value.bytes);
+                    self.remove_one(&shard, value, &mut walk);
                 } else {
-                    books.bytes += value.bytes;
-                    books.values += 1;
+                    walk.books.count(value.bytes);
                 }
             }
         }
-        let excess = size.map_or(0, |size| books.bytes.saturating_sub(size));
-        if excess > 0 {
-            for victim in self.least_recently_used(excess)? {
-                self.remove_value(&victim.0.name)?;
-                removed.add(victim.0.bytes);
-                books.take_off(1, victim.0.bytes);
+        let mut stuck = HashSet::new();
+        loop {
+            let excess = size.map_or(0, |size| walk.books.bytes.saturating_sub(size));
+            let victims = match excess {
+                0 => BinaryHeap::new(),
+                _ => self.least_recently_used(excess, &stuck)?,
+            };
+            // Another round only after one of them could not be removed.
+            if victims.is_empty() {
+                break;
+            }
+            for ByUse(value) in victims {
+                let shard = self.shard_for_removal(&value)?;
+                walk.books.take_off(1, value.bytes);
+                if !self.remove_one(&shard, &value, &mut walk) {
+                    stuck.insert(value.name);
+                }
             }
         }
-        Ok((books, removed))
+        Ok(walk)
+    }
+
+    /// Counts it as removed, or as what is still there.
+    fn remove_one(&self, shard: &Shard, value: &Value, walk: &mut Walk) -> bool {
+        match shard.remove_value(&value.name) {
+            Ok(_) => {
+                walk.removed.add(value.bytes);
+                true
+            }
+            Err(error) => {
+                walk.books.count(value.bytes);
+                walk.kept.add(self.path(Place::of(&value.name), &value.name), error);
+                false
+            }
+        }
+    }
+
+    fn shard_for_removal(&self, value: &Value) -> io::Result<Shard> {
+        Ok(Shard { directory: self.directory(Place::of(&value.name))?, ..Shard::default() })
     }
 
     /// Values that come to so many bytes, those that were not used for longest.
-    fn least_recently_used(&self, excess: u64) -> io::Result<BinaryHeap<ByUse>> {
+    fn least_recently_used(
+        &self,
+        excess: u64,
+        stuck: &HashSet<String>,
+    ) -> io::Result<BinaryHeap<ByUse>> {
         let mut oldest = BinaryHeap::<ByUse>::new();
-        let mut bytes = 0;
+        let mut bytes = 0_u64;
         for name in key::shards() {
             for value in self.shard(&name)?.values {
-                bytes += value.bytes;
+                if stuck.contains(&value.name) {
+                    continue;
+                }
+                bytes = bytes.saturating_add(value.bytes);
                 oldest.push(ByUse(value));
                 // The one that was used last among them may stay if the others are enough.
                 while let Some(last) = oldest.peek() {
@@ -89,54 +161,82 @@ impl Store {
         Ok(oldest)
     }
 
-    /// Left behind by somebody who was killed in the middle, or by a wipe.
-    fn remove_orphans(&self, shard: &Shard) -> io::Result<()> {
+    /// Removes the value of a key; whether there was one.
+    pub(in crate::cache) fn remove(&self, key: &Key, writer: &str) -> io::Result<bool> {
+        let mut books = self.books()?;
+        let place = Place::of(key.value());
+        let shard = Shard { directory: self.directory(place)?, ..Shard::default() };
+        let Some(directory) = &shard.directory else { return Ok(false) };
+        let length = directory.status(key.value())?.filter(|status| status.is_file);
+        let was_there = shard.remove_value(key.value())?;
+        let Some(status) = length.filter(|_| was_there) else { return Ok(false) };
+        books.take_off(1, status.length);
+        self.write_books_if_possible(books, writer);
+        Ok(true)
+    }
+
+    /// Removes every value.
+    pub(in crate::cache) fn clear(&self, writer: &str) -> Result<Removed, Error> {
+        let failed = |error| named(Operation::ClearCache, &self.directory, error);
+        let mut walk = Walk::default();
+        for name in key::shards() {
+            let mut shard = self.shard(&name).map_err(failed)?;
+            for value in std::mem::take(&mut shard.values) {
+                if !self.remove_one(&shard, &value, &mut walk) {
+                    // Keeps what stands beside it.
+                    shard.values.push(value);
+                }
+            }
+            shard.remove_orphans();
+        }
+        self.write_books_if_possible(walk.books, writer);
+        walk.kept.check(Operation::ClearCache)?;
+        Ok(walk.removed)
+    }
+}
+
+impl Shard {
+    /// Left behind by somebody who was killed in the middle, or by a wipe; or put there by somebody else
+    /// in the place of a file of ours. What cannot be removed stays.
+    fn remove_orphans(&self) {
+        let Some(directory) = &self.directory else { return };
         let hash = |name| match key::kind(name) {
             Kind::Value { hash } | Kind::Beside { hash } => Some(hash),
             Kind::Foreign => None,
         };
-        let hashes: HashSet<_> = shard.values.iter().map(|value| hash(&value.name)).collect();
-        for name in &shard.beside {
-            if !hashes.contains(&hash(name)) {
-                if_there(fs::remove_file(self.in_shard(name, name)))?;
+        let hashes: HashSet<_> = self.values.iter().map(|value| hash(&value.name)).collect();
+        let orphans = self.beside.iter().filter(|name| !hashes.contains(&hash(name)));
+        for name in orphans.chain(&self.strange) {
+            if directory.remove_file(name).is_err() {
+                let _ = directory.remove_directory(name);
             }
         }
-        Ok(())
     }
 
-    /// Removes a value, and then what stands beside it.
+    /// Temporary files of the dead, which some file systems need in here.
+    fn remove_lost_files<G>(&self, of_dead: impl Fn(&str) -> Option<G>) {
+        let Some(directory) = &self.directory else { return };
+        for name in &self.other {
+            if writer_in(name).and_then(&of_dead).is_some() {
+                let _ = directory.remove_file(name);
+            }
+        }
+    }
+
+    /// Removes a value, and then what stands beside it, as far as that can be removed.
     fn remove_value(&self, name: &str) -> io::Result<bool> {
-        let was_there = if_there(fs::remove_file(self.in_shard(name, name)))?.is_some();
-        for beside in key::names_beside(name) {
-            if_there(fs::remove_file(self.in_shard(name, &beside)))?;
-        }
-        Ok(was_there)
-    }
-
-    /// Removes the value of a key; whether there was one.
-    pub(in crate::cache) fn remove(&self, key: &Key, writer: &str) -> io::Result<bool> {
-        let mut books = self.books()?;
-        let length = if_there(self.value(key).symlink_metadata())?.map(|metadata| metadata.len());
-        let was_there = self.remove_value(key.value())?;
-        if let Some(length) = length.filter(|_| was_there) {
-            books.take_off(1, length);
-            self.write_books_if_possible(books, writer);
-        }
-        Ok(was_there)
-    }
-
-    /// Removes every value.
-    pub(in crate::cache) fn clear(&self, writer: &str) -> io::Result<Removed> {
-        let mut removed = Removed::default();
-        for name in key::shards() {
-            let shard = self.shard(&name)?;
-            for Value { name, bytes, .. } in &shard.values {
-                self.remove_value(name)?;
-                removed.add(*bytes);
+        let Some(directory) = &self.directory else { return Ok(false) };
+        let removed = match directory.remove_file(name) {
+            // A directory is no value.
+            Err(_) if directory.status(name)?.is_some_and(|status| status.is_directory) => {
+                let _ = directory.remove_directory(name);
+                return Ok(false);
             }
-            self.remove_orphans(&Shard { values: Vec::new(), beside: shard.beside })?;
+            removed => if_there(removed)?.is_some(),
+        };
+        for beside in key::names_beside(name) {
+            let _ = directory.remove_file(&beside);
         }
-        self.write_books_if_possible(Books::default(), writer);
         Ok(removed)
     }
 }

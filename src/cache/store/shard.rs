@@ -1,21 +1,31 @@
 //! The files of one subdirectory, and of all of them, one after the other.
 
-use std::fs::{self, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::time::SystemTime;
 
 use super::books::Books;
 use super::look::used;
-use super::{Store, if_there};
+use super::{Place, Store};
 use crate::cache::entries::Listed;
-use crate::cache::key::{self, Kind};
+use crate::cache::key::{self, Key, Kind};
+use crate::os::shared_directory::{Directory, Found, Purpose};
+use crate::shim::Arc;
+
+/// A file with a longer key is not read to list it.
+const LONGEST_KEY: u64 = 1 << 20;
 
 /// The files of one subdirectory.
 #[derive(Debug, Default)]
 pub(super) struct Shard {
+    /// `None` if it is not there, or is no directory, or may not be read.
+    pub(super) directory: Option<Arc<Directory>>,
     pub(super) values: Vec<Value>,
     /// Names of files that stand beside values.
     pub(super) beside: Vec<String>,
+    /// What is no file and has the name of a value.
+    pub(super) strange: Vec<String>,
+    /// Names that may be those of temporary files.
+    pub(super) other: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -27,27 +37,38 @@ pub(super) struct Value {
 }
 
 impl Store {
-    pub(super) fn shard(&self, name: &str) -> io::Result<Shard> {
+    pub(super) fn shard(&self, in_shard: &str) -> io::Result<Shard> {
         let mut shard = Shard::default();
-        let Some(directory) = if_there(fs::read_dir(self.directory.join(name)))? else {
+        let place = Place::Shard(in_shard);
+        let Some(directory) = if_allowed(self.directory(place))?.flatten() else {
             return Ok(shard);
         };
-        for entry in directory {
-            let Some(entry) = if_there(entry)? else { continue };
-            let Ok(name) = entry.file_name().into_string() else { continue };
+        let Some(names) = if_allowed(directory.names())? else { return Ok(shard) };
+        for name in names {
+            let name = match name {
+                Ok(name) => name,
+                // Wiped in the middle.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => return Err(error),
+            };
             match key::kind(&name) {
+                // What is in another subdirectory than its own is not of the cache.
+                _ if !name.starts_with(in_shard) => shard.other.push(name),
                 Kind::Value { .. } => {
                     // It may be gone since, and anything may have such a name.
-                    let metadata = if_there(entry.metadata())?.filter(Metadata::is_file);
-                    if let Some(metadata) = metadata {
-                        let (modified, used) = (metadata.modified()?, used(&metadata)?);
-                        shard.values.push(Value { name, bytes: metadata.len(), modified, used });
+                    let Some(status) = directory.status(&name)? else { continue };
+                    if !status.is_file {
+                        shard.strange.push(name);
+                        continue;
                     }
+                    let (bytes, modified) = (status.length, status.modified);
+                    shard.values.push(Value { name, bytes, modified, used: used(&status) });
                 }
                 Kind::Beside { .. } => shard.beside.push(name),
-                Kind::Foreign => {}
+                Kind::Foreign => shard.other.push(name),
             }
         }
+        shard.directory = Some(directory);
         Ok(shard)
     }
 
@@ -56,8 +77,7 @@ impl Store {
         let mut books = Books::default();
         for name in key::shards() {
             for value in self.shard(&name)?.values {
-                books.bytes += value.bytes;
-                books.values += 1;
+                books.count(value.bytes);
             }
         }
         Ok(books)
@@ -65,29 +85,58 @@ impl Store {
 
     /// How many values there are, and their bytes.
     pub(in crate::cache) fn size(&self) -> io::Result<(u64, u64)> {
+        self.check_format()?;
         self.count().map(|books| (books.values, books.bytes))
     }
 
     /// The values of one subdirectory that a look would find, but for their checksums.
-    pub(in crate::cache) fn list(&self, shard: &str) -> io::Result<Vec<Listed>> {
+    pub(in crate::cache) fn list(&self, name: &str) -> io::Result<Vec<Listed>> {
+        self.check_format()?;
         let mut listed = Vec::new();
-        for Value { name, bytes, modified, used } in self.shard(shard)?.values {
-            if self.is_expired(modified) {
+        let shard = self.shard(name)?;
+        let Some(directory) = shard.directory else { return Ok(listed) };
+        for Value { name, bytes, modified, used } in shard.values {
+            if self.is_expired(modified) || self.settings.max_size.is_some_and(|most| bytes > most)
+            {
                 continue;
             }
             let key = match key::key_in(&name) {
                 Some(key) => key.into_bytes(),
-                None => {
-                    let key = fs::read(self.in_shard(&name, &key::key_beside(&name)));
-                    let Some(key) = if_there(key)? else { continue };
-                    if key::Key::new(&key).value() != name {
-                        continue;
-                    }
-                    key
-                }
+                None => match key_beside(&directory, &name)? {
+                    Some(key) if Key::new(&key).value() == name => key,
+                    _ => continue,
+                },
             };
-            listed.push(Listed { key, path: self.in_shard(&name, &name), bytes, modified, used });
+            let path = self.path(Place::of(&name), &name);
+            listed.push(Listed { key, path, bytes, modified, used });
         }
         Ok(listed)
+    }
+}
+
+fn key_beside(directory: &Directory, value: &str) -> io::Result<Option<Vec<u8>>> {
+    match directory.open_file(&key::key_beside(value), Purpose::Read)? {
+        Found::File(file, status) if status.length <= LONGEST_KEY => {
+            let mut key = Vec::new();
+            file.take(LONGEST_KEY).read_to_end(&mut key)?;
+            Ok(Some(key))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// What another user keeps to itself is not there.
+fn if_allowed<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }

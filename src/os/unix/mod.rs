@@ -1,6 +1,5 @@
 //! The operating systems of the Unix family.
 
-pub(crate) mod cache_file;
 pub(in crate::os) mod content;
 mod create;
 pub(in crate::os) mod descriptor;
@@ -14,6 +13,7 @@ pub(crate) mod interrupt;
 pub(in crate::os) mod lock;
 pub(in crate::os) mod mount;
 pub(in crate::os) mod open;
+pub(crate) mod shared_directory;
 mod signal;
 mod thread_alarm;
 

@@ -47,36 +47,121 @@ pub(in crate::os) mod open {
     }
 }
 
-pub(crate) mod cache_file {
-    use std::fs::{File, Metadata, Permissions};
+pub(crate) mod shared_directory {
+    use std::convert::Infallible;
+    use std::fs::File;
     use std::io;
+    use std::iter;
     use std::path::Path;
+    use std::time::SystemTime;
+
+    /// There is none.
+    #[derive(Debug)]
+    pub(crate) struct Directory(Infallible);
 
     #[allow(dead_code)] // nothing is ever found
     pub(crate) enum Found {
-        Value(File, Metadata),
+        File(File, Status),
         Nothing,
         NotAFile,
     }
 
-    pub(crate) fn open(_path: &Path) -> io::Result<Found> {
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) enum Purpose {
+        Read,
+        Write,
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) struct Status {
+        pub(crate) is_file: bool,
+        pub(crate) is_directory: bool,
+        pub(crate) identity: (),
+        pub(crate) links: u64,
+        pub(crate) length: u64,
+        pub(crate) modified: SystemTime,
+        pub(crate) accessed: SystemTime,
+    }
+
+    impl Directory {
+        pub(crate) fn open(_path: &Path) -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(crate) fn is_at(&self, _path: &Path) -> io::Result<bool> {
+            match self.0 {}
+        }
+
+        pub(crate) fn refresh(&self) {
+            match self.0 {}
+        }
+
+        pub(crate) fn mount(&self) -> Option<u64> {
+            match self.0 {}
+        }
+
+        pub(crate) fn subdirectory(&self, _name: &str) -> io::Result<Self> {
+            match self.0 {}
+        }
+
+        pub(crate) fn make_subdirectory(
+            &self,
+            _name: &str,
+            _mode: Option<u32>,
+            _other_name: &str,
+        ) -> io::Result<()> {
+            match self.0 {}
+        }
+
+        pub(crate) fn open_file(&self, _name: &str, _purpose: Purpose) -> io::Result<Found> {
+            match self.0 {}
+        }
+
+        pub(crate) fn open_file_in(&self, _subdirectory: &str, _name: &str) -> io::Result<Found> {
+            match self.0 {}
+        }
+
+        pub(crate) fn create_file(&self, _name: &str, _mode: Option<u32>) -> io::Result<File> {
+            match self.0 {}
+        }
+
+        pub(crate) fn status(&self, _name: &str) -> io::Result<Option<Status>> {
+            match self.0 {}
+        }
+
+        pub(crate) fn rename(&self, _name: &str, _to: &Self, _new_name: &str) -> io::Result<()> {
+            match self.0 {}
+        }
+
+        pub(crate) fn remove_file(&self, _name: &str) -> io::Result<()> {
+            match self.0 {}
+        }
+
+        pub(crate) fn remove_directory(&self, _name: &str) -> io::Result<()> {
+            match self.0 {}
+        }
+
+        pub(crate) fn names(&self) -> io::Result<iter::Empty<io::Result<String>>> {
+            match self.0 {}
+        }
+
+        pub(crate) fn sync(&self) -> io::Result<()> {
+            match self.0 {}
+        }
+    }
+
+    impl Status {
+        pub(crate) fn of_file(_file: &File) -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    pub(crate) fn sync_file(_file: &File) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(crate) fn leads_to(_path: &Path, _file: &Metadata) -> io::Result<bool> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    pub(crate) fn permissions(_mode: u32) -> Option<Permissions> {
-        None
-    }
-
-    pub(crate) fn directory_permissions(_mode: u32) -> Option<Permissions> {
-        None
-    }
-
-    pub(crate) fn sync_directory(_path: &Path) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    pub(crate) fn copies_to_note(_file: &File) -> bool {
+        false
     }
 }
 

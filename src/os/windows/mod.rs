@@ -4,7 +4,6 @@
 //! does not keep others on the same handle waiting. Where overlapped waits do not work it is a
 //! synchronous handle ([`overlapped::is_usable`]).
 
-pub(crate) mod cache_file;
 pub(in crate::os) mod content;
 pub(in crate::os) mod errors;
 mod event;
@@ -14,6 +13,7 @@ pub(crate) mod interrupt;
 pub(in crate::os) mod lock;
 pub(in crate::os) mod open;
 mod overlapped;
+pub(crate) mod shared_directory;
 
 #[path = "../no_foreign.rs"]
 pub(in crate::os) mod descriptor;

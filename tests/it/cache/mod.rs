@@ -5,6 +5,8 @@ pub(crate) mod disk;
 pub(crate) mod fills;
 mod random;
 pub(crate) mod storm;
+pub(crate) mod strangers;
+pub(crate) mod systems;
 pub(crate) mod user;
 pub(crate) mod users;
 mod value;

@@ -38,9 +38,11 @@ const NFS: u32 = 0x6969;
 /// smbfs, cifs, smb2 and smb3. The client gives the server's "lock not granted" to programs as EACCES.
 const CIFS: [u32; 3] = [0x517b, 0xff53_4d42, 0xfe53_4d42];
 
+/// Layers over others, which copy a whole file up before anything of it is changed: overlayfs, aufs.
+const LAYERED: [u32; 2] = [0x794c_7630, 0x6175_6673];
+
 pub(in crate::os) fn of(file: &File) -> io::Result<FileSystem> {
-    // All magic numbers have 32 bits; the field has the platform's own width and sign.
-    let magic = fstatfs(file)?.filesystem_type().0 as u32;
+    let magic = magic(file)?;
     Ok(if LOCAL.iter().any(|(local, _)| *local == magic) {
         FileSystem::Local
     } else if magic == NFS {
@@ -50,6 +52,16 @@ pub(in crate::os) fn of(file: &File) -> io::Result<FileSystem> {
     } else {
         FileSystem::Other
     })
+}
+
+/// Whether a change of the file's times may copy all of it.
+pub(in crate::os::unix) fn copies_to_change(file: &File) -> bool {
+    magic(file).is_ok_and(|magic| LAYERED.contains(&magic))
+}
+
+fn magic(file: &File) -> io::Result<u32> {
+    // All magic numbers have 32 bits; the field has the platform's own width and sign.
+    Ok(fstatfs(file)?.filesystem_type().0 as u32)
 }
 
 #[cfg(all(test, not(tokio_filelock_loom)))]

@@ -9,5 +9,6 @@ pub(in crate::os) mod file_system;
 pub(super) mod look;
 pub(super) mod masks;
 pub(in crate::os) mod record;
+pub(super) mod shared_directory;
 pub(super) mod unnamed;
 pub(super) mod wiped;

@@ -1,0 +1,128 @@
+//! What is asked of the disk: every call of fsync(2) and fdatasync(2) that the cache makes.
+//!
+//! | policy | an insert of a value | in which order |
+//! |---|---|---|
+//! | `Never` | nothing | |
+//! | `Values` | its content, that of its key and of its checksum if there are such files | each before the rename that makes the file visible |
+//! | `Inserts` | the same; the subdirectory; the directory | the content first, the names when all of them are in place, before the insert returns; the subdirectory also between checksum and value, if a value is replaced |
+//!
+//! A hit needs the value, the key file of a long key, and the checksum if they are wanted. Where a value
+//! is replaced, the one before was promised, and the disk may see the two renames in any order. The file
+//! with the checksums has that of the value before, too; so it goes first, for good.
+//!
+//! Where the directory itself is made, its name in its parent is synced as well with `Inserts`.
+//!
+//! Where a file system cannot sync something there is nothing to wait for, and that is no error.
+
+use std::fs::File;
+use std::io;
+
+use super::{Place, Settings, Store, if_there};
+use crate::cache::key;
+use crate::cache::options::SyncPolicy;
+use crate::os::shared_directory::{self as directory, Directory};
+
+impl Store {
+    /// The content of a file that is complete.
+    pub(super) fn sync_file(&self, file: &File) -> io::Result<()> {
+        if self.settings.sync == SyncPolicy::Never {
+            return Ok(());
+        }
+        #[cfg(test)]
+        tests::FILES.with(|count| count.set(count.get() + 1));
+        directory::sync_file(file)
+    }
+
+    /// The name of a checksum, before the value is replaced.
+    pub(super) fn sync_checksum(&self, key: &key::Key) -> io::Result<()> {
+        self.sync_names(&[Place::of(key.value())])
+    }
+
+    /// Whoever was told that the value is there finds it after a power failure, if that is wanted.
+    pub(in crate::cache) fn settle(&self, key: &key::Key) -> io::Result<()> {
+        self.sync_names(&[Place::of(key.value()), Place::Root])
+    }
+
+    fn sync_names(&self, places: &[Place<'_>]) -> io::Result<()> {
+        if self.settings.sync != SyncPolicy::Inserts {
+            return Ok(());
+        }
+        for place in places {
+            // What was wiped needs no sync.
+            if let Some(directory) = self.directory(*place)? {
+                if_there(sync(&directory))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of the cache directory, when it was made.
+pub(super) fn made(parent: &Directory, settings: &Settings) -> io::Result<()> {
+    if settings.sync == SyncPolicy::Inserts { sync(parent) } else { Ok(()) }
+}
+
+fn sync(directory: &Directory) -> io::Result<()> {
+    #[cfg(test)]
+    tests::DIRECTORIES.with(|count| count.set(count.get() + 1));
+    directory.sync()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::cache::key::Key;
+
+    // How often this thread has asked.
+    thread_local! {
+        pub(super) static FILES: Cell<u32> = const { Cell::new(0) };
+        pub(super) static DIRECTORIES: Cell<u32> = const { Cell::new(0) };
+    }
+
+    fn store(sync: SyncPolicy, checksums: bool) -> (tempfile::TempDir, Store) {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().canonicalize().unwrap();
+        let settings = Settings { sync, checksums, ..Settings::default() };
+        let held = Directory::open(&path).unwrap();
+        (place, Store::new(path, held, settings))
+    }
+
+    /// The syncs of one insert, of files and of directories.
+    fn syncs(store: &Store, key: &Key) -> [u32; 2] {
+        let counts = [&FILES, &DIRECTORIES];
+        let [files, directories] = counts.map(|count| count.get());
+        let writer = "0123456789abcdef";
+        let mut incoming = store.begin(writer).unwrap();
+        incoming.write(b"value").unwrap();
+        store.finish(&incoming).unwrap();
+        store.publish(key, incoming, writer).unwrap();
+        store.settle(key).unwrap();
+        [FILES.get() - files, DIRECTORIES.get() - directories]
+    }
+
+    /// With nothing there, and again in place of a value. Books are not synced, but where there are none
+    /// they are a new file.
+    #[test]
+    fn as_many_syncs_as_promised() {
+        let (short, long) = (Key::new(b"short"), Key::new(&[b'k'; 200]));
+        let table = [
+            (SyncPolicy::Never, false, [[0, 0], [0, 0]], [[0, 0], [0, 0]]),
+            (SyncPolicy::Never, true, [[0, 0], [0, 0]], [[0, 0], [0, 0]]),
+            (SyncPolicy::Values, false, [[1, 0], [1, 0]], [[2, 0], [1, 0]]),
+            (SyncPolicy::Values, true, [[2, 0], [2, 0]], [[3, 0], [2, 0]]),
+            (SyncPolicy::Inserts, false, [[1, 2], [1, 2]], [[2, 2], [1, 2]]),
+            (SyncPolicy::Inserts, true, [[2, 2], [2, 3]], [[3, 2], [2, 3]]),
+        ];
+        for (policy, checksums, of_short, of_long) in table {
+            for (key, expected) in [(&short, of_short), (&long, of_long)] {
+                let (_place, store) = store(policy, checksums);
+                // Makes the books.
+                syncs(&store, &Key::new(b"other"));
+                let counted = [syncs(&store, key), syncs(&store, key)];
+                assert_eq!(counted, expected, "{policy:?}, checksums: {checksums}, {key:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Files that nobody looks for yet, and how they get their place.
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+
+use super::{Place, ROUNDS, Store, if_there, temporary_name};
+use crate::os::shared_directory::{Directory, Found, Purpose, Status};
+use crate::shim::Arc;
+
+/// A file that can be renamed to any place in the store; removed when it is dropped.
+#[derive(Debug)]
+pub(super) struct Temporary {
+    pub(super) file: File,
+    directory: Arc<Directory>,
+    /// `None` when it is in its place.
+    name: Option<String>,
+}
+
+impl Temporary {
+    fn create(directory: Arc<Directory>, writer: &str, mode: Option<u32>) -> io::Result<Self> {
+        loop {
+            let name = temporary_name(writer);
+            match directory.create_file(&name, mode) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+                Ok(file) => return Ok(Self { file, directory, name: Some(name) }),
+            }
+        }
+    }
+
+    /// The same file, to be read only. [`NotFound`](io::ErrorKind::NotFound) if it was wiped, or
+    /// something else stands under its name.
+    fn reader(&self) -> io::Result<File> {
+        let name = self.name.as_deref().expect("not in its place yet");
+        match self.directory.open_file(name, Purpose::Read)? {
+            Found::File(reader, status)
+                if status.identity == Status::of_file(&self.file)?.identity =>
+            {
+                Ok(reader)
+            }
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn rename(&mut self, to: &Directory, name: &str) -> io::Result<()> {
+        self.directory.rename(self.name.as_deref().expect("not in its place yet"), to, name)?;
+        self.name = None;
+        Ok(())
+    }
+
+    /// The file without its name.
+    pub(super) fn into_unnamed(self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            let _ = self.directory.remove_file(name);
+        }
+    }
+}
+
+impl Store {
+    pub(super) fn temporary(&self, writer: &str) -> io::Result<Temporary> {
+        self.temporary_in(Place::Temporary, writer)
+    }
+
+    fn temporary_in(&self, place: Place<'_>, writer: &str) -> io::Result<Temporary> {
+        let mut rounds = 0..ROUNDS;
+        loop {
+            let directory = self.directory_made(place, writer)?;
+            match Temporary::create(directory, writer, self.settings.mode) {
+                // It was wiped in the same moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    rounds.next().ok_or(error)?;
+                }
+                created => return created,
+            }
+        }
+    }
+
+    /// Puts a small file in its place, whole.
+    pub(super) fn write_whole(
+        &self,
+        place: Place<'_>,
+        name: &str,
+        content: &[u8],
+        writer: &str,
+    ) -> io::Result<()> {
+        let mut temporary = self.temporary(writer)?;
+        temporary.file.write_all(content)?;
+        self.sync_file(&temporary.file)?;
+        self.put_in_place(temporary, place, name, writer).map(drop)
+    }
+
+    /// Renames a file that is complete, and on the disk if that is wanted; gives it, to be read.
+    pub(super) fn put_in_place(
+        &self,
+        mut temporary: Temporary,
+        place: Place<'_>,
+        name: &str,
+        writer: &str,
+    ) -> io::Result<File> {
+        let mut rounds = 0..ROUNDS;
+        loop {
+            let directory = self.directory_made(place, writer)?;
+            let failed = match temporary.reader() {
+                Ok(reader) => match temporary.rename(&directory, name) {
+                    Ok(()) => return Ok(reader),
+                    Err(error) => error,
+                },
+                // The file is open, and so nothing is lost.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    temporary = self.copy(&temporary.file, Place::Temporary, writer)?;
+                    error
+                }
+                Err(error) => return Err(error),
+            };
+            match failed.kind() {
+                // Somebody has wiped the one directory or the other.
+                io::ErrorKind::NotFound => {}
+                // To the file system they are apart: mounts, or disks of a union.
+                io::ErrorKind::CrossesDevices => {
+                    temporary = self.copy(&temporary.file, place, writer)?;
+                }
+                io::ErrorKind::IsADirectory
+                | io::ErrorKind::AlreadyExists
+                | io::ErrorKind::DirectoryNotEmpty => {
+                    self.remove_directory(&directory, place, name)?
+                }
+                // Windows denies it.
+                io::ErrorKind::PermissionDenied
+                    if directory.status(name)?.is_some_and(|status| status.is_directory) =>
+                {
+                    self.remove_directory(&directory, place, name)?;
+                }
+                _ => return Err(failed),
+            }
+            rounds.next().ok_or(failed)?;
+        }
+    }
+
+    /// Where a file of ours belongs.
+    fn remove_directory(
+        &self,
+        directory: &Directory,
+        place: Place<'_>,
+        name: &str,
+    ) -> io::Result<()> {
+        if_there(directory.remove_directory(name)).map(drop).map_err(|error| {
+            let path = self.path(place, name);
+            let text = format!(
+                "a directory that cannot be removed stands in place of `{}`: {error}",
+                path.display()
+            );
+            io::Error::new(io::ErrorKind::IsADirectory, text)
+        })
+    }
+
+    fn copy(&self, mut from: &File, place: Place<'_>, writer: &str) -> io::Result<Temporary> {
+        let mut copy = self.temporary_in(place, writer)?;
+        from.rewind()?;
+        io::copy(&mut from, &mut copy.file)?;
+        self.sync_file(&copy.file)?;
+        Ok(copy)
+    }
+}

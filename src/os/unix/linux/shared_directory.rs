@@ -1,0 +1,58 @@
+//! Directory handles that need no right to read, and openat2(2).
+
+use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+
+pub(in crate::os::unix) const SEARCH: OFlag = OFlag::O_PATH;
+
+/// Opens a file below a directory without following a link on the way. `None` where that takes a call
+/// for each name.
+#[cfg(target_os = "linux")]
+pub(in crate::os::unix) fn open_beneath(
+    directory: BorrowedFd<'_>,
+    path: &str,
+    flags: OFlag,
+) -> Option<nix::Result<OwnedFd>> {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use nix::errno::Errno;
+    use nix::fcntl::{OpenHow, ResolveFlag, openat2};
+
+    /// Kernels before 5.6 do not have it, and some sandboxes forbid what they do not know.
+    static IS_MISSING: AtomicBool = AtomicBool::new(false);
+
+    if IS_MISSING.load(Ordering::Relaxed) {
+        return None;
+    }
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let how = OpenHow::new().flags(flags).resolve(resolve);
+    loop {
+        match openat2(directory, path, how) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::ENOSYS | Errno::EPERM) => {
+                IS_MISSING.store(true, Ordering::Relaxed);
+                return None;
+            }
+            opened => return Some(opened),
+        }
+    }
+}
+
+/// Android's sandboxes do not know openat2.
+#[cfg(target_os = "android")]
+pub(in crate::os::unix) fn open_beneath(
+    _directory: BorrowedFd<'_>,
+    _path: &str,
+    _flags: OFlag,
+) -> Option<nix::Result<OwnedFd>> {
+    None
+}
+
+/// The number of the mount, if `/proc` tells.
+pub(in crate::os::unix) fn mount(directory: BorrowedFd<'_>) -> Option<u64> {
+    let info = fs::read(format!("/proc/self/fdinfo/{}", directory.as_raw_fd())).ok()?;
+    let info = String::from_utf8(info).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+}

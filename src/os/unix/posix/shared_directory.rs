@@ -1,0 +1,23 @@
+//! Directory handles as POSIX has them.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
+
+pub(in crate::os::unix) const SEARCH: OFlag = OFlag::O_RDONLY;
+
+/// It takes a call for each name.
+pub(in crate::os::unix) fn open_beneath(
+    _directory: BorrowedFd<'_>,
+    _path: &str,
+    _flags: OFlag,
+) -> Option<nix::Result<OwnedFd>> {
+    None
+}
+
+/// As far as the device tells.
+#[allow(clippy::unnecessary_cast)] // its type differs between systems
+pub(in crate::os::unix) fn mount(directory: BorrowedFd<'_>) -> Option<u64> {
+    fstat(directory).ok().map(|status| status.st_dev as u64)
+}

@@ -1,0 +1,224 @@
+//! Directories, and the files in them.
+//!
+//! There are no calls relative to a handle that std or `windows-sys` offer here, so a [`Directory`] is a
+//! path. Each step looks at what it has got: reparse points (symbolic links, junctions) are not
+//! followed in the last two names, and a file is known by the handle that was opened. Opening shares
+//! reading, writing and deleting.
+
+use std::fs::{self, File, Metadata, OpenOptions, ReadDir};
+use std::io;
+use std::os::windows::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use windows_sys::Win32::Storage::FileSystem::{
+    FILE_ATTRIBUTE_REPARSE_POINT, FILE_FLAG_OPEN_REPARSE_POINT,
+};
+
+/// A directory, for as long as it keeps its name.
+#[derive(Debug)]
+pub(crate) struct Directory(PathBuf);
+
+/// What stands under a name.
+pub(crate) enum Found {
+    File(File, Status),
+    Nothing,
+    /// A directory, a reparse point, a device.
+    NotAFile,
+}
+
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Read,
+    /// To write it over in place.
+    Write,
+}
+
+/// What can be said of a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Status {
+    pub(crate) is_file: bool,
+    pub(crate) is_directory: bool,
+    /// Which file it is, as far as its times and its length tell.
+    pub(crate) identity: [u64; 3],
+    /// Names that lead to it; not looked at.
+    pub(crate) links: u64,
+    pub(crate) length: u64,
+    pub(crate) modified: SystemTime,
+    pub(crate) accessed: SystemTime,
+}
+
+impl Directory {
+    /// The directory at a path, which is followed up to its last name.
+    ///
+    /// [`io::ErrorKind::NotADirectory`] if something else stands there.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        if Status::of(&path.symlink_metadata()?).is_directory {
+            Ok(Self(path.to_owned()))
+        } else {
+            Err(io::ErrorKind::NotADirectory.into())
+        }
+    }
+
+    /// Whether there is a directory at the path.
+    pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        Ok(path.symlink_metadata().is_ok_and(|there| Status::of(&there).is_directory))
+    }
+
+    /// To open a file asks the server.
+    pub(crate) fn refresh(&self) {}
+
+    /// The mount that the directory is on is not looked at.
+    pub(crate) fn mount(&self) -> Option<u64> {
+        None
+    }
+
+    /// A directory in here; errors as those of [`open`](Directory::open).
+    pub(crate) fn subdirectory(&self, name: &str) -> io::Result<Self> {
+        Self::open(&self.0.join(name))
+    }
+
+    /// Makes a directory in here, unless there is one.
+    pub(crate) fn make_subdirectory(
+        &self,
+        name: &str,
+        _mode: Option<u32>,
+        _other_name: &str,
+    ) -> io::Result<()> {
+        match fs::create_dir(self.0.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens a file in here, if it is one.
+    pub(crate) fn open_file(&self, name: &str, purpose: Purpose) -> io::Result<Found> {
+        let path = self.0.join(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(purpose == Purpose::Write);
+        let file = match options.custom_flags(FILE_FLAG_OPEN_REPARSE_POINT).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                // A directory is denied; a file on its way to deletion is as good as gone.
+                return match path.symlink_metadata() {
+                    Ok(metadata) if metadata.is_dir() => Ok(Found::NotAFile),
+                    Ok(_) => Err(error),
+                    Err(_) => Ok(Found::Nothing),
+                };
+            }
+            Err(error) => return Err(error),
+        };
+        let status = Status::of_file(&file)?;
+        Ok(if status.is_file { Found::File(file, status) } else { Found::NotAFile })
+    }
+
+    /// Opens a file for reading in a directory that is in here. What is no directory has no files.
+    pub(crate) fn open_file_in(&self, subdirectory: &str, name: &str) -> io::Result<Found> {
+        match self.subdirectory(subdirectory) {
+            Ok(subdirectory) => subdirectory.open_file(name, Purpose::Read),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(Found::Nothing)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a file in here that was not there, to be written and read. Permission bits have no meaning
+    /// here.
+    pub(crate) fn create_file(&self, name: &str, _mode: Option<u32>) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create_new(true).open(self.0.join(name))
+    }
+
+    /// What stands under a name, without opening it.
+    pub(crate) fn status(&self, name: &str) -> io::Result<Option<Status>> {
+        match self.0.join(name).symlink_metadata() {
+            Ok(metadata) => Ok(Some(Status::of(&metadata))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Renames what stands under a name in here, over what stands under the other name.
+    pub(crate) fn rename(&self, name: &str, to: &Directory, new_name: &str) -> io::Result<()> {
+        fs::rename(self.0.join(name), to.0.join(new_name))
+    }
+
+    /// Removes anything but a directory.
+    pub(crate) fn remove_file(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.0.join(name))
+    }
+
+    /// Removes an empty directory.
+    pub(crate) fn remove_directory(&self, name: &str) -> io::Result<()> {
+        fs::remove_dir(self.0.join(name))
+    }
+
+    /// The names in here that are text.
+    pub(crate) fn names(&self) -> io::Result<Names> {
+        fs::read_dir(&self.0).map(Names)
+    }
+
+    /// The file system's journal has the names.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What [`Directory::names`] gives.
+pub(crate) struct Names(ReadDir);
+
+impl Iterator for Names {
+    type Item = io::Result<String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.0.next()? {
+                Ok(entry) => {
+                    if let Ok(name) = entry.file_name().into_string() {
+                        return Some(Ok(name));
+                    }
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+impl Status {
+    /// Of an open file.
+    pub(crate) fn of_file(file: &File) -> io::Result<Self> {
+        Ok(Self::of(&file.metadata()?))
+    }
+
+    fn of(metadata: &Metadata) -> Self {
+        let is_reparse_point = metadata.file_attributes() & FILE_ATTRIBUTE_REPARSE_POINT != 0;
+        let times = [metadata.creation_time(), metadata.last_write_time()];
+        let modified = metadata.modified().unwrap_or(UNIX_EPOCH);
+        Self {
+            is_file: metadata.is_file() && !is_reparse_point,
+            is_directory: metadata.is_dir() && !is_reparse_point,
+            identity: [times[0], times[1], metadata.file_size()],
+            links: 1,
+            length: metadata.len(),
+            modified,
+            accessed: metadata.accessed().unwrap_or(modified),
+        }
+    }
+}
+
+/// Makes the content of a file survive a power failure.
+pub(crate) fn sync_file(file: &File) -> io::Result<()> {
+    file.sync_data()
+}
+
+/// Whether to set the times of a file may copy all of it.
+pub(crate) fn copies_to_note(_file: &File) -> bool {
+    false
+}
