@@ -232,6 +232,10 @@ impl FileLock {
 
     /// Locks exclusively if that is possible at once.
     ///
+    /// A process that is next in turn comes first, for as long as it may be awake: the lock is free, and
+    /// tries are refused for 50 ms, and one more try. That last try may block for up to 20 ms
+    /// (docs/FAIRNESS.md). On a local file system no other one blocks.
+    ///
     /// On a file system that is not known to be local this blocks the thread for the answer of a
     /// server; in a task, use `lock().timeout(..)` there. A guard that was dropped there a moment
     /// ago may still be on its way back to the server, and counts as held; await its `unlock`.

@@ -1,12 +1,12 @@
 //! The open lock file, and the calls on its lock.
 //!
-//! What is the same on every system is here: how a wait goes on each kind of file system, and when
-//! the turnstile is trusted. The calls themselves are the platform's ([`Lock`]).
+//! What is the same on every system is here: how a wait goes on each kind of file system, and what it
+//! does at the turnstile. The calls themselves are the platform's ([`Lock`]).
 
 use std::io;
-use std::mem;
 use std::process;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::file_system::FileSystem;
@@ -14,7 +14,9 @@ use super::interrupt::Interrupt;
 use super::platform::holders::{self, Inode};
 use super::platform::mount::Mount;
 use super::platform::{self, content, open};
-use super::turnstile::{DISTRUST, Gate, Turn, lock_in_turn};
+use super::turnstile::{
+    self, Gate, Turn, Turnstile, Turnstiles, lock_in_turn, new_number, try_in_turn,
+};
 use super::{
     Access, Attempt, Descriptor, Effort, Identity, Location, Lock, Opened, Protocol, Region,
     Standing, Waited, is_contention,
@@ -50,7 +52,7 @@ pub(crate) struct LockFile {
     mount: Option<Mount>,
     /// The process that opened it, and that its locks name.
     pid: u32,
-    trust: Mutex<Trust>,
+    turnstiles: Turnstiles,
     /// For the question who holds its locks; found out when that is asked first.
     inode: OnceLock<Inode>,
 }
@@ -77,7 +79,7 @@ impl LockFile {
             file_system,
             mount,
             pid: process::id(),
-            trust: Mutex::default(),
+            turnstiles: Turnstiles::default(),
             inode: OnceLock::new(),
         })
     }
@@ -116,6 +118,10 @@ impl LockFile {
         Lock::closing_releases(protocol)
     }
 
+    fn call(&self, protocol: Protocol, region: Region, mode: Mode) -> Call<'_> {
+        Call { file: self, protocol, region, mode }
+    }
+
     fn carrier(&self, protocol: Protocol, region: Region) -> Lock {
         Lock::of(protocol, region, self.pid)
     }
@@ -149,7 +155,7 @@ impl LockFile {
         mode: Mode,
         end: &Interrupt,
     ) -> io::Result<Waited> {
-        let wait = Wait { file: self, protocol, region, mode, end };
+        let wait = Wait { call: self.call(protocol, region, mode), end };
         match self.file_system {
             FileSystem::Local => lock_in_turn(&wait),
             FileSystem::Nfs => wait.park_and_ask_again(),
@@ -166,19 +172,36 @@ impl LockFile {
         mode: Mode,
         end: &Interrupt,
     ) -> io::Result<Waited> {
-        Wait { file: self, protocol, region, mode, end }.lock()
+        Wait { call: self.call(protocol, region, mode), end }.park()
     }
 
-    /// Somebody else waits for the lock, and would be overtaken by whoever takes it now.
+    /// As `try_lock`, unless it is the turn of another process: on a local file system, elsewhere there are
+    /// no turns. Blocks for some milliseconds at most, and only if it `may_pause`.
+    pub(crate) fn try_lock_in_turn(
+        &self,
+        protocol: Protocol,
+        region: Region,
+        mode: Mode,
+        may_pause: bool,
+    ) -> io::Result<Attempt> {
+        if self.is_local() {
+            try_in_turn(&self.call(protocol, region, mode), may_pause)
+        } else {
+            self.try_lock(protocol, region, mode)
+        }
+    }
+
+    /// Another process waits for the lock, and would be overtaken by one that takes it now.
     ///
     /// `false` where there is no turnstile: on file systems that are not local.
     pub(crate) fn is_turnstile_taken(&self, protocol: Protocol, region: Region) -> bool {
         if !self.is_local() {
             return false;
         }
-        let turnstile = Lock::turnstile(protocol, region, self.pid);
-        let taken = turnstile.is_some_and(|lock| lock.is_taken(&self.file));
-        taken && !self.distrusts_turnstile()
+        match self.call(protocol, region, Mode::Shared).look() {
+            Turnstile::Free | Turnstile::Covered => false,
+            Turnstile::Taken(taken) => !self.turnstiles.ignores(region, taken, Instant::now()),
+        }
     }
 
     /// Who holds the lock of the region, and whose calls wait for it, as the kernel sees it.
@@ -188,8 +211,11 @@ impl LockFile {
         region: Region,
         effort: Effort,
     ) -> Vec<Holder> {
-        let inode = self.inode.get_or_init(|| Inode::of(&self.file, self.identity()));
-        holders::of(&self.file, inode, protocol, region, effort)
+        holders::of(&self.file, self.inode(), protocol, region, effort)
+    }
+
+    fn inode(&self) -> &Inode {
+        self.inode.get_or_init(|| Inode::of(&self.file, self.identity()))
     }
 
     /// Reads the beginning of the file, as much as there is or fits.
@@ -216,15 +242,6 @@ impl LockFile {
         self.file.set_len(length)
     }
 
-    fn distrusts_turnstile(&self) -> bool {
-        let until = self.trust().distrusted_until;
-        until.is_some_and(|until| Instant::now() < until)
-    }
-
-    fn trust(&self) -> MutexGuard<'_, Trust> {
-        self.trust.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn unlock(&self, protocol: Protocol, region: Region) -> io::Result<()> {
         self.carrier(protocol, region).unlock(&self.file)
     }
@@ -242,33 +259,77 @@ fn cannot_be_ended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported
 }
 
-/// What an open file has seen of the turnstile.
-#[derive(Debug, Default)]
-struct Trust {
-    /// The last wait passed its owner.
-    passed: bool,
-    /// Until when it is not looked at.
-    distrusted_until: Option<Instant>,
-}
-
-/// One wait for the lock.
-struct Wait<'a> {
+/// One attempt at a lock.
+struct Call<'a> {
     file: &'a LockFile,
     protocol: Protocol,
     region: Region,
     mode: Mode,
+}
+
+impl Call<'_> {
+    fn carrier(&self) -> Lock {
+        self.file.carrier(self.protocol, self.region)
+    }
+
+    fn turnstile(&self, number: u32) -> Option<Lock> {
+        Lock::turnstile(self.protocol, self.region, number)
+    }
+}
+
+impl Gate for Call<'_> {
+    fn look(&self) -> Turnstile {
+        match self.turnstile(self.file.pid) {
+            Some(turnstile) => turnstile.look(&self.file.file),
+            None => Turnstile::Free,
+        }
+    }
+
+    fn remembered(&self) -> &Turnstiles {
+        &self.file.turnstiles
+    }
+
+    fn region(&self) -> Region {
+        self.region
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn pause(&self, time: Duration) {
+        thread::sleep(time);
+    }
+
+    fn is_free(&self) -> io::Result<bool> {
+        match self.carrier().is_free(&self.file.file) {
+            Err(error) if self.file.is_contention(&error) => Ok(false),
+            answer => answer,
+        }
+    }
+
+    fn try_lock(&self) -> io::Result<Attempt> {
+        self.file.try_lock(self.protocol, self.region, self.mode)
+    }
+}
+
+/// One wait for the lock.
+struct Wait<'a> {
+    call: Call<'a>,
     end: &'a Interrupt,
 }
 
 impl Wait<'_> {
     /// Leaves the wait to the kernel. Where the kernel's wait cannot be ended this is a poll.
     fn park(&self) -> io::Result<Waited> {
-        let lock = self.carrier();
-        match lock.wait(&self.file.file, self.mode, self.end) {
+        let lock = self.call.carrier();
+        match lock.wait(self.file(), self.call.mode, self.end) {
             Err(error) if cannot_be_ended(&error) => self.poll(),
             // It did not wait, although it was asked to. Where that can not be, something answers in
             // place of the kernel, and would for ever.
-            Err(error) if self.file.is_contention(&error) && !lock.always_waits() => self.poll(),
+            Err(error) if self.call.file.is_contention(&error) && !lock.always_waits() => {
+                self.poll()
+            }
             waited => waited,
         }
     }
@@ -277,9 +338,10 @@ impl Wait<'_> {
     /// be given a limit this is a poll.
     fn park_and_ask_again(&self) -> io::Result<Waited> {
         loop {
-            match self.carrier().wait_for(&self.file.file, self.mode, self.end, ASK_AGAIN) {
+            let carrier = self.call.carrier();
+            match carrier.wait_for(self.file(), self.call.mode, self.end, ASK_AGAIN) {
                 Ok(Some(waited)) => return Ok(waited),
-                Err(error) if self.file.is_contention(&error) || cannot_be_ended(&error) => {
+                Err(error) if self.call.file.is_contention(&error) || cannot_be_ended(&error) => {
                     return self.poll();
                 }
                 Err(error) => return Err(error),
@@ -288,7 +350,7 @@ impl Wait<'_> {
             if let Some(ended) = self.end.pause(REMOTE.first) {
                 return Ok(ended);
             }
-            if self.try_lock()? == Attempt::Acquired {
+            if self.call.try_lock()? == Attempt::Acquired {
                 return Ok(Waited::Acquired);
             }
         }
@@ -296,7 +358,7 @@ impl Wait<'_> {
 
     /// Tries again and again, where the kernel may not wake a wait, or not let it go.
     fn poll(&self) -> io::Result<Waited> {
-        let waited = self.poll_until(None, || self.try_lock())?;
+        let waited = self.poll_until(None, || self.call.try_lock())?;
         Ok(waited.expect("the time is never up"))
     }
 
@@ -306,7 +368,7 @@ impl Wait<'_> {
         deadline: Option<Instant>,
         attempt: impl Fn() -> io::Result<Attempt>,
     ) -> io::Result<Option<Waited>> {
-        let Pauses { first, longest } = if self.file.is_local() { LOCAL } else { REMOTE };
+        let Pauses { first, longest } = if self.call.file.is_local() { LOCAL } else { REMOTE };
         let mut pause = first;
         loop {
             if let Some(ended) = self.end.pause(pause) {
@@ -322,37 +384,46 @@ impl Wait<'_> {
         }
     }
 
-    fn try_lock(&self) -> io::Result<Attempt> {
-        self.file.try_lock(self.protocol, self.region, self.mode)
-    }
-
-    fn carrier(&self) -> Lock {
-        self.file.carrier(self.protocol, self.region)
-    }
-
-    fn turnstile(&self) -> Option<Lock> {
-        Lock::turnstile(self.protocol, self.region, self.file.pid)
+    fn file(&self) -> &Descriptor {
+        &self.call.file.file
     }
 }
 
-impl Gate for Wait<'_> {
+impl<'a> turnstile::Wait for Wait<'a> {
+    type Gate = Call<'a>;
+
+    fn gate(&self) -> &Call<'a> {
+        &self.call
+    }
+
     fn take_turnstile(&self, limit: Duration) -> Turn {
-        let Some(turnstile) = self.turnstile() else { return Turn::None };
-        if self.file.distrusts_turnstile() {
+        // While the call waits it says who waits. Later it says which turn it is.
+        let pid = self.call.file.pid;
+        let [Some(waiting), Some(taken)] =
+            [pid, new_number(pid)].map(|number| self.call.turnstile(number))
+        else {
             return Turn::None;
-        }
+        };
         // An exclusive lock needs write access. Readers who have none may wait side by side.
-        let mode = if self.file.writable { Mode::Exclusive } else { Mode::Shared };
+        let mode = if self.call.file.writable { Mode::Exclusive } else { Mode::Shared };
+        if limit.is_zero() {
+            return match self.call.file.attempt(taken, mode) {
+                Ok(Attempt::Acquired) => Turn::Taken,
+                Ok(Attempt::Busy) => Turn::TimedOut,
+                Err(_) => Turn::None,
+            };
+        }
         let deadline = Instant::now() + limit;
-        let waited = match turnstile.wait_for(&self.file.file, mode, self.end, limit) {
+        let waited = match waiting.wait_for(self.file(), mode, self.end, limit) {
             Err(error) if cannot_be_ended(&error) => {
-                self.poll_until(Some(deadline), || self.file.attempt(turnstile, mode))
+                self.poll_until(Some(deadline), || self.call.file.attempt(waiting, mode))
             }
             waited => waited,
         };
         match waited {
             Ok(Some(Waited::Acquired)) => {
-                self.file.trust().passed = false;
+                // If this fails, those who look take several turns of this process for one.
+                let _ = waiting.renumber(taken, self.file(), mode);
                 Turn::Taken
             }
             Ok(Some(Waited::Interrupted)) => Turn::Interrupted,
@@ -363,35 +434,20 @@ impl Gate for Wait<'_> {
 
     fn leave_turnstile(&self) {
         // Where this fails nobody else has the turnstile, and nobody waits for it without a limit.
-        let _ = self.turnstile().map(|turnstile| turnstile.unlock(&self.file.file));
-    }
-
-    fn passed_turnstile(&self) {
-        let until = Instant::now() + DISTRUST;
-        let mut trust = self.file.trust();
-        if mem::replace(&mut trust.passed, true) {
-            trust.distrusted_until = Some(until);
-        }
-    }
-
-    fn try_if_free(&self) -> io::Result<Attempt> {
-        // Only the exclusive lock shows that nobody holds it shared. A descriptor that may not have
-        // it learns nothing.
-        let free = self.file.try_lock(self.protocol, self.region, Mode::Exclusive);
-        if self.mode == Mode::Exclusive || !matches!(free, Ok(Attempt::Acquired)) {
-            return Ok(free.unwrap_or(Attempt::Busy));
-        }
-        match self.carrier().weaken(&self.file.file) {
-            Ok(()) => Ok(Attempt::Acquired),
-            Err(error) if self.file.is_contention(&error) => Ok(Attempt::Busy),
-            Err(error) => {
-                let _ = self.file.unlock(self.protocol, self.region);
-                Err(error)
-            }
-        }
+        let widest = self.call.turnstile(turnstile::WIDEST);
+        let _ = widest.map(|turnstile| turnstile.unlock(self.file()));
     }
 
     fn lock(&self) -> io::Result<Waited> {
         self.park()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.call.mode == Mode::Shared
+    }
+
+    fn is_lock_waited_for(&self) -> bool {
+        let Call { file, protocol, region, .. } = self.call;
+        holders::is_lock_waited_for(file.inode(), protocol, region)
     }
 }

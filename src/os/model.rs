@@ -8,14 +8,19 @@
 //!   of arrival; but a newcomer looks at the holders only, and a release is not a hand-off:
 //!   between the wake-up and the retry of a waiter anybody may take the lock;
 //! - a waiter that is interrupted leaves without the lock, unless it has got it already.
+//!
+//! There is a clock for each file. It goes on when somebody lets time pass, and in that time whoever is awake
+//! does what it can do at once: the owner of the turnstile takes a lock that is free. A limit for the
+//! turnstile runs out only if nothing else can happen.
 
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use super::platform::FileId;
-use super::turnstile::{Gate, Turn, lock_in_turn};
+use super::turnstile::{self, Gate, Taken, Turn, Turnstile, Turnstiles, lock_in_turn, try_in_turn};
 use super::{Access, Attempt, Effort, Identity, Location, Protocol, Region, Standing, Waited};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::{Holder, Mode};
@@ -55,6 +60,10 @@ struct State {
     waiting: Vec<Waiter>,
     /// Which open file holds the turnstile, and for which mode.
     turnstile: Option<(u64, Mode)>,
+    /// How often the turnstile was taken.
+    turns: u64,
+    /// What the clock shows.
+    time: Duration,
     /// Locks that were taken without waiting, past somebody who waits.
     overtakings: u64,
     /// The error of the next lock call.
@@ -72,6 +81,16 @@ struct Waiter {
 }
 
 impl Inode {
+    /// Lets time pass.
+    fn let_time_pass(&self, time: Duration) {
+        let mut state = self.state.lock();
+        let turn = state.turns;
+        while state.is_about_to_change() && state.turns == turn {
+            state = self.changed.wait(state);
+        }
+        state.time += time;
+    }
+
     /// Takes the lock if it is free.
     fn attempt(&self, state: &mut State, protocol: Protocol, opened: u64, mode: Mode) -> bool {
         let own = state.held.iter().position(|held| held.0 == opened);
@@ -119,6 +138,11 @@ impl State {
         others.any(|(_, wanted)| excludes(wanted, mode))
     }
 
+    /// The owner of the turnstile is awake, and the lock is free: it is about to have it.
+    fn is_about_to_change(&self) -> bool {
+        self.turnstile.is_some_and(|(by, _)| by != NOBODY) && self.held.is_empty()
+    }
+
     fn is_behind(&self, opened: u64) -> bool {
         self.waiting.iter().any(|waiter| waiter.opened == opened && waiter.behind.is_some())
     }
@@ -133,7 +157,7 @@ fn excludes(one: Mode, other: Mode) -> bool {
 pub(crate) struct LockFile {
     inode: Arc<Inode>,
     opened: u64,
-    distrusts: AtomicBool,
+    turnstiles: Turnstiles,
 }
 
 impl LockFile {
@@ -172,7 +196,7 @@ impl LockFile {
             state.opened += 1;
             state.opened
         };
-        Ok(Self { inode, opened, distrusts: AtomicBool::new(false) })
+        Ok(Self { inode, opened, turnstiles: Turnstiles::default() })
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -222,9 +246,22 @@ impl LockFile {
         Ok(if acquired { Attempt::Acquired } else { Attempt::Busy })
     }
 
-    pub(crate) fn is_turnstile_taken(&self, _protocol: Protocol, _region: Region) -> bool {
-        let taken = self.inode.state.lock().turnstile.is_some_and(|(by, _)| by != self.opened);
-        taken && !self.distrusts.load(Ordering::SeqCst)
+    pub(crate) fn try_lock_in_turn(
+        &self,
+        protocol: Protocol,
+        _region: Region,
+        mode: Mode,
+        may_pause: bool,
+    ) -> io::Result<Attempt> {
+        try_in_turn(&Call { file: self, protocol, mode }, may_pause)
+    }
+
+    pub(crate) fn is_turnstile_taken(&self, protocol: Protocol, region: Region) -> bool {
+        let call = Call { file: self, protocol, mode: Mode::Shared };
+        match call.look() {
+            Turnstile::Taken(taken) => !self.turnstiles.ignores(region, taken, call.now()),
+            Turnstile::Free | Turnstile::Covered => false,
+        }
     }
 
     pub(crate) fn lock(
@@ -235,7 +272,8 @@ impl LockFile {
         interrupt: &Interrupt,
     ) -> io::Result<Waited> {
         *interrupt.waits_on.lock() = Some(self.inode.clone());
-        let waited = lock_in_turn(&Wait { file: self, protocol, mode, interrupt });
+        let call = Call { file: self, protocol, mode };
+        let waited = lock_in_turn(&Wait { call, interrupt });
         *interrupt.waits_on.lock() = None;
         waited
     }
@@ -343,52 +381,106 @@ impl Drop for LockFile {
     }
 }
 
-struct Wait<'a> {
+struct Call<'a> {
     file: &'a LockFile,
     protocol: Protocol,
     mode: Mode,
+}
+
+impl Gate for Call<'_> {
+    fn look(&self) -> Turnstile {
+        let state = self.file.inode.state.lock();
+        match state.turnstile {
+            Some((by, _)) if by != self.file.opened => Turnstile::Taken(Taken(state.turns)),
+            _ => Turnstile::Free,
+        }
+    }
+
+    fn remembered(&self) -> &Turnstiles {
+        &self.file.turnstiles
+    }
+
+    fn region(&self) -> Region {
+        Region::ONLY
+    }
+
+    fn now(&self) -> Instant {
+        static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+        *BEGINNING + self.file.inode.state.lock().time
+    }
+
+    fn pause(&self, time: Duration) {
+        self.file.inode.let_time_pass(time);
+    }
+
+    fn is_free(&self) -> io::Result<bool> {
+        let mut state = self.file.inode.state.lock();
+        let exclusive = Mode::Exclusive;
+        if !self.file.inode.attempt(&mut state, self.protocol, self.file.opened, exclusive) {
+            return Ok(false);
+        }
+        // Others may come in between.
+        drop(state);
+        self.file.release();
+        Ok(true)
+    }
+
+    fn try_lock(&self) -> io::Result<Attempt> {
+        self.file.try_lock(self.protocol, Region::ONLY, self.mode)
+    }
+}
+
+struct Wait<'a> {
+    call: Call<'a>,
     interrupt: &'a Interrupt,
 }
 
-impl Gate for Wait<'_> {
-    /// There is no time here: it is up when the owner of the turnstile is one that never goes on.
-    fn take_turnstile(&self, _limit: Duration) -> Turn {
-        if self.file.distrusts.load(Ordering::SeqCst) {
-            return Turn::None;
-        }
-        let mut state = self.file.inode.state.lock();
+impl<'a> turnstile::Wait for Wait<'a> {
+    type Gate = Call<'a>;
+
+    fn gate(&self) -> &Call<'a> {
+        &self.call
+    }
+
+    fn take_turnstile(&self, limit: Duration) -> Turn {
+        let inode = &self.call.file.inode;
+        let mut state = inode.state.lock();
         loop {
             match state.turnstile {
                 None => {
-                    state.turnstile = Some((self.file.opened, self.mode));
+                    state.turns += 1;
+                    state.turnstile = Some((self.call.file.opened, self.call.mode));
+                    drop(state);
+                    inode.changed.notify_all();
                     return Turn::Taken;
                 }
-                Some((NOBODY, _)) => return Turn::TimedOut,
+                Some(_) if limit.is_zero() => return Turn::TimedOut,
+                Some((NOBODY, _)) if state.held.is_empty() => {
+                    state.time += limit;
+                    return Turn::TimedOut;
+                }
                 Some(_) if self.interrupt.requested.load(Ordering::SeqCst) => {
                     return Turn::Interrupted;
                 }
-                Some(_) => state = self.file.inode.changed.wait(state),
+                Some(_) => state = inode.changed.wait(state),
             }
         }
     }
 
     fn leave_turnstile(&self) {
-        self.file.release_turnstile();
-    }
-
-    fn passed_turnstile(&self) {
-        self.file.distrusts.store(true, Ordering::SeqCst);
-    }
-
-    fn try_if_free(&self) -> io::Result<Attempt> {
-        match self.file.try_lock(self.protocol, Region::ONLY, Mode::Exclusive)? {
-            Attempt::Acquired => self.file.try_lock(self.protocol, Region::ONLY, self.mode),
-            Attempt::Busy => Ok(Attempt::Busy),
-        }
+        self.call.file.release_turnstile();
     }
 
     fn lock(&self) -> io::Result<Waited> {
-        self.file.wait(self.protocol, self.mode, self.interrupt)
+        self.call.file.wait(self.call.protocol, self.call.mode, self.interrupt)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.call.mode == Mode::Shared
+    }
+
+    fn is_lock_waited_for(&self) -> bool {
+        !self.call.file.inode.state.lock().waiting.is_empty()
     }
 }
 
@@ -462,6 +554,23 @@ pub(crate) fn blocked(path: &Path) -> usize {
 pub(crate) fn hold_turnstile_for_ever(path: &Path) {
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
     inode.state.lock().turnstile = Some((NOBODY, Mode::Exclusive));
+}
+
+/// Returns when somebody has the turnstile of the file at this path.
+#[cfg(tokio_filelock_loom)]
+pub(crate) fn await_turnstile(path: &Path) {
+    let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
+    let mut state = inode.state.lock();
+    while state.turnstile.is_none() {
+        state = inode.changed.wait(state);
+    }
+}
+
+/// Lets so much time pass as a turnstile may keep its owner.
+#[cfg(tokio_filelock_loom)]
+pub(crate) fn let_a_limit_pass(path: &Path) {
+    let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
+    inode.let_time_pass(turnstile::FIRST_LIMIT);
 }
 
 /// How often the lock of the file at this path was taken past somebody who waits.

@@ -1,37 +1,95 @@
 //! Taking turns with other processes: the turnstile, a second, tiny lock in the lock file.
 //!
 //! A process that has to wait takes the turnstile, then waits for the lock, then lets the turnstile
-//! go. A process that finds the turnstile taken queues there instead of overtaking. So the one who
-//! holds the turnstile is the next to get the lock, however often the others ask, and exclusive
-//! sleepers of one byte are woken by the kernel in the order of their arrival.
+//! go. A process that finds the turnstile taken queues there instead of overtaking. So the process that
+//! has the turnstile is the next to get the lock, however often the others ask.
 //!
-//! Order must never cost exclusion or liveness:
+//! Order must never cost exclusion, nor make a free lock unavailable:
 //! 1. The lock itself is taken in any case. The turnstile decides who asks, never who holds.
-//! 2. Nobody waits for the turnstile without a limit, for its owner may be stopped. After each
-//!    limit the waiter asks for the lock itself, without waiting: if nobody at all holds it, the
-//!    owner of the turnstile is not taking it, and is passed. That readers hold it shows nothing:
-//!    the owner may be a writer, who waits for them. The limits double, so the turnstile makes a
-//!    wait at most [`FIRST_LIMIT`] or twice as long as it would have been, whichever is more; after
-//!    [`LIMITS`] of them the waiter goes to the lock without its turn.
-//! 3. A process that had to pass twice in a row does not look at the turnstile for [`DISTRUST`], so
-//!    that a stopped owner costs the others a tenth of their time and not all of it. Once is not
-//!    enough: an owner that was woken and has no processor yet looks the same.
+//! 2. The owner of the turnstile may be stopped, dead in all but name, or hostile. It is passed when it
+//!    does not take a lock that is free: the lock was free, and [`CHANCE`] later it is free again, and the
+//!    owner has had the turnstile all the time, and for [`FIRST_LIMIT`] at least. An owner that is
+//!    awake takes a free lock and leaves the turnstile in that time. Once is not enough: an owner that
+//!    was woken by the last unlock and has no processor yet looks the same as a stopped one.
+//! 3. Who asks whether the lock is free asks for it exclusively, for only so does a reader learn that no
+//!    other reader has it, and gives it back at once, which wakes the owner if it came in between.
+//! 4. "The owner has had it all the time" is not told by a pid, which is a name: a process that takes
+//!    turn after turn has the turnstile whenever one looks. So the turnstile carries a number in its
+//!    length, which is another one each time that it is taken ([`Taken`]). Where the number can not be
+//!    had, an owner that takes turn after turn can be passed by mistake, which costs order only.
+//! 5. What was seen is remembered with the open file, for each lock ([`Turnstiles`]): so tries, waits that
+//!    are given up after some milliseconds, and long waits come to the same answer in the same time.
+//! 6. Programs that take and leave the turnstile by turns, and never take the lock, are passed after
+//!    [`MOST_OWNERS`] looks in a row at a free lock, over [`LONGEST`].
+//! 7. An owner that was passed is ignored for [`DISTRUST`], then it has another chance: it may be awake by
+//!    now. So a stopped owner costs the others one refused try in a second, or `CHANCE`.
+//!
+//! While somebody holds the lock nothing can be seen of its next owner, and a wait goes on: an exclusive
+//! one has the lock soon after it is free. A shared one that stands behind a writer could share the
+//! lock with those who read. After [`LONGEST`] with one owner it does, unless the kernel lists a call
+//! that waits for the lock: then the owner is awake. An exclusive one waits in the kernel's line from
+//! then on, where it overtakes none.
 //!
 //! The steps are here, what they call is a [`Gate`]: the kernel's, or under loom the model's.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::{Attempt, Waited};
+use super::{Attempt, Region, Waited};
 
-/// How long the turnstile is waited for before the lock itself is looked at, at first.
+/// How long the turnstile must have been seen with one owner before that one is passed.
 pub(super) const FIRST_LIMIT: Duration = Duration::from_millis(50);
 
-/// How many limits, each twice the one before, until a waiter goes without its turn: 1.55 s.
-pub(super) const LIMITS: u32 = 5;
+/// How long an owner that finds the lock free has to take it. A process that was woken takes 23 µs at
+/// the median, 129 µs at the 99th percentile; one that polls, because its waits can not be ended, up to 16 ms.
+pub(super) const CHANCE: Duration = Duration::from_millis(20);
 
-/// How long the turnstile is not looked at after its owner had to be passed.
+/// How often one who waits asks whether the lock is free: a limit is over when a chance is that begins with it.
+const ASK_EVERY: Duration = Duration::from_millis(30);
+
+/// How long an owner that had to be passed is ignored.
 pub(super) const DISTRUST: Duration = Duration::from_secs(1);
+
+/// So many looks in a row at a free lock, and over so long a time, show that one owner after the other
+/// does not take it. As long a wait behind one owner goes on without its turn.
+pub(super) const MOST_OWNERS: u32 = 32;
+pub(super) const LONGEST: Duration = Duration::from_millis(1600);
+
+/// So many locks of one open file are remembered.
+const MOST_REMEMBERED: usize = 1024;
+
+/// One time that a process has the turnstile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Taken(pub(super) u64);
+
+/// The largest number that the length of a turnstile carries: it is less than 2^22, as a pid on Linux is.
+pub(super) const WIDEST: u32 = (1 << 22) - 1;
+
+/// The number of the next time that this process has a turnstile.
+///
+/// They count up in a process. Those of two processes can be the same by chance, which matters if one takes a
+/// turnstile right after the other one, between two looks of a third one.
+pub(super) fn new_number(pid: u32) -> u32 {
+    static FIRST: LazyLock<u32> = LazyLock::new(|| RandomState::new().hash_one(()) as u32);
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // A forked child has the same counter as its parent, and a pid of its own.
+    let first = FIRST.wrapping_add(pid.wrapping_mul(0x9E37_79B1));
+    first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) & WIDEST
+}
+
+/// What a look at the turnstile shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turnstile {
+    /// It is free, or there is none.
+    Free,
+    Taken(Taken),
+    /// Another lock covers it, such as one on the whole file: nobody is next.
+    Covered,
+}
 
 /// What came of a wait for the turnstile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,42 +97,601 @@ pub(super) enum Turn {
     Taken,
     /// The time was up.
     TimedOut,
-    /// There is no turnstile here, or it is not trusted at present.
+    /// There is no turnstile here.
     None,
     /// The wait was to end.
     Interrupted,
 }
 
-/// A lock and its turnstile.
+/// A lock and its turnstile, as an attempt sees them.
 pub(super) trait Gate {
+    fn look(&self) -> Turnstile;
+    fn remembered(&self) -> &Turnstiles;
+    fn region(&self) -> Region;
+    fn now(&self) -> Instant;
+    /// Lets so much time pass.
+    fn pause(&self, time: Duration);
+    /// Nobody at all holds the lock.
+    fn is_free(&self) -> io::Result<bool>;
+    fn try_lock(&self) -> io::Result<Attempt>;
+}
+
+/// The same, for an attempt that may wait.
+pub(super) trait Wait {
+    type Gate: Gate;
+    fn gate(&self) -> &Self::Gate;
+    /// Waits for no longer than this; not at all with a limit of zero.
     fn take_turnstile(&self, limit: Duration) -> Turn;
     fn leave_turnstile(&self);
-    /// Its owner did not take the lock although it was free.
-    fn passed_turnstile(&self);
-    /// Takes the lock if nobody at all holds it.
-    fn try_if_free(&self) -> io::Result<Attempt>;
     fn lock(&self) -> io::Result<Waited>;
+    /// The lock is to be shared, so it could be had past a writer that waits.
+    fn is_shared(&self) -> bool;
+    /// The kernel lists a call that waits for the lock itself, and not for the turnstile.
+    fn is_lock_waited_for(&self) -> bool;
+}
+
+/// Tries the lock, if it is not the turn of another process. One that `may_pause` blocks for up to
+/// [`CHANCE`] when all that is missing is that the owner of the turnstile has had its chance.
+pub(super) fn try_in_turn(gate: &impl Gate, may_pause: bool) -> io::Result<Attempt> {
+    let mut next = ask(gate)?;
+    if let (Next::HasAChance(left), true) = (next, may_pause) {
+        gate.pause(left);
+        next = ask(gate)?;
+    }
+    match next {
+        Next::Mine | Next::Ignored => gate.try_lock(),
+        Next::Acquired => Ok(Attempt::Acquired),
+        Next::OfAnother(_) | Next::HasAChance(_) | Next::Held { .. } => Ok(Attempt::Busy),
+    }
 }
 
 /// Waits for the lock, in turn if possible.
-pub(super) fn lock_in_turn(gate: &impl Gate) -> io::Result<Waited> {
-    let mut limit = FIRST_LIMIT;
-    for _ in 0..LIMITS {
-        match gate.take_turnstile(limit) {
+pub(super) fn lock_in_turn(wait: &impl Wait) -> io::Result<Waited> {
+    let gate = wait.gate();
+    loop {
+        let limit = match ask(gate)? {
+            Next::Mine => Duration::ZERO,
+            Next::OfAnother(left) | Next::HasAChance(left) => left,
+            Next::Held { too_long: false } => ASK_EVERY,
+            Next::Held { too_long: true } if wait.is_shared() && wait.is_lock_waited_for() => {
+                gate.remembered().is_awake(gate.region(), gate.now());
+                ASK_EVERY
+            }
+            Next::Held { too_long: true } => {
+                if wait.is_shared() {
+                    gate.remembered().passed(gate.region(), gate.now());
+                }
+                break;
+            }
+            Next::Acquired => return Ok(Waited::Acquired),
+            Next::Ignored => break,
+        };
+        match wait.take_turnstile(limit) {
             Turn::Taken => {
-                let waited = gate.lock();
-                gate.leave_turnstile();
+                gate.remembered().forget(gate.region());
+                let waited = wait.lock();
+                wait.leave_turnstile();
                 return waited;
             }
             Turn::Interrupted => return Ok(Waited::Interrupted),
             Turn::None => break,
             Turn::TimedOut => {}
         }
-        if gate.try_if_free()? == Attempt::Acquired {
-            gate.passed_turnstile();
-            return Ok(Waited::Acquired);
-        }
-        limit *= 2;
     }
-    gate.lock()
+    wait.lock()
+}
+
+/// Whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Mine,
+    /// Of the owner of the turnstile, for so long at least.
+    OfAnother(Duration),
+    /// The same, and the lock was found free before: this is all that is left of its chance.
+    HasAChance(Duration),
+    /// The lock was asked for, and it is held; or the turnstile has had one owner for too long.
+    Held {
+        too_long: bool,
+    },
+    /// There is an owner, which has lost its turn; or the turnstile is covered.
+    Ignored,
+    /// The owner was passed.
+    Acquired,
+}
+
+fn ask(gate: &impl Gate) -> io::Result<Next> {
+    let (remembered, region) = (gate.remembered(), gate.region());
+    let taken = match gate.look() {
+        Turnstile::Free => {
+            remembered.forget(region);
+            return Ok(Next::Mine);
+        }
+        Turnstile::Covered => return Ok(Next::Ignored),
+        Turnstile::Taken(taken) => taken,
+    };
+    match remembered.see(region, taken, gate.now()) {
+        Seen::Wait(left) => return Ok(Next::OfAnother(left)),
+        Seen::Chance(left) => return Ok(Next::HasAChance(left)),
+        Seen::Passed => return Ok(Next::Ignored),
+        Seen::Ask => {}
+    }
+    let is_free = gate.is_free()?;
+    match remembered.saw_lock(region, is_free, gate.now()) {
+        Answer::Wait(left) => return Ok(Next::OfAnother(left)),
+        Answer::Held { too_long } => return Ok(Next::Held { too_long }),
+        Answer::Pass => {}
+    }
+    if gate.try_lock()? == Attempt::Acquired {
+        remembered.passed(region, gate.now());
+        return Ok(Next::Acquired);
+    }
+    remembered.saw_lock(region, false, gate.now());
+    Ok(Next::Held { too_long: false })
+}
+
+/// What an open file has seen of the turnstiles of its locks.
+#[derive(Debug, Default)]
+pub(super) struct Turnstiles {
+    /// There is something to forget.
+    any: AtomicBool,
+    owners: Mutex<HashMap<Region, Owner>>,
+}
+
+impl Turnstiles {
+    /// The turnstile is free.
+    pub(super) fn forget(&self, region: Region) {
+        // Whoever remembers something of the region has made the call before this one: there is one at a time.
+        if self.any.load(Ordering::Acquire) {
+            let mut owners = self.owners();
+            owners.remove(&region);
+            self.any.store(!owners.is_empty(), Ordering::Release);
+        }
+    }
+
+    /// The owner has been passed, and not long ago.
+    pub(super) fn ignores(&self, region: Region, taken: Taken, now: Instant) -> bool {
+        self.any.load(Ordering::Acquire)
+            && self.owners().get(&region).is_some_and(|owner| owner.is_ignored(taken, now))
+    }
+
+    fn see(&self, region: Region, taken: Taken, now: Instant) -> Seen {
+        let mut owners = self.owners();
+        if owners.len() >= MOST_REMEMBERED && !owners.contains_key(&region) {
+            let oldest = owners.iter().min_by_key(|(_, owner)| owner.looked);
+            let oldest = oldest.map(|(region, _)| *region);
+            oldest.and_then(|region| owners.remove(&region));
+        }
+        self.any.store(true, Ordering::Release);
+        owners.entry(region).or_insert_with(|| Owner::new(taken, now)).see(taken, now)
+    }
+
+    fn saw_lock(&self, region: Region, is_free: bool, now: Instant) -> Answer {
+        match self.owners().get_mut(&region) {
+            Some(owner) if is_free => owner.saw_free(now),
+            Some(owner) => owner.saw_held(now),
+            None => Answer::Held { too_long: false },
+        }
+    }
+
+    fn passed(&self, region: Region, now: Instant) {
+        if let Some(owner) = self.owners().get_mut(&region) {
+            owner.passed = Some(now);
+        }
+    }
+
+    fn is_awake(&self, region: Region, now: Instant) {
+        if let Some(owner) = self.owners().get_mut(&region) {
+            owner.since = now;
+        }
+    }
+
+    fn owners(&self) -> MutexGuard<'_, HashMap<Region, Owner>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was seen of the owner of a turnstile, at several looks with no free turnstile in between.
+#[derive(Debug)]
+struct Owner {
+    taken: Taken,
+    /// When this owner was seen first.
+    since: Instant,
+    /// When the first of the owners was.
+    first: Instant,
+    looked: Instant,
+    /// Since when the lock was free, whenever it was asked for in the time of this owner.
+    free_since: Option<Instant>,
+    /// The same, in the time of all of them, how often, and when last.
+    always_free: Option<Free>,
+    passed: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Free {
+    first: Instant,
+    last: Instant,
+    times: u32,
+}
+
+enum Seen {
+    Wait(Duration),
+    Chance(Duration),
+    Ask,
+    Passed,
+}
+
+enum Answer {
+    Wait(Duration),
+    Held { too_long: bool },
+    Pass,
+}
+
+impl Owner {
+    fn new(taken: Taken, now: Instant) -> Self {
+        Self {
+            taken,
+            since: now,
+            first: now,
+            looked: now,
+            free_since: None,
+            always_free: None,
+            passed: None,
+        }
+    }
+
+    fn is_ignored(&self, taken: Taken, now: Instant) -> bool {
+        let recently = |passed: Instant| now.saturating_duration_since(passed) < DISTRUST;
+        self.taken == taken && self.passed.is_some_and(recently)
+    }
+
+    fn see(&mut self, taken: Taken, now: Instant) -> Seen {
+        self.looked = now;
+        if self.taken != taken {
+            let (first, always_free) = (self.first, self.always_free);
+            *self = Self { first, always_free, ..Self::new(taken, now) };
+        }
+        if self.is_ignored(taken, now) {
+            return Seen::Passed;
+        }
+        if self.passed.take().is_some() {
+            // It has another chance.
+            (self.free_since, self.always_free) = (None, None);
+        }
+        let left = left(self.first, ASK_EVERY, now);
+        if !left.is_zero() {
+            return Seen::Wait(left);
+        }
+        let left =
+            self.always_free.map_or(Duration::ZERO, |free| self::left(free.last, CHANCE, now));
+        if left.is_zero() {
+            Seen::Ask
+        } else if self.free_since.is_some() && self::left(self.since, FIRST_LIMIT, now).is_zero() {
+            Seen::Chance(left)
+        } else {
+            Seen::Wait(left)
+        }
+    }
+
+    fn saw_free(&mut self, now: Instant) -> Answer {
+        let since = *self.free_since.get_or_insert(now);
+        let free = self.always_free.get_or_insert(Free { first: now, last: now, times: 0 });
+        free.last = now;
+        free.times += 1;
+        let asleep = left(since, CHANCE, now).max(left(self.since, FIRST_LIMIT, now));
+        let by_turns = left(free.first, LONGEST, now);
+        if asleep.is_zero() || by_turns.is_zero() && free.times >= MOST_OWNERS {
+            return Answer::Pass;
+        }
+        Answer::Wait(asleep.max(CHANCE))
+    }
+
+    fn saw_held(&mut self, now: Instant) -> Answer {
+        (self.free_since, self.always_free) = (None, None);
+        Answer::Held { too_long: left(self.since, LONGEST, now).is_zero() }
+    }
+}
+
+/// What is left of a time that began then.
+fn left(begun: Instant, time: Duration, now: Instant) -> Duration {
+    time.saturating_sub(now.saturating_duration_since(begun))
+}
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    const ASLEEP: Turnstile = Turnstile::Taken(Taken(1));
+
+    /// A lock whose turnstile shows what the test says, at the time that the test says.
+    struct Told {
+        begun: Instant,
+        passed: Cell<Duration>,
+        turnstile: Cell<Turnstile>,
+        is_free: Cell<bool>,
+        asked: Cell<u32>,
+        remembered: Turnstiles,
+        region: Cell<u64>,
+        /// What comes of waits for the turnstile; when there is no more, the time is up.
+        turns: RefCell<VecDeque<Turn>>,
+        is_shared: bool,
+        is_waited_for: Cell<bool>,
+    }
+
+    fn told(turnstile: Turnstile) -> Told {
+        Told {
+            begun: Instant::now(),
+            passed: Cell::default(),
+            turnstile: Cell::new(turnstile),
+            is_free: Cell::new(true),
+            asked: Cell::new(0),
+            remembered: Turnstiles::default(),
+            region: Cell::new(0),
+            turns: RefCell::default(),
+            is_shared: false,
+            is_waited_for: Cell::new(false),
+        }
+    }
+
+    impl Told {
+        fn pass(&self, milliseconds: u64) {
+            self.passed.set(self.passed.get() + Duration::from_millis(milliseconds));
+        }
+
+        #[track_caller]
+        fn refused(&self) {
+            assert_eq!(try_in_turn(self, true).unwrap(), Attempt::Busy);
+        }
+
+        #[track_caller]
+        fn granted(&self) {
+            assert_eq!(try_in_turn(self, true).unwrap(), Attempt::Acquired);
+        }
+
+        /// Tries every so many milliseconds; how many are refused before one is granted?
+        fn refusals(&self, every: u64) -> u32 {
+            let mut refused = 0;
+            while try_in_turn(self, true).unwrap() == Attempt::Busy {
+                refused += 1;
+                assert!(refused < 10_000, "never granted");
+                self.pass(every);
+            }
+            refused
+        }
+    }
+
+    impl Gate for Told {
+        fn look(&self) -> Turnstile {
+            self.turnstile.get()
+        }
+
+        fn remembered(&self) -> &Turnstiles {
+            &self.remembered
+        }
+
+        fn region(&self) -> Region {
+            Region { start: self.region.get() }
+        }
+
+        fn now(&self) -> Instant {
+            self.begun + self.passed.get()
+        }
+
+        fn pause(&self, time: Duration) {
+            self.passed.set(self.passed.get() + time);
+        }
+
+        fn is_free(&self) -> io::Result<bool> {
+            self.asked.set(self.asked.get() + 1);
+            Ok(self.is_free.get())
+        }
+
+        fn try_lock(&self) -> io::Result<Attempt> {
+            Ok(if self.is_free.get() { Attempt::Acquired } else { Attempt::Busy })
+        }
+    }
+
+    impl Wait for Told {
+        type Gate = Self;
+
+        fn gate(&self) -> &Self {
+            self
+        }
+
+        fn take_turnstile(&self, limit: Duration) -> Turn {
+            self.pause(limit);
+            self.turns.borrow_mut().pop_front().unwrap_or(Turn::TimedOut)
+        }
+
+        fn leave_turnstile(&self) {}
+
+        fn lock(&self) -> io::Result<Waited> {
+            Ok(Waited::Acquired)
+        }
+
+        fn is_shared(&self) -> bool {
+            self.is_shared
+        }
+
+        fn is_lock_waited_for(&self) -> bool {
+            self.is_waited_for.get()
+        }
+    }
+
+    #[test]
+    fn nobody_is_next() {
+        for turnstile in [Turnstile::Free, Turnstile::Covered] {
+            let told = told(turnstile);
+            told.granted();
+            told.is_free.set(false);
+            told.refused();
+        }
+    }
+
+    #[test]
+    fn the_limit_and_one_more_try() {
+        let told = told(ASLEEP);
+        told.refused();
+        told.pass(60);
+        told.refused();
+        told.granted();
+        assert_eq!(told.passed.get(), Duration::from_millis(60) + CHANCE, "it had its chance");
+        for _ in 0..10 {
+            told.granted();
+        }
+    }
+
+    #[test]
+    fn however_often_one_tries_the_limit_is_the_same() {
+        for every in [1, 2, 5, 9, 11, 20, 49] {
+            let told = told(ASLEEP);
+            let refused = u64::from(told.refusals(every));
+            let after_the_limit = refused.saturating_sub(50_u64.div_ceil(every));
+            assert!(after_the_limit <= 1, "{refused} refused, one in {every} ms");
+        }
+        // Those who try less often.
+        for every in [50, 60, 1_000, 60_000] {
+            assert_eq!(told(ASLEEP).refusals(every), 2, "one in {every} ms");
+        }
+    }
+
+    #[test]
+    fn an_owner_that_was_passed_has_another_chance_after_a_second() {
+        let told = told(ASLEEP);
+        told.refusals(5);
+        told.pass(999);
+        told.granted();
+        told.pass(1);
+        told.refused();
+        told.granted();
+        // By now it is awake, and has the lock.
+        told.pass(1_000);
+        told.refused();
+        told.is_free.set(false);
+        told.refused();
+        told.is_free.set(true);
+        told.turnstile.set(Turnstile::Free);
+        told.granted();
+    }
+
+    #[test]
+    fn another_owner_is_trusted_anew() {
+        let told = told(ASLEEP);
+        told.refusals(5);
+        told.turnstile.set(Turnstile::Taken(Taken(2)));
+        told.refused();
+        told.pass(10);
+        told.refused();
+        told.pass(30);
+        told.refused();
+        told.pass(10);
+        told.granted();
+    }
+
+    #[test]
+    fn one_lock_says_nothing_of_another() {
+        let told = told(ASLEEP);
+        told.refusals(5);
+        told.region.set(1 << 62);
+        told.refused();
+        told.region.set(0);
+        told.granted();
+    }
+
+    #[test]
+    fn a_lock_that_is_held_in_between_was_taken_by_its_next_owner() {
+        let told = told(ASLEEP);
+        told.refused();
+        for _ in 0..100 {
+            told.pass(50);
+            told.is_free.set(true);
+            told.refused();
+            told.pass(50);
+            told.is_free.set(false);
+            told.refused();
+        }
+    }
+
+    #[test]
+    fn owners_that_come_and_go_and_never_take_the_lock_are_passed() {
+        for every in [1, 5, 30, 100] {
+            let told = told(ASLEEP);
+            let mut refused = 0;
+            while try_in_turn(&told, true).unwrap() == Attempt::Busy {
+                refused += 1;
+                told.pass(every);
+                told.turnstile.set(Turnstile::Taken(Taken(refused)));
+            }
+            let limit = LONGEST.as_millis() as u64;
+            assert!(refused * every >= limit, "passed after {refused} tries");
+            assert!(refused <= (limit / every + 50).max(40), "passed after {refused} tries");
+        }
+    }
+
+    /// As one does who asks with a time limit, again and again: no wait is long enough by itself.
+    #[test]
+    fn waits_that_are_given_up_remember_as_one_long_wait() {
+        let one = told(ASLEEP);
+        assert_eq!(lock_in_turn(&one).unwrap(), Waited::Acquired);
+        let limit = FIRST_LIMIT.as_millis() as u64;
+        assert_eq!(one.passed.get(), Duration::from_millis(limit));
+
+        let many = told(ASLEEP);
+        let mut waits = 0;
+        while many.passed.get() < FIRST_LIMIT * 2 {
+            many.turns.borrow_mut().push_back(Turn::Interrupted);
+            let before = many.passed.get();
+            if lock_in_turn(&many).unwrap() == Waited::Acquired {
+                break;
+            }
+            many.passed.set(before);
+            many.pass(20);
+            waits += 1;
+        }
+        assert_eq!(waits, 3, "of 20 ms each");
+    }
+
+    #[test]
+    fn readers_wait_for_a_writer_that_is_awake_and_pass_one_that_sleeps() {
+        let told = Told { is_shared: true, is_free: Cell::new(false), ..told(ASLEEP) };
+        told.is_waited_for.set(true);
+        told.turns.borrow_mut().extend([Turn::TimedOut; 500]);
+        told.turns.borrow_mut().push_back(Turn::Interrupted);
+        assert_eq!(lock_in_turn(&told).unwrap(), Waited::Interrupted);
+
+        told.is_waited_for.set(false);
+        assert_eq!(lock_in_turn(&told).unwrap(), Waited::Acquired);
+        let before = told.passed.get();
+        assert_eq!(lock_in_turn(&told).unwrap(), Waited::Acquired);
+        assert_eq!(told.passed.get(), before, "the next one does not wait for it again");
+        told.pass(1_000);
+        assert_eq!(lock_in_turn(&told).unwrap(), Waited::Acquired);
+        assert_eq!(told.passed.get(), before + DISTRUST, "it sleeps still");
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_bound() {
+        let told = told(ASLEEP);
+        for start in 0..3_000 {
+            told.region.set(start);
+            told.refused();
+            told.pass(1);
+        }
+        assert_eq!(told.remembered.owners().len(), MOST_REMEMBERED);
+        assert_eq!(told.refusals(60), 2, "the last one is remembered");
+        told.turnstile.set(Turnstile::Free);
+        for start in 0..3_000 {
+            told.region.set(start);
+            told.granted();
+        }
+        assert!(!told.remembered.any.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn numbers_differ() {
+        let [one, other, of_another_process] = [1, 1, 2].map(new_number);
+        assert!(one != other && other != of_another_process && one <= WIDEST);
+    }
 }

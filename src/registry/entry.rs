@@ -62,7 +62,7 @@ struct State {
     /// Since when the lock goes from task to task with no chance for others, if it does.
     handing_over_since: Option<Instant>,
     handovers_since_look: u32,
-    /// In this tenure, or when its first handover was.
+    /// In this tenure, or when the wait that began it ended. `None`: the next handover looks.
     last_look: Option<Instant>,
     /// In this tenure a path was seen to lead to the file.
     seen_at_path: bool,
@@ -237,7 +237,7 @@ impl Entry {
         // The clock may be a system call, and the turnstile is one.
         drop(state);
         let now = shim::now();
-        let look = last_look.is_some_and(|last| {
+        let look = last_look.is_none_or(|last| {
             let time = now.saturating_duration_since(last);
             time >= LOOK_NO_LATER || handovers >= LOOK_EVERY && time >= LOOK_NO_SOONER
         });
@@ -245,8 +245,6 @@ impl Entry {
         let mut state = self.state.lock();
         if look {
             state.handovers_since_look = 0;
-        }
-        if look || last_look.is_none() {
             state.last_look = Some(now);
         }
         let last_clock = state.last_clock.replace(now);
@@ -263,9 +261,18 @@ impl Entry {
         state
     }
 
-    /// Somebody waits for the lock, in this process or, as far as it can be seen, in another one.
+    /// A task of this process waits for the lock or, as far as it can be seen, another process.
+    ///
+    /// The caller holds the lock, so what is seen is of this tenure. It counts for all: newcomers queue.
     pub(super) fn is_contended(&self) -> bool {
-        self.event(|queue| queue.is_contended()) || self.is_turnstile_taken()
+        if self.event(|queue| queue.is_contended()) {
+            return true;
+        }
+        let seen = self.is_turnstile_taken();
+        if seen {
+            self.event(|queue| queue.end_tenure(End::Seen));
+        }
+        seen
     }
 
     fn is_turnstile_taken(&self) -> bool {
@@ -295,22 +302,34 @@ impl Entry {
         }
     }
 
-    /// An attempt begins, and nothing is locked: it goes through the descriptor that allows most.
-    fn choose_descriptor(&self) {
-        self.on_writable.store(self.file.writable.get().is_some(), Ordering::Release);
+    /// The descriptor that allows most: for what a lock does not depend on.
+    fn best_file(&self) -> &LockFile {
+        self.file.writable.get().unwrap_or(&self.file.first)
     }
 
-    fn try_os(&self, mode: Mode, epoch: u64) -> Effects<Waker> {
+    /// An attempt at the OS lock, while nothing is locked: it goes through the descriptor that allows
+    /// most. Where it fails and a better one has come since, the attempt is made anew, for it may be
+    /// answered to a request that came with that one.
+    fn attempt<T>(&self, call: impl Fn(&LockFile) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            let writable = self.file.writable.get().is_some();
+            self.on_writable.store(writable, Ordering::Release);
+            match call(self.locked_file()) {
+                Err(_) if !writable && self.file.writable.get().is_some() => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    fn try_os(&self, mode: Mode, epoch: u64, may_pause: bool) -> Effects<Waker> {
         if self.file.is_gone() {
             return self.lost(epoch);
         }
-        self.choose_descriptor();
-        if self.is_turnstile_taken() {
-            // It is the turn of another process.
-            return self.event(|queue| queue.os_busy(epoch));
-        }
-        match self.locked_file().try_lock(self.protocol, self.region, mode.into()) {
-            Ok(Attempt::Acquired) => self.acquired(mode, epoch),
+        let (protocol, region) = (self.protocol, self.region);
+        let tried =
+            self.attempt(|file| file.try_lock_in_turn(protocol, region, mode.into(), may_pause));
+        match tried {
+            Ok(Attempt::Acquired) => self.acquired(mode, epoch, None),
             // Nobody waits for the lock of a foreign file.
             Ok(Attempt::Busy) if self.locked_file().check().is_err() => self.foreign(epoch),
             Ok(Attempt::Busy) => self.event(|queue| queue.os_busy(epoch)),
@@ -333,12 +352,11 @@ impl Entry {
         if stand_back {
             let _ = interrupt.pause(STAND_BACK);
         }
-        // The wait may be for another request than the try was, and that may want more access.
-        self.choose_descriptor();
-        let waited = self.locked_file().lock(self.protocol, self.region, mode.into(), &interrupt);
+        let waited =
+            self.attempt(|file| file.lock(self.protocol, self.region, mode.into(), &interrupt));
         self.state.lock().parked = None;
         match waited {
-            Ok(Waited::Acquired) => self.acquired(mode, epoch),
+            Ok(Waited::Acquired) => self.acquired(mode, epoch, Some(shim::now())),
             Ok(Waited::Interrupted) => self.event(|queue| queue.os_interrupted(epoch)),
             Err(error) => self.failed(epoch, error),
         }
@@ -387,8 +405,8 @@ impl Entry {
         }
     }
 
-    /// The OS lock is ours; is it on the right file?
-    fn acquired(&self, mode: Mode, epoch: u64) -> Effects<Waker> {
+    /// The OS lock is ours; is it on the right file? If a wait ended with it, that was at this time.
+    fn acquired(&self, mode: Mode, epoch: u64, waited: Option<Instant>) -> Effects<Waker> {
         let file = self.locked_file();
         let standing = file.standing().and_then(|standing| {
             if standing == Standing::Linked {
@@ -399,9 +417,10 @@ impl Entry {
         if let Ok(Standing::Linked) = standing {
             let traced = trace::Tenure::begin();
             let mut state = self.state.lock();
-            // Others were let in before this tenure, so the first look comes in a while.
-            state.handovers_since_look = 0;
-            state.last_look = None;
+            // A wait has let others in before this tenure. A try has looked, but not at the clock.
+            state.last_look = waited;
+            // Readers look at their first join, if that is not within the time of no look.
+            state.handovers_since_look = if mode == Mode::Shared { LOOK_EVERY } else { 0 };
             state.traced = traced.map(|tenure| (tenure, state.queue.counts().handovers));
             state.last_clock = None;
             state.handovers_without_clock = 0;
@@ -428,7 +447,13 @@ impl Entry {
             (state.signature.clone(), mem::take(&mut state.written))
         };
         let signature = signature.expect("there is one if somebody wants records");
-        let recorded = Recorded::begin(self.locked_file(), &signature, written)
+        // Whoever asks for records has brought a descriptor that may write, perhaps after the attempt
+        // began on another one.
+        let file = self.best_file();
+        if !std::ptr::eq(file, self.locked_file()) {
+            file.check()?;
+        }
+        let recorded = Recorded::begin(file, &signature, written)
             .map_err(|error| of_record("written", error))?;
         self.state.lock().recorded = Some(recorded);
         Ok(())
@@ -440,12 +465,13 @@ impl Entry {
             return Ok(());
         }
         let Some(recorded) = self.state.lock().recorded.take() else { return Ok(()) };
+        let file = self.best_file();
         // Nothing is written into a foreign file.
-        if let Err(error) = self.locked_file().check() {
+        if let Err(error) = file.check() {
             self.file.set_foreign();
             return Err(error);
         }
-        let (written, ended) = recorded.end(self.locked_file());
+        let (written, ended) = recorded.end(file);
         self.state.lock().written = written;
         ended.map_err(|error| of_record("marked as released", error))
     }
@@ -572,7 +598,7 @@ fn carry_out_call(
             });
             None
         }
-        OsCall::Try { mode, epoch } => Some(entry.try_os(mode, epoch)),
+        OsCall::Try { mode, epoch } => Some(entry.try_os(mode, epoch, thread == Thread::Asked)),
         OsCall::Unlock => {
             let (answer, effects) = entry.unlock_os();
             if unlocked.is_ok() {

@@ -645,6 +645,44 @@ fn turnstile_against_barging() {
     });
 }
 
+/// A reader has seen that another process waits: no reader of its process joins it any more.
+#[test]
+fn one_look_counts_for_all() {
+    model("one_look_counts_for_all", Some(3), |fixture| {
+        let member = fixture.join();
+        let second = fixture.second_process();
+        let (other, inside) = (fixture.join_in(&second), fixture.inside.clone());
+        let reader = block_on(shared(&member)).unwrap();
+        // The first join looks; the others rely on it for a while.
+        let joined = try_hold(&member, Mode::Shared);
+        let writer = spawn(move || lock_and_visit(&other, &inside));
+        if reader.is_contended() {
+            assert!(try_hold(&member, Mode::Shared).is_err(), "past one that was seen");
+        }
+        drop((joined, reader));
+        writer.join().unwrap();
+        drop(member);
+    });
+}
+
+/// Another process waits before anybody joins a reader, and nobody has asked for it.
+#[test]
+fn first_join_looks() {
+    model("first_join_looks", Some(3), |fixture| {
+        let member = fixture.join();
+        let second = fixture.second_process();
+        let (other, inside) = (fixture.join_in(&second), fixture.inside.clone());
+        let reader = block_on(shared(&member)).unwrap();
+        let writer = spawn(move || lock_and_visit(&other, &inside));
+        let waits = fixture.foreign().file.is_turnstile_taken(WANTED.protocol, WANTED.region);
+        let joined = try_hold(&member, Mode::Shared);
+        assert!(!waits || joined.is_err(), "past one that waits");
+        drop((joined, reader));
+        writer.join().unwrap();
+        drop(member);
+    });
+}
+
 /// Two processes of readers that come and go do not keep a writer out.
 #[test]
 fn writer_against_two_reading_processes() {
@@ -673,9 +711,8 @@ impl Foreign {
     fn read_in_turn(&self) {
         let (shared, interrupt) = (holder::Mode::Shared, Interrupt::default());
         let (protocol, region) = (WANTED.protocol, WANTED.region);
-        if self.file.is_turnstile_taken(protocol, region)
-            || self.file.try_lock(protocol, region, shared).unwrap() == Attempt::Busy
-        {
+        let tried = self.file.try_lock_in_turn(protocol, region, shared, false);
+        if tried.unwrap() == Attempt::Busy {
             let waited = self.file.lock(protocol, region, shared, &interrupt);
             assert_eq!(waited.unwrap(), Waited::Acquired);
         }
@@ -696,6 +733,50 @@ fn turnstile_that_is_never_left() {
             lock_and_visit(&member, &fixture.inside);
         }
         visitor.join().unwrap();
+        drop(member);
+    });
+}
+
+/// The lock becomes free after it was held for longer than a limit, and its next owner is awake: no try
+/// passes it, however late the tries come and however late the owner runs.
+#[cfg(tokio_filelock_loom)]
+#[test]
+fn a_try_passes_no_process_that_is_awake() {
+    model("a_try_passes_no_process_that_is_awake", Some(3), |fixture| {
+        let member = fixture.join();
+        let second = fixture.second_process();
+        let other = fixture.join_in(&second);
+        let foreign = fixture.foreign();
+        foreign.lock();
+        let waiting = exclusive(&other);
+        os::model::await_turnstile(&fixture.path);
+        assert!(try_hold(&member, Mode::Exclusive).is_err(), "it is held");
+        os::model::let_a_limit_pass(&fixture.path);
+        foreign.unlock();
+        for mode in [Mode::Exclusive, Mode::Shared] {
+            drop(try_hold(&member, mode));
+        }
+        drop(block_on(waiting).unwrap());
+        assert_eq!(os::model::overtakings(&fixture.path), 0);
+        drop((member, other));
+    });
+}
+
+/// A stopped process is next, and the lock is free: the limit, and one more try.
+#[cfg(tokio_filelock_loom)]
+#[test]
+fn a_stopped_owner_is_passed_by_the_second_try() {
+    model("a_stopped_owner_is_passed_by_the_second_try", Some(3), |fixture| {
+        let member = fixture.join();
+        os::model::hold_turnstile_for_ever(&fixture.path);
+        let foreign = fixture.foreign();
+        let visitor = spawn(move || foreign.visit());
+        assert!(try_hold(&member, Mode::Shared).is_err(), "another process is next");
+        os::model::let_a_limit_pass(&fixture.path);
+        visitor.join().unwrap();
+        assert!(try_hold(&member, Mode::Exclusive).is_err(), "that one has its chance now");
+        drop(try_hold(&member, Mode::Exclusive).expect("the limit, and one more try"));
+        drop(try_hold(&member, Mode::Shared).expect("it is ignored for a while"));
         drop(member);
     });
 }

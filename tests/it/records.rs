@@ -20,7 +20,7 @@ use crate::support::needs::{Need, lacks, unshare};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
 use crate::support::snapshot::Snapshot;
-use crate::support::{Mode, PROTOCOLS, in_time, open, protocol, until};
+use crate::support::{Mode, PROTOCOLS, in_time, kernel, open, protocol, until};
 
 fn recording(path: &Path, protocol: Protocol) -> FileLock {
     let options = FileLock::options().protocol(protocol).record(true);
@@ -383,6 +383,47 @@ pub(crate) fn find_no_room(arguments: &[String]) {
 }
 
 /// No lock without the record that was asked for, and nothing stays locked.
+/// The wait was parked on a descriptor that may not write. What it brings goes to a handle that leaves
+/// records, or to the one that waited, in a process that leaves records by now.
+#[tokio::test]
+async fn a_wait_on_a_read_only_descriptor_brings_a_lock_with_a_record() {
+    for protocol in PROTOCOLS {
+        for adopted in [false, true] {
+            let place = Place::new();
+            let path = place.lock_file();
+            let mut holder = Locker::holding(&path, protocol, Mode::Exclusive);
+            let options = FileLock::options().protocol(protocol).read_only(true);
+            let read_only = options.open(&path).await.unwrap();
+            // Only flock(2) gives an exclusive lock through such a descriptor.
+            let exclusive = protocol == Protocol::Flock;
+            let mut first = tokio_test::task::spawn(async {
+                if exclusive {
+                    read_only.lock().await.map(|guard| guard.token())
+                } else {
+                    read_only.lock_shared().await.map(|_| None)
+                }
+            });
+            assert!(first.poll().is_pending());
+            kernel::await_waiting_calls(&path, 1);
+            let options = FileLock::options().protocol(protocol).record(true);
+            let recording = options.open(&path).await.unwrap();
+            let mut second = tokio_test::task::spawn(recording.lock());
+            assert!(second.poll().is_pending());
+            let first = Some(first).filter(|_| !adopted);
+            holder.unlock();
+            if let Some(first) = first {
+                let token = in_time(first).await.expect("what it waited for");
+                assert_eq!(token, exclusive.then_some(1));
+            }
+            let guard = in_time(second).await.expect("what the other one waited for");
+            assert!(guard.token().is_some());
+            drop(guard);
+            assert!(value(&path, "token").is_some());
+            holder.finish();
+        }
+    }
+}
+
 #[test]
 fn a_record_that_can_not_be_written_is_an_error_of_the_lock() {
     let place = Place::new();

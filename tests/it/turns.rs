@@ -6,20 +6,22 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
-use tokio_filelock::{FileLock, Protocol, Tenure};
+use tokio_filelock::{FileLock, Protocol, Tenure, TryLockError};
 
 use crate::support::foreign::Program;
 use crate::support::locker::{Locker, is_free};
 use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, gather, meet, say};
-use crate::support::{Mode, PROTOCOLS, assert_would_block, in_time, kernel, open, protocol};
+use crate::support::{
+    Mode, PATIENCE, PROTOCOLS, assert_would_block, in_time, kernel, open, protocol,
+};
 
 // ---- readers and a writer ----
 
@@ -244,19 +246,61 @@ pub(crate) fn keep_a_hundred_tasks_busy(arguments: &[String]) {
 
 // ---- an owner of the turnstile that does not go on ----
 
+/// The lock is free, and a process that is stopped has the turnstile.
+struct Stopped {
+    next: Locker,
+}
+
+impl Stopped {
+    fn before(path: &Path, protocol: Protocol) -> Self {
+        let mut holder = Locker::holding(path, protocol, Mode::Exclusive);
+        let mut next = Locker::open(path, protocol);
+        next.start_to_wait(Mode::Exclusive);
+        kernel::await_waiting_calls(path, 1);
+        let this = Self { next };
+        this.signal(Signal::SIGSTOP);
+        kernel::await_stop(this.next.pid());
+        holder.unlock();
+        this
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.next.pid().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// It goes on, and has its turn.
+    fn go_on(self) {
+        self.signal(Signal::SIGCONT);
+        self.next.expect_held();
+        self.next.finish();
+    }
+}
+
+/// docs/FAIRNESS.md: how long the turnstile is seen with one owner before that one is passed.
+const LIMIT: Duration = Duration::from_millis(50);
+
+/// Tries until one is granted. How many were refused that began after the limit, which runs from the first.
+#[track_caller]
+fn refused_after_the_limit<G>(mut attempt: impl FnMut() -> Result<G, TryLockError>) -> u32 {
+    let begun = Instant::now();
+    let mut refused = 0;
+    loop {
+        let late = begun.elapsed() > LIMIT;
+        match attempt() {
+            Ok(_) => return refused,
+            Err(TryLockError::WouldBlock(_)) => refused += u32::from(late),
+            Err(error) => panic!("{error}"),
+        }
+        assert!(begun.elapsed() < PATIENCE, "never granted");
+    }
+}
+
 #[test]
 fn a_stopped_process_that_is_next_does_not_keep_the_others_out() {
     for protocol in PROTOCOLS {
         let place = Place::new();
         let path = place.lock_file();
-        let mut holder = Locker::holding(&path, protocol, Mode::Exclusive);
-        let mut next = Locker::open(&path, protocol);
-        next.start_to_wait(Mode::Exclusive);
-        kernel::await_waiting_calls(&path, 1);
-        let pid = Pid::from_raw(next.pid().try_into().unwrap());
-        kill(pid, Signal::SIGSTOP).unwrap();
-        kernel::await_stop(next.pid());
-        holder.unlock();
+        let stopped = Stopped::before(&path, protocol);
 
         // The lock is free now, and stays so but for the others: the one who is next is stopped.
         let mut other = Locker::open(&path, protocol);
@@ -265,10 +309,105 @@ fn a_stopped_process_that_is_next_does_not_keep_the_others_out() {
             other.lock(Mode::Exclusive);
             other.unlock();
         }
-        kill(pid, Signal::SIGCONT).unwrap();
-        next.expect_held();
-        next.unlock();
+        stopped.go_on();
         assert!(is_free(&path, protocol, Mode::Exclusive));
+    }
+}
+
+#[test]
+fn a_stopped_process_that_is_next_costs_a_try_the_limit_and_one_more() {
+    for protocol in PROTOCOLS {
+        for read_only in [false, true] {
+            let place = Place::new();
+            let stopped = Stopped::before(&place.lock_file(), protocol);
+            let options = FileLock::options().protocol(protocol).read_only(read_only);
+            let lock = options.blocking_open(place.lock_file()).unwrap();
+            let refused = refused_after_the_limit(|| lock.try_lock_shared());
+            assert!(refused <= 1, "{protocol:?}, read-only {read_only}: {refused} refused");
+            // One owner that does not go on is waited for once in a second.
+            drop(lock.try_lock_shared().unwrap());
+            stopped.go_on();
+        }
+    }
+}
+
+/// The tries are so far apart that there are two only.
+#[test]
+fn the_second_of_two_late_tries_is_granted() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let stopped = Stopped::before(&place.lock_file(), protocol);
+        let lock = FileLock::options().protocol(protocol);
+        let lock = lock.blocking_open(place.lock_file()).unwrap();
+        assert_would_block(lock.try_lock());
+        std::thread::sleep(LIMIT);
+        assert_would_block(lock.try_lock());
+        drop(lock.try_lock().expect("the limit, and one more try"));
+        stopped.go_on();
+    }
+}
+
+#[tokio::test]
+async fn waits_that_are_given_up_again_and_again_get_a_lock_that_nobody_holds() {
+    for protocol in PROTOCOLS {
+        for (read_only, patience) in [(false, 1), (false, 20), (true, 1), (true, 20)] {
+            let place = Place::new();
+            let stopped = Stopped::before(&place.lock_file(), protocol);
+            let options = FileLock::options().protocol(protocol).read_only(read_only);
+            let lock = options.open(place.lock_file()).await.unwrap();
+            let patience = Duration::from_millis(patience);
+            let begun = tokio::time::Instant::now();
+            let mut given_up = 0_u128;
+            loop {
+                let late = begun.elapsed() > LIMIT * 2;
+                if tokio::time::timeout(patience, lock.lock_shared()).await.is_ok() {
+                    break;
+                }
+                given_up += u128::from(late);
+                assert!(begun.elapsed() < PATIENCE, "never granted");
+            }
+            // One that comes late itself, and those within the time that the owner has after it.
+            let most = 1 + 40 / patience.as_millis();
+            assert!(given_up <= most, "{protocol:?}, {read_only}, {patience:?}: {given_up}");
+            stopped.go_on();
+        }
+    }
+}
+
+/// However often others try: the one that is next and awake has the lock before them.
+#[test]
+fn a_process_that_is_next_and_awake_is_not_passed_by_tries() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let mut holder = Locker::open(&path, protocol);
+        let mut next = Locker::open(&path, protocol);
+        let lock = FileLock::options().protocol(protocol).blocking_open(&path).unwrap();
+        let mut tries = 0_u64;
+        for _ in 0..10 {
+            holder.lock(Mode::Exclusive);
+            next.start_to_wait(Mode::Exclusive);
+            kernel::await_waiting_calls(&path, 1);
+            // It has been seen for longer than the limit when the lock becomes free.
+            assert_would_block(lock.try_lock());
+            std::thread::sleep(LIMIT);
+            let held = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let (holder, next) = (&mut holder, &mut next);
+                let held = &held;
+                scope.spawn(move || {
+                    holder.unlock();
+                    next.expect_held();
+                    held.store(true, Ordering::Relaxed);
+                });
+                while !held.load(Ordering::Relaxed) {
+                    assert_would_block(lock.try_lock());
+                    tries += 1;
+                }
+            });
+            next.unlock();
+        }
+        println!("{protocol:?}: {tries} tries");
     }
 }
 
@@ -289,6 +428,146 @@ fn a_lock_on_the_whole_file_by_others_is_no_turnstile() {
     second.unlock();
     assert!(is_free(&path, Protocol::Flock, Mode::Exclusive), "and nobody seems to wait");
     whole_file.finish();
+}
+
+/// A reader that holds, a writer that is next, and another reader.
+fn reader_and_writer(path: &Path, protocol: Protocol) -> (Locker, Locker) {
+    let reader = Locker::holding(path, protocol, Mode::Shared);
+    let mut writer = Locker::open(path, protocol);
+    writer.start_to_wait(Mode::Exclusive);
+    kernel::await_waiting_calls(path, 1);
+    (reader, writer)
+}
+
+/// Nothing shows whether a writer would take a lock that others read, but whether its call waits.
+#[tokio::test]
+async fn readers_pass_a_writer_that_is_stopped_and_wait_for_one_that_is_awake() {
+    let in_all = async |protocol| {
+        let place = Place::new();
+        let path = place.lock_file();
+        let (mut reader, mut writer) = reader_and_writer(&path, protocol);
+        let lock = open(&path, protocol).await;
+        let mut other = Box::pin(lock.lock_shared());
+        // Longer than one owner of the turnstile is waited for that does not seem to be awake.
+        assert!(tokio::time::timeout(Duration::from_secs(2), &mut other).await.is_err());
+        kill(Pid::from_raw(writer.pid().try_into().unwrap()), Signal::SIGSTOP).unwrap();
+        kernel::await_stop(writer.pid());
+        drop(in_time(&mut other).await.unwrap());
+        for _ in 0..10 {
+            drop(in_time(lock.lock_shared()).await.unwrap());
+        }
+        kill(Pid::from_raw(writer.pid().try_into().unwrap()), Signal::SIGCONT).unwrap();
+        reader.unlock();
+        writer.expect_held();
+        writer.unlock();
+    };
+    futures::future::join_all(PROTOCOLS.map(in_all)).await;
+}
+
+/// What strangers do with the bytes of the turnstile while the lock is free.
+#[cfg(not(tokio_filelock_posix))] // its locks are the process's
+mod strangers {
+    use std::fs::File;
+    use std::sync::mpsc;
+
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::libc;
+
+    use super::*;
+
+    /// docs/WIRE.md.
+    fn turnstile(protocol: Protocol) -> i64 {
+        match protocol {
+            Protocol::Flock => 1 << 61,
+            _ => 1 << 22,
+        }
+    }
+
+    fn opened_again(place: &Place) -> File {
+        File::options().read(true).write(true).open(place.lock_file()).unwrap()
+    }
+
+    #[allow(clippy::disallowed_methods)] // a program that knows nothing of this crate
+    fn set(file: &File, kind: i32, start: i64, length: i64) {
+        let lock = libc::flock {
+            l_type: kind.try_into().unwrap(),
+            l_whence: libc::SEEK_SET.try_into().unwrap(),
+            l_start: start,
+            l_len: length,
+            l_pid: 0,
+        };
+        fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).expect("nobody has it");
+    }
+
+    async fn every_kind_of_request_is_granted(lock: &FileLock) {
+        assert!(refused_after_the_limit(|| lock.try_lock()) <= 1);
+        assert!(refused_after_the_limit(|| lock.try_lock_shared()) <= 1);
+        drop(in_time(lock.lock()).await.unwrap());
+        drop(in_time(lock.lock_shared()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn one_that_keeps_the_turnstile_keeps_the_lock_from_nobody() {
+        for protocol in PROTOCOLS {
+            for kind in [libc::F_WRLCK, libc::F_RDLCK] {
+                // As long as it would be for a pid; one byte; up to the end.
+                for length in [4712, 1, 0] {
+                    let place = Place::new();
+                    let lock = open(place.lock_file(), protocol).await;
+                    let stranger = opened_again(&place);
+                    set(&stranger, kind, turnstile(protocol), length);
+                    every_kind_of_request_is_granted(&lock).await;
+                }
+            }
+        }
+    }
+
+    /// A lock that begins elsewhere is not one on the turnstile.
+    #[tokio::test]
+    async fn one_that_covers_the_turnstile_delays_nobody() {
+        for protocol in PROTOCOLS {
+            let place = Place::new();
+            let lock = open(place.lock_file(), protocol).await;
+            let stranger = opened_again(&place);
+            set(&stranger, libc::F_WRLCK, turnstile(protocol) - 1, 0);
+            for _ in 0..100 {
+                drop(lock.try_lock().unwrap());
+                drop(in_time(lock.lock_shared()).await.unwrap());
+            }
+        }
+    }
+
+    /// Another turn at every look, and never the lock.
+    #[test]
+    fn one_that_takes_turn_after_turn_keeps_the_lock_from_nobody() {
+        for protocol in PROTOCOLS {
+            let place = Place::new();
+            let lock = FileLock::options().protocol(protocol);
+            let lock = lock.blocking_open(place.lock_file()).unwrap();
+            let stranger = opened_again(&place);
+            let start = turnstile(protocol);
+            set(&stranger, libc::F_WRLCK, start, 1);
+            let (stop, stopped) = mpsc::channel::<()>();
+            let turns = std::thread::spawn(move || {
+                let mut length = 1;
+                while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                    // The first byte is locked all the time.
+                    length = length % 1000 + 1;
+                    set(&stranger, libc::F_WRLCK, start, length);
+                    set(&stranger, libc::F_UNLCK, start + length, 2000);
+                    std::thread::yield_now();
+                }
+                stranger
+            });
+            drop(lock.blocking_lock().unwrap());
+            let begun = Instant::now();
+            while lock.try_lock().is_err() {
+                assert!(begun.elapsed() < PATIENCE, "never granted");
+            }
+            drop(stop);
+            turns.join().unwrap();
+        }
+    }
 }
 
 // ---- tenures ----
@@ -351,6 +630,55 @@ async fn readers_that_always_overlap_let_a_writer_of_another_process_in() {
         writer.expect_held();
         writer.unlock();
         drop(in_time(waiting).await.unwrap());
+    }
+}
+
+/// The holder has been told that another process waits. Requests of its own tasks do not join it then,
+/// however soon they come.
+#[tokio::test]
+async fn readers_do_not_join_one_that_has_seen_a_writer_wait() {
+    for protocol in PROTOCOLS {
+        for joins_before in [0, 1, 5] {
+            let place = Place::new();
+            let lock = open(place.lock_file(), protocol).await;
+            let reader = lock.lock_shared().await.unwrap();
+            for _ in 0..joins_before {
+                drop(lock.lock_shared().await.unwrap());
+            }
+            let mut writer = Locker::open(&place.lock_file(), protocol);
+            writer.start_to_wait(Mode::Exclusive);
+            in_time(reader.until_contended()).await;
+            let mut newcomers = [(); 3].map(|()| tokio_test::task::spawn(lock.lock_shared()));
+            for newcomer in &mut newcomers {
+                assert!(newcomer.poll().is_pending(), "past the writer that was seen");
+            }
+            assert_would_block(lock.try_lock_shared());
+            drop(reader);
+            writer.expect_held();
+            writer.unlock();
+            for newcomer in newcomers {
+                drop(in_time(newcomer).await.unwrap());
+            }
+        }
+    }
+}
+
+/// Nobody has looked since the tenure began: the first that would join does.
+#[tokio::test]
+async fn the_first_to_join_looks_whether_a_writer_waits() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let lock = open(place.lock_file(), protocol).await;
+        let reader = lock.lock_shared().await.unwrap();
+        let mut writer = Locker::open(&place.lock_file(), protocol);
+        writer.start_to_wait(Mode::Exclusive);
+        kernel::await_waiting_calls(&place.lock_file(), 1);
+        let mut newcomer = tokio_test::task::spawn(lock.lock_shared());
+        assert!(newcomer.poll().is_pending(), "past a writer that waits");
+        drop(reader);
+        writer.expect_held();
+        writer.unlock();
+        drop(in_time(newcomer).await.unwrap());
     }
 }
 

@@ -10,6 +10,7 @@ use super::flock;
 use super::interrupt::Interrupt;
 use super::kernel::record;
 use crate::holder::Mode;
+use crate::os::turnstile::{Taken, Turnstile};
 use crate::os::{Protocol, Region, Waited};
 
 /// So many times in a row a call that waits for nobody is made again when it was interrupted.
@@ -43,13 +44,18 @@ impl Lock {
         }
     }
 
-    /// The turnstile of a region, if there is one. As the lock does, it carries the pid in its length.
-    pub(in crate::os) fn turnstile(protocol: Protocol, region: Region, pid: u32) -> Option<Self> {
+    /// The turnstile of a region, if there is one. As the lock does, it carries a number in its length:
+    /// the pid while the call waits, later one that tells this turn from others.
+    pub(in crate::os) fn turnstile(
+        protocol: Protocol,
+        region: Region,
+        number: u32,
+    ) -> Option<Self> {
         if protocol == Protocol::Flock && record::SEES_FLOCK {
             return None;
         }
         let start = turnstile_start(protocol, region);
-        Some(Lock::Bytes(Range::of(Region { start }, pid)))
+        Some(Lock::Bytes(Range::of(Region { start }, number)))
     }
 
     pub(in crate::os) fn try_lock(self, file: &File, mode: Mode) -> io::Result<()> {
@@ -111,24 +117,45 @@ impl Lock {
         match self {
             // "Converting a lock is not guaranteed to be atomic" (flock(2)).
             Lock::WholeFile => false,
-            Lock::Bytes(_) => self.weaken(file).is_ok(),
+            Lock::Bytes(_) => self.try_lock(file, Mode::Shared).is_ok(),
         }
     }
 
-    /// From exclusive to shared, or to nothing if somebody comes in between.
-    pub(in crate::os) fn weaken(self, file: &File) -> io::Result<()> {
-        self.try_lock(file, Mode::Shared)
+    /// Another open file has a lock that begins as this turnstile does. `Free` if that cannot be told.
+    pub(in crate::os) fn look(self, file: &File) -> Turnstile {
+        let Lock::Bytes(range) = self else { return Turnstile::Free };
+        match fcntl::blocker(file, Range::byte(range.start)) {
+            Ok(Some(by)) if by.range.start == range.start => {
+                // The pid is that of a POSIX record lock; an open file description lock has none.
+                Turnstile::Taken(Taken(by.range.length << 32 | u64::from(by.pid.unwrap_or(0))))
+            }
+            Ok(Some(_)) => Turnstile::Covered,
+            Ok(None) | Err(_) => Turnstile::Free,
+        }
     }
 
-    /// Somebody else has a lock that begins as this one does. Another range that covers it is another
-    /// lock, such as one on the whole file. `false` if that cannot be told.
-    pub(in crate::os) fn is_taken(self, file: &File) -> bool {
+    /// Nobody has the lock, exclusively or shared. For a moment this process may have it.
+    pub(in crate::os) fn is_free(self, file: &File) -> io::Result<bool> {
         match self {
-            Lock::WholeFile => false,
-            Lock::Bytes(range) => {
-                let blocker = fcntl::blocker(file, Range::byte(range.start));
-                matches!(blocker, Ok(Some(by)) if by.range.start == range.start)
+            Lock::WholeFile => {
+                self.try_lock(file, Mode::Exclusive)?;
+                self.unlock(file).map(|()| true)
             }
+            // The kernel can be asked, also through a descriptor that is open for reading only.
+            Lock::Bytes(range) => fcntl::blocker(file, range).map(|by| by.is_none()),
+        }
+    }
+
+    /// Gives a turnstile that this open file has another number.
+    pub(in crate::os) fn renumber(self, to: Self, file: &File, mode: Mode) -> io::Result<()> {
+        let (Lock::Bytes(from), Lock::Bytes(to)) = (self, to) else { return Ok(()) };
+        match from.length.checked_sub(to.length) {
+            Some(0) => Ok(()),
+            Some(surplus) => {
+                fcntl::unlock(file, Range { start: to.start + to.length, length: surplus })
+            }
+            // It becomes longer. All who take it cover its first byte, so nobody has the rest.
+            None => fcntl::try_lock(file, to, mode),
         }
     }
 }

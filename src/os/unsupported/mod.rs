@@ -203,6 +203,14 @@ pub(in crate::os) mod holders {
         Vec::new()
     }
 
+    pub(in crate::os) fn is_lock_waited_for(
+        _inode: &Inode,
+        _protocol: Protocol,
+        _region: Region,
+    ) -> bool {
+        false
+    }
+
     pub(crate) fn tells_holders(_protocol: Protocol) -> bool {
         false
     }
@@ -278,6 +286,7 @@ pub(in crate::os) mod lock {
 
     use super::interrupt::Interrupt;
     use crate::holder::Mode;
+    use crate::os::turnstile::Turnstile;
     use crate::os::{Protocol, Region, Waited};
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,7 +308,7 @@ pub(in crate::os) mod lock {
         pub(in crate::os) fn turnstile(
             _protocol: Protocol,
             _region: Region,
-            _pid: u32,
+            _number: u32,
         ) -> Option<Self> {
             None
         }
@@ -335,12 +344,21 @@ pub(in crate::os) mod lock {
             false
         }
 
-        pub(in crate::os) fn weaken(self, _file: &File) -> io::Result<()> {
+        pub(in crate::os) fn look(self, _file: &File) -> Turnstile {
+            Turnstile::Free
+        }
+
+        pub(in crate::os) fn is_free(self, _file: &File) -> io::Result<bool> {
             Err(io::ErrorKind::Unsupported.into())
         }
 
-        pub(in crate::os) fn is_taken(self, _file: &File) -> bool {
-            false
+        pub(in crate::os) fn renumber(
+            self,
+            _to: Self,
+            _file: &File,
+            _mode: Mode,
+        ) -> io::Result<()> {
+            Ok(())
         }
     }
 }

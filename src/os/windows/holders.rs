@@ -25,6 +25,15 @@ use crate::os::{Effort, Identity, Protocol, Region};
 /// told from the next.
 const ANY_BOOT: &str = "any";
 
+/// The system does not list the calls that wait.
+pub(in crate::os) fn is_lock_waited_for(
+    _inode: &Inode,
+    _protocol: Protocol,
+    _region: Region,
+) -> bool {
+    false
+}
+
 /// Whether the system can tell who holds a lock of this protocol.
 pub(crate) fn tells_holders(_protocol: Protocol) -> bool {
     false

@@ -21,6 +21,7 @@ use super::interrupt::Interrupt;
 use super::overlapped;
 use crate::holder::Mode;
 use crate::os::file_system::FileSystem;
+use crate::os::turnstile::{Taken, Turnstile};
 use crate::os::{Protocol, Region, Waited};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +52,11 @@ impl Lock {
 
     /// The turnstile of a region, if there is one. A lock on the whole file leaves no byte for it, and
     /// it needs waits that can have a limit.
-    pub(in crate::os) fn turnstile(protocol: Protocol, region: Region, _pid: u32) -> Option<Self> {
+    pub(in crate::os) fn turnstile(
+        protocol: Protocol,
+        region: Region,
+        _number: u32,
+    ) -> Option<Self> {
         const HALF_A_SLOT: u64 = 1 << 22;
         match protocol {
             Protocol::Flock => None,
@@ -112,21 +117,36 @@ impl Lock {
     }
 
     /// From exclusive to shared: both, for a moment.
-    pub(in crate::os) fn weaken(self, file: &File) -> io::Result<()> {
+    fn weaken(self, file: &File) -> io::Result<()> {
         self.try_lock(file, Mode::Shared)?;
         self.unlock(file)
     }
 
-    /// Somebody else has locked this. The system has no question for it: it is asked for a shared lock,
-    /// which those who ask do not keep from each other. `false` if that cannot be told.
-    pub(in crate::os) fn is_taken(self, file: &File) -> bool {
-        match self.try_lock(file, Mode::Shared) {
-            Ok(()) => {
-                let _ = self.unlock(file);
-                false
+    /// Another handle has locked this turnstile. Which one can not be told, and the system has no question
+    /// for it: it is asked for a shared lock, which those who ask do not keep from each other. `Free` if
+    /// that cannot be told, either.
+    pub(in crate::os) fn look(self, file: &File) -> Turnstile {
+        match self.can_have(file, Mode::Shared) {
+            Err(error) if super::errors::is_contention(&error, FileSystem::Local) => {
+                Turnstile::Taken(Taken(0))
             }
-            Err(error) => super::errors::is_contention(&error, FileSystem::Local),
+            _ => Turnstile::Free,
         }
+    }
+
+    /// Nobody has the lock, exclusively or shared. For a moment this process has it.
+    pub(in crate::os) fn is_free(self, file: &File) -> io::Result<bool> {
+        self.can_have(file, Mode::Exclusive).map(|()| true)
+    }
+
+    fn can_have(self, file: &File, mode: Mode) -> io::Result<()> {
+        self.try_lock(file, mode)?;
+        self.unlock(file)
+    }
+
+    /// The turnstile has no number here.
+    pub(in crate::os) fn renumber(self, _to: Self, _file: &File, _mode: Mode) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -196,10 +216,10 @@ mod tests {
     fn looking_whether_it_is_taken_takes_nothing() {
         let (_directory, [one, other]) = opened_twice();
         let lock = Lock::of(Protocol::Fcntl, Region::ONLY, 0);
-        assert!(!lock.is_taken(&one));
+        assert_eq!(lock.look(&one), Turnstile::Free);
         lock.try_lock(&other, Mode::Exclusive).unwrap();
-        assert!(lock.is_taken(&one));
+        assert_eq!(lock.look(&one), Turnstile::Taken(Taken(0)));
         lock.unlock(&other).unwrap();
-        assert!(!lock.is_taken(&one));
+        assert_eq!(lock.look(&one), Turnstile::Free);
     }
 }

@@ -74,6 +74,19 @@ pub(in crate::os) fn of(
     holders
 }
 
+/// The kernel lists a call that waits for the lock itself, and not for the turnstile. `false` also where
+/// it is not listed: there is no `/proc`, or the holder is of another pid namespace.
+pub(in crate::os) fn is_lock_waited_for(inode: &Inode, protocol: Protocol, region: Region) -> bool {
+    let Ok(locks) = fs::read_to_string("/proc/locks") else { return false };
+    let mut lines = locks.lines().filter_map(Line::parse);
+    lines.any(|line| {
+        line.waits
+            && inode.is_of(&line)
+            && concerns(&line, protocol, region)
+            && !waits_for_turn(&line, protocol, region)
+    })
+}
+
 /// The inode, as the kernel's tables name it: not always as stat(2) does.
 #[derive(Debug)]
 pub(in crate::os) struct Inode {
