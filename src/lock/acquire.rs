@@ -321,7 +321,11 @@ fn proceed(state: &mut State, hold: Hold, cx: &mut Context<'_>) -> Poll<Result<H
 
 /// Looks where the path leads, on a file system where that may take a while.
 async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, Error> {
-    let turn = lock.errands().clone().lock_owned().await;
+    let turn = hold.member().entry().file().turn().await;
+    if !lock.has_to_look(&hold) {
+        // Another one has looked meanwhile.
+        return Ok(Some(hold));
+    }
     let looking = lock.clone();
     let look = move || {
         let looked = looking.leads_to(&hold).and_then(|there| {
@@ -343,7 +347,7 @@ async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, 
 async fn move_on(lock: FileLock, mode: Mode, from: Arc<Membership>) -> Result<Option<Hold>, Error> {
     // A crowd that waited for a file that was replaced moves together: an errand each would be a
     // thread each.
-    let turn = lock.errands().clone().lock_owned().await;
+    let turn = from.entry().file().turn().await;
     if lock.has_moved_on(&from) {
         return Ok(None);
     }

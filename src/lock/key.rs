@@ -39,7 +39,6 @@ impl FileLock {
             generation: handle.generation,
             registry: handle.registry.clone(),
             current: Mutex::new(member),
-            errands: std::sync::Arc::default(),
         };
         FileLock { handle: Arc::new(handle) }
     }
@@ -59,11 +58,6 @@ impl Key {
             text.push('…');
         }
         text.escape_debug().collect()
-    }
-
-    /// The handle that opens the file anew, for all keys in it.
-    pub(super) fn file(&self) -> &FileLock {
-        &self.file
     }
 
     fn wanted(&self) -> Wanted {

@@ -1,7 +1,8 @@
 //! Several locks at once, without a deadlock between those who take them so.
 //!
-//! Every process takes its locks one after the other in one order, that of the files' identities and
-//! of the regions in them. So whoever waits for a lock holds only smaller ones, and among those who
+//! Every process takes its locks one after the other in one order, that of the files' numbers and
+//! of the regions in them. Two files may have one number: those are taken without waiting for one while another
+//! one is held. So whoever waits for a lock holds only smaller ones, and among those who
 //! wait one waits for a lock that nobody waits with. The order is of what is locked, not of names or
 //! paths: two paths of one file, and two keys that share a slot, are one lock, and taken once.
 //!
@@ -21,8 +22,9 @@ use tokio::time::Instant;
 
 use super::{Acquire, ExclusiveGuard, FileLock, Guard, MAX_MOVES, SharedGuard, operation};
 use crate::error::{Error, ErrorKind};
+use crate::os::Sameness;
 use crate::queue::Mode;
-use crate::registry::Membership;
+use crate::registry::{Denied, Membership, try_hold};
 use crate::shim::Arc;
 use crate::wait;
 
@@ -36,7 +38,8 @@ use crate::wait;
 /// The promise is for those who hold no other lock while they wait. Who holds one and calls this
 /// function takes part in circles again; who holds one of these very locks waits for himself.
 /// It is also for one machine: two machines may number the files of the network file systems that
-/// they share differently. Give sets of such files a [`timeout`](AcquireAll::timeout).
+/// they share differently. And on overlayfs a hard link gets another number when it is copied up. Give sets of such
+/// files a [`timeout`](AcquireAll::timeout).
 ///
 /// # Cancel safety
 ///
@@ -204,6 +207,9 @@ impl<G: Guard> FusedFuture for AcquireAll<G> {
     }
 }
 
+/// A lock, and the file that it is in now.
+type Place = (FileLock, Arc<Membership>);
+
 async fn acquire_all<G: Guard>(
     locks: Vec<FileLock>,
     deadline: Option<Instant>,
@@ -212,39 +218,131 @@ async fn acquire_all<G: Guard>(
     let mut moves_left = MAX_MOVES as usize + locks.len();
     'anew: loop {
         let mut guards = Vec::with_capacity(locks.len());
-        for (lock, member) in in_order(&locks, G::MODE)? {
-            let mut acquire = Acquire::of_member(lock.clone(), member.clone());
-            if let Some(at) = deadline {
-                acquire = acquire.deadline(at);
-            }
-            match acquire.await {
-                Ok(guard) => guards.push(guard),
-                Err(error)
-                    if error.kind() == ErrorKind::Replaced
-                        && lock.has_moved_on(&member)
-                        && moves_left > 0 =>
-                {
+        for alike in in_order(&locks, G::MODE)? {
+            let alike = if alike.len() > 1 { tell_apart(alike, G::MODE).await? } else { alike };
+            match acquire_alike(&alike, deadline).await? {
+                Some(more) => guards.extend(more),
+                None if moves_left == 0 => return Err(alike[0].0.replaced(G::MODE)),
+                None => {
                     moves_left -= 1;
                     continue 'anew;
                 }
-                Err(error) => return Err(error),
             }
         }
         return Ok(Guards(guards));
     }
 }
 
-/// The locks as they are to be taken, each once.
-fn in_order(locks: &[FileLock], mode: Mode) -> Result<Vec<(&FileLock, Arc<Membership>)>, Error> {
-    let mut ordered = Vec::with_capacity(locks.len());
+/// The locks as they are to be taken, each once. Several at a time only where several files have one number.
+fn in_order(locks: &[FileLock], mode: Mode) -> Result<Vec<Vec<Place>>, Error> {
+    let mut places = Vec::with_capacity(locks.len());
     for lock in locks {
         lock.check_owner(operation(mode))?;
-        ordered.push((lock, lock.member()));
+        places.push((lock.clone(), lock.member()));
     }
     // Of two handles the one that looks at the path for each guard comes first, and stays.
-    ordered.sort_by_key(|(lock, member)| (member.place(), !lock.handle.options.verifies_path()));
-    ordered.dedup_by_key(|(_, member)| member.place());
+    places.sort_by_key(|(lock, member)| (member.place(), !lock.handle.options.verifies_path()));
+    let mut ordered: Vec<Vec<Place>> = Vec::with_capacity(locks.len());
+    for (lock, member) in places {
+        match ordered.last_mut().filter(|alike| alike[0].1.place() == member.place()) {
+            Some(alike) if alike.iter().any(|(_, other)| other.is_of_same_file(&member)) => {}
+            Some(alike) => alike.push((lock, member)),
+            None => ordered.push(vec![(lock, member)]),
+        }
+    }
     Ok(ordered)
+}
+
+/// Leaves one of those that turn out to be in one file, which was in doubt when it was opened.
+async fn tell_apart(alike: Vec<Place>, mode: Mode) -> Result<Vec<Place>, Error> {
+    let pool = alike[0].1.pool().clone();
+    let ask = move || {
+        let mut apart: Vec<Place> = Vec::with_capacity(alike.len());
+        'next: for (lock, member) in alike {
+            for (_, other) in &apart {
+                match member.ask_whether_it_is(other) {
+                    Sameness::Same => continue 'next,
+                    Sameness::Other => {}
+                    Sameness::Doubt => {
+                        let detail = "it may be the same file as another one that is to be locked with \
+                                      it, and this file system does not tell: lock one of them only";
+                        let (kind, path) = (ErrorKind::Unsupported, lock.path());
+                        return Err(Error::found(kind, operation(mode), path, detail));
+                    }
+                }
+            }
+            apart.push((lock, member));
+        }
+        Ok(apart)
+    };
+    wait::errand_with_answer(&pool, ask).await
+}
+
+/// Locks of files that have one number, and so no order that all processes know: nobody waits for one of them
+/// while he holds another one. `None` if one of the files was replaced.
+async fn acquire_alike<G: Guard>(
+    alike: &[Place],
+    deadline: Option<Instant>,
+) -> Result<Option<Vec<G>>, Error> {
+    let mut awaited = 0;
+    'again: loop {
+        let Some(guard) = acquire_one(&alike[awaited], deadline).await? else { return Ok(None) };
+        let mut guards = vec![guard];
+        for (at, place) in alike.iter().enumerate().filter(|(at, _)| *at != awaited) {
+            match try_one(place).await? {
+                Tried::Locked(guard) => guards.push(guard),
+                Tried::Moved => return Ok(None),
+                Tried::Busy => {
+                    awaited = at;
+                    continue 'again;
+                }
+            }
+        }
+        return Ok(Some(guards));
+    }
+}
+
+/// `None` if the lock file was replaced.
+async fn acquire_one<G: Guard>(
+    (lock, member): &Place,
+    deadline: Option<Instant>,
+) -> Result<Option<G>, Error> {
+    let mut acquire = Acquire::of_member(lock.clone(), member.clone());
+    if let Some(at) = deadline {
+        acquire = acquire.deadline(at);
+    }
+    match acquire.await {
+        Ok(guard) => Ok(Some(guard)),
+        Err(error) if error.kind() == ErrorKind::Replaced && lock.has_moved_on(member) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+enum Tried<G> {
+    Locked(G),
+    Busy,
+    Moved,
+}
+
+async fn try_one<G: Guard>((lock, member): &Place) -> Result<Tried<G>, Error> {
+    let (trying, member) = (lock.clone(), member.clone());
+    let pool = member.pool().clone();
+    let tried = move || {
+        match try_hold(&member, G::MODE) {
+            Ok(hold) if trying.leads_to(&hold)? => return Ok(Tried::Locked(hold)),
+            Ok(hold) => drop(hold),
+            Err(Denied::Moved) => {}
+            Err(Denied::Refused) => return Ok(Tried::Busy),
+            Err(Denied::Failed(error)) => return Err(trying.lock_error(G::MODE, error)),
+        }
+        trying.move_on(&member, G::MODE, true).map(|()| Tried::Moved)
+    };
+    match wait::errand_with_answer(&pool, tried).await {
+        Ok(Tried::Locked(hold)) => Ok(Tried::Locked(G::new(lock.clone(), hold))),
+        Ok(Tried::Busy) => Ok(Tried::Busy),
+        Ok(Tried::Moved) => Ok(Tried::Moved),
+        Err(error) => Err(lock.named(error)),
+    }
 }
 
 /// Several locks, held: what [`lock_all`] and [`lock_all_shared`] give. Dropping it releases all of

@@ -88,10 +88,6 @@ struct Handle {
     registry: Arc<Registry>,
     /// Changes when the file at the path has been replaced.
     current: Mutex<Arc<Membership>>,
-    /// Whose turn it is to have the path looked at by another thread. First in, first out. Kept by
-    /// the errand itself, also when nobody waits for its answer any more: one thread waits for a
-    /// server that does not answer, however many tasks give up.
-    errands: std::sync::Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How often a lock file has been locked by this process; see [`FileLock::counters`].
@@ -434,14 +430,6 @@ impl FileLock {
         Ok(())
     }
 
-    /// Whose turn it is to have the path looked at by another thread: one of all keys in the file.
-    fn errands(&self) -> &std::sync::Arc<tokio::sync::Mutex<()>> {
-        match &self.handle.key {
-            Some(key) => key.file().errands(),
-            None => &self.handle.errands,
-        }
-    }
-
     /// Says which lock of the file the error is about, where that is not plain.
     fn named(&self, error: Error) -> Error {
         match &self.handle.key {
@@ -480,7 +468,6 @@ fn open(path: Location, options: OpenOptions) -> Result<FileLock, Error> {
         generation: Generation::current(),
         registry: registry.clone(),
         current: Mutex::new(member),
-        errands: std::sync::Arc::default(),
     };
     Ok(FileLock { handle: Arc::new(handle) })
 }

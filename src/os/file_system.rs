@@ -16,3 +16,22 @@ pub(super) enum FileSystem {
     /// than Linux all that is unknown (POSIX leaves the choice between EACCES and EAGAIN).
     OtherWithEacces,
 }
+
+/// What a file system is, as far as the crate has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kind {
+    pub(super) file_system: FileSystem,
+    pub(super) keyed: Keyed,
+}
+
+/// By what the kernel finds the inode of a file, and with it the file's locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(unix), allow(dead_code))]
+pub(super) enum Keyed {
+    /// By the number that `stat` shows: there is one inode to each.
+    ByNumber,
+    /// By its file handle (name_to_handle_at(2)); the number may be shown for several inodes.
+    ByHandle,
+    /// Not known, or not shown: several inodes may look like one.
+    Unknown,
+}

@@ -3,17 +3,19 @@
 //! What is the same on every system is here: how a wait goes on each kind of file system, and what it
 //! does at the turnstile. The calls themselves are the platform's ([`Lock`]).
 
+use std::fs::File;
 use std::io;
 use std::process;
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::file_system::FileSystem;
+use super::file_system::{FileSystem, Kind};
 use super::interrupt::Interrupt;
+use super::names::{Answer, Names, Sameness};
 use super::platform::holders::{self, Inode};
 use super::platform::mount::Mount;
-use super::platform::{self, content, open};
+use super::platform::{self, content, open, same};
 use super::turnstile::{
     self, Gate, Turn, Turnstile, Turnstiles, lock_in_turn, new_number, try_in_turn,
 };
@@ -21,7 +23,7 @@ use super::{
     Access, Attempt, Descriptor, Effort, Identity, Location, Lock, Opened, Protocol, Region,
     Standing, Waited, is_contention,
 };
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::holder::{Holder, Mode};
 
 /// A wait on NFS is made anew after this time, because its wake-up may have been lost.
@@ -46,6 +48,7 @@ const REMOTE: Pauses =
 #[derive(Debug)]
 pub(crate) struct LockFile {
     file: Descriptor,
+    names: Names,
     writable: bool,
     file_system: FileSystem,
     /// Where locks may exclude this machine only; `None` on a local file system.
@@ -58,23 +61,20 @@ pub(crate) struct LockFile {
 }
 
 impl LockFile {
-    /// The identity of the lock file at this path; `None` if there is none.
-    pub(crate) fn identity_of(at: &Location) -> Result<Option<Identity>, Error> {
-        open::identity_of(at)
-    }
-
-    /// As `identity_of`, where a server may know better than this machine's cache.
-    pub(crate) fn identity_at_server(at: &Location) -> Result<Option<Identity>, Error> {
-        open::identity_at_server(at)
+    /// What the lock file at this path is; `None` if there is none. Opens nothing.
+    pub(crate) fn look(at: &Location) -> Result<Option<Names>, Error> {
+        open::look(at)
     }
 
     pub(crate) fn open(at: &Location, access: Access) -> Result<Self, Error> {
         let Opened { file, writable } = open::open(at, access)?;
-        let file_system =
+        let Kind { file_system, keyed } =
             platform::file_system::of(&file).map_err(|error| open::open_error(at, error))?;
+        let names = open::names(&file, file.identity(), keyed);
         let mount = if file_system == FileSystem::Local { None } else { Mount::of(&file) };
         Ok(Self {
             file,
+            names,
             writable,
             file_system,
             mount,
@@ -84,8 +84,53 @@ impl LockFile {
         })
     }
 
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
+    }
+
     pub(crate) fn identity(&self) -> Identity {
-        self.file.identity()
+        self.names.identity
+    }
+
+    /// Which of these open files this one is. It was just opened, and has no locks.
+    pub(crate) fn ask(&self, known: &[&Self]) -> Answer {
+        let known: Vec<&File> = known.iter().map(|known| &*known.file).collect();
+        same::ask(&self.file, &known)
+    }
+
+    /// Whether the path leads to this file; on a remote file system, as the server sees it.
+    pub(crate) fn is_at(&self, at: &Location) -> Result<bool, Error> {
+        let look = if self.is_local() { open::look(at) } else { open::look_at_server(at) };
+        let there = match look {
+            Ok(Some(there)) => there,
+            Ok(None) => return Ok(false),
+            // Something else is there now.
+            Err(error) if error.kind() == ErrorKind::NotAFile => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        Ok(match self.names.compare(&there) {
+            Sameness::Same => true,
+            Sameness::Other => false,
+            Sameness::Doubt => self.seems_to_be(&there, at),
+        })
+    }
+
+    /// Whether this is the file at the path, where no name is proof.
+    fn seems_to_be(&self, there: &Names, at: &Location) -> bool {
+        // They may have changed since it was opened (overlayfs).
+        let number = open::number_of(&self.file).unwrap_or(self.identity());
+        if there.identity != number {
+            return false;
+        }
+        // A server would be asked three times more for each lock, and may refuse.
+        if !self.is_local() || !same::CAN_ASK {
+            return true;
+        }
+        let for_looking = Access { create: false, mode: None, read_only: true, patient: false };
+        match Self::open(at, for_looking) {
+            Ok(there) => there.ask(&[self]) != Answer::None,
+            Err(_) => true,
+        }
     }
 
     pub(crate) fn is_writable(&self) -> bool {

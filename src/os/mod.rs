@@ -18,6 +18,7 @@ mod lock_file;
 #[cfg(any(test, tokio_filelock_loom))]
 #[cfg_attr(not(all(test, tokio_filelock_loom)), allow(dead_code))] // used in models
 pub(crate) mod model;
+mod names;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod scenarios;
 mod turnstile;
@@ -40,6 +41,7 @@ use windows as platform;
 
 pub(crate) use foreign::foreign_descriptor;
 pub(crate) use location::Location;
+pub(crate) use names::{Answer, Names, Sameness};
 pub(crate) use platform::errors::{is_gone, lock_error_kind};
 pub(crate) use platform::holders::{look_up, tells_holders, this_process};
 pub(crate) use platform::{fork, interrupt, shared_directory};
@@ -83,7 +85,8 @@ impl Region {
     pub(crate) const ONLY: Region = Region { start: 0 };
 }
 
-/// Which file it is, whatever its path. Unique while the file is open: its inode is not reused.
+/// The numbers of a file, whatever its path: a name, which on some file systems several files have
+/// ([`Names`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Identity {
     pub(crate) device: u64,

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use super::names::{Answer, Names, Proof};
 use super::platform::FileId;
 use super::turnstile::{self, Gate, Taken, Turn, Turnstile, Turnstiles, lock_in_turn, try_in_turn};
 use super::{Access, Attempt, Effort, Identity, Location, Protocol, Region, Standing, Waited};
@@ -40,11 +41,15 @@ const NOBODY: u64 = 0;
 struct Disk {
     paths: HashMap<PathBuf, Arc<Inode>>,
     inodes: FileId,
+    /// Files that are made now have one number.
+    gives_one_number: bool,
 }
 
 #[derive(Debug)]
 struct Inode {
     number: FileId,
+    /// Other files may have its number.
+    shares_number: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -53,6 +58,8 @@ struct Inode {
 struct State {
     opened: u64,
     linked: bool,
+    /// Marks by which the file is recognized: which open file has set them.
+    marks: Vec<u64>,
     content: Vec<u8>,
     /// Which open file holds which mode.
     held: Vec<(u64, Mode)>,
@@ -155,18 +162,19 @@ fn excludes(one: Mode, other: Mode) -> bool {
 /// An open file of the model, with the interface of the real one.
 #[derive(Debug)]
 pub(crate) struct LockFile {
+    names: Names,
     inode: Arc<Inode>,
     opened: u64,
     turnstiles: Turnstiles,
 }
 
 impl LockFile {
-    pub(crate) fn identity_of(at: &Location) -> Result<Option<Identity>, Error> {
-        Ok(DISK.lock().paths.get(&**at).map(|inode| identity(inode)))
+    pub(crate) fn look(at: &Location) -> Result<Option<Names>, Error> {
+        Ok(DISK.lock().paths.get(&**at).map(|inode| names(inode)))
     }
 
-    pub(crate) fn identity_at_server(at: &Location) -> Result<Option<Identity>, Error> {
-        Self::identity_of(at)
+    pub(crate) fn is_at(&self, at: &Location) -> Result<bool, Error> {
+        Ok(DISK.lock().paths.get(&**at).is_some_and(|inode| Arc::ptr_eq(inode, &self.inode)))
     }
 
     pub(crate) fn open(at: &Location, access: Access) -> Result<Self, Error> {
@@ -177,8 +185,10 @@ impl LockFile {
                 Some(inode) => inode.clone(),
                 None if access.create => {
                     disk.inodes += 1;
+                    let shares_number = disk.gives_one_number;
                     let inode = Arc::new(Inode {
-                        number: disk.inodes,
+                        number: if shares_number { 0 } else { disk.inodes },
+                        shares_number,
                         state: Mutex::new(State { linked: true, ..State::default() }),
                         changed: Condvar::default(),
                     });
@@ -196,11 +206,27 @@ impl LockFile {
             state.opened += 1;
             state.opened
         };
-        Ok(Self { inode, opened, turnstiles: Turnstiles::default() })
+        Ok(Self { names: names(&inode), inode, opened, turnstiles: Turnstiles::default() })
+    }
+
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
     }
 
     pub(crate) fn identity(&self) -> Identity {
-        identity(&self.inode)
+        self.names.identity
+    }
+
+    /// A mark on the one file is seen through the other if they are one.
+    pub(crate) fn ask(&self, known: &[&Self]) -> Answer {
+        self.inode.state.lock().marks.push(self.opened);
+        let is_it = |known: &&Self| {
+            Arc::ptr_eq(&known.inode, &self.inode)
+                && known.inode.state.lock().marks.contains(&self.opened)
+        };
+        let found = known.iter().position(is_it);
+        self.inode.state.lock().marks.retain(|mark| *mark != self.opened);
+        found.map_or(Answer::None, Answer::Is)
     }
 
     pub(crate) fn is_writable(&self) -> bool {
@@ -508,8 +534,15 @@ impl Interrupt {
     }
 }
 
-fn identity(inode: &Inode) -> Identity {
-    Identity { device: 0, inode: inode.number }
+fn names(inode: &Inode) -> Names {
+    let proof = if inode.shares_number { Proof::None } else { Proof::Number };
+    Names { identity: Identity { device: 0, inode: inode.number }, proof }
+}
+
+/// All files that are made from now on have one number, which proves nothing.
+#[cfg(tokio_filelock_loom)]
+pub(crate) fn give_one_number() {
+    DISK.lock().gives_one_number = true;
 }
 
 /// Removes the path; open files keep the inode.

@@ -409,7 +409,7 @@ macro_rules! kernel {
             }
 
             fn identity_at(path: &Path) -> Option<Identity> {
-                <$file>::identity_of(&path.to_owned().into()).expect("identity")
+                <$file>::look(&path.to_owned().into()).expect("a look").map(|names| names.identity)
             }
 
             fn identity(&self) -> Identity {
@@ -464,9 +464,8 @@ fn blocked_by_the_kernel(_path: &Path) -> usize {
 /// lock is of one moment, and in a scenario one lock blocks all.
 #[cfg(target_os = "linux")]
 fn blocked_by_the_kernel(path: &Path) -> usize {
-    let identity = LockFile::identity_of(&path.to_owned().into())
-        .expect("identity")
-        .expect("a file at the path");
+    let names = LockFile::look(&path.to_owned().into()).expect("a look");
+    let identity = names.expect("a file at the path").identity;
     let inode = format!(":{} ", identity.inode);
     let locks = std::fs::read_to_string("/proc/locks").expect("the kernel lists its locks");
     let (mut most, mut blocked) = (0, 0);

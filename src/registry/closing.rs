@@ -27,7 +27,12 @@ impl Closing {
 
     /// The file is closed.
     pub(super) fn unmark(&self, identity: Identity) {
-        self.marked.lock().retain(|marked| *marked != identity);
+        let mut marked = self.marked.lock();
+        // One of several files that have this number.
+        if let Some(at) = marked.iter().position(|marked| *marked == identity) {
+            marked.swap_remove(at);
+        }
+        drop(marked);
         self.changed.notify_all();
     }
 

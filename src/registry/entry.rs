@@ -130,11 +130,6 @@ impl Entry {
         &self.file
     }
 
-    /// An entry of another region of the same file.
-    pub(super) fn of_region(&self, region: Region) -> Self {
-        Self::new(self.file.clone(), self.protocol, region)
-    }
-
     /// Not by identity: a server may have given that of a file which is gone to the next one.
     pub(super) fn is_of_same_file(&self, other: &Entry) -> bool {
         Arc::ptr_eq(&self.file, &other.file)

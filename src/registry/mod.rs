@@ -1,12 +1,17 @@
-//! The process-wide registry: file identity -> open file -> entry.
+//! The process-wide registry: number of the file -> open files -> entries.
 //!
-//! One open file per identity in the process, one [`Entry`] per region of it, shared by all who
-//! opened the file under whatever name. Who has opened it holds a [`Membership`]; the last one to
-//! go takes the entry out and closes the file.
+//! One open file in the process for each that is *proved* to be one, and one [`Entry`] per region of it,
+//! shared by all who opened the file under whatever name. Who has opened it holds a [`Membership`]; the last
+//! one to go takes the entry out and closes the file.
+//!
+//! The number of a file is a name that several files may have ([`Names`]), so one number stands for
+//! several open files. Where there is no proof that a file is one of these, it gets an open file of its
+//! own: two of them exclude each other in the kernel, so doubt costs a queue and never exclusion.
 //!
 //! Invariants:
-//! 1. Memberships are counted explicitly, under the registry's mutex. An entry is in the map
-//!    exactly while its count is above zero, so a lookup that finds it also keeps it.
+//! 1. Memberships are counted explicitly, under the registry's mutex. An open file and its entries are
+//!    in the map exactly while their counts are above zero: a lookup that finds one also keeps it, and there
+//!    is none outside. That goes for a file that is gone, too: it is only never found by a path again.
 //! 2. Requests, guards and parked waits each own a reference to a membership. So when the last
 //!    one goes, nobody holds, nobody waits and no OS call is under way: the phase is `Free`, and
 //!    closing the file cannot drop a lock.
@@ -25,13 +30,14 @@ mod tenure;
 mod models;
 
 use std::collections::HashMap;
-use std::collections::hash_map;
 use std::sync::{LazyLock, OnceLock};
 
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::{Holder, Record};
 use crate::os::fork::{self, Generation};
-use crate::os::{Access, Effort, Identity, Location, LockFile, Protocol, Region};
+use crate::os::{
+    Access, Answer, Effort, Identity, Location, LockFile, Names, Protocol, Region, Sameness,
+};
 use crate::shim::{Arc, Mutex};
 use crate::wait::{self, Pool, WaitOn};
 
@@ -46,10 +52,13 @@ pub(crate) use request::{Denied, Hold, Request, try_hold};
 
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    files: Mutex<HashMap<Identity, Registered>>,
+    files: Mutex<Files>,
     closing: Closing,
     pool: Pool,
 }
+
+/// Several files may have one number.
+type Files = HashMap<Identity, Vec<Registered>>;
 
 #[derive(Debug)]
 struct Registered {
@@ -127,8 +136,8 @@ impl Registry {
     ) -> Result<Arc<Membership>, Error> {
         // Looked up before opening: where the kernel drops a process's locks when any descriptor
         // of the file is closed (POSIX record locks), a needless open would be the mistake.
-        if let Some(identity) = LockFile::identity_of(path)? {
-            if let Some(entry) = this.find(identity, path, wanted)? {
+        if let Some(names) = LockFile::look(path)? {
+            if let Some(entry) = this.find(&names, path, wanted)? {
                 let membership = Membership::new(this, entry, wanted);
                 if membership.entry().file().is_writable() || wanted.access.read_only {
                     return Ok(membership);
@@ -146,86 +155,90 @@ impl Registry {
 
     /// Joins those who use another region of this entry's file. Makes no system call.
     fn join_region(&self, entry: &Entry, wanted: &Wanted) -> Arc<Entry> {
-        match self.files.lock().get_mut(&entry.file().identity()) {
-            Some(registered) if entry.is_of(&registered.file) => registered.count_in_region(wanted),
-            // Taken out because the file was gone. The first lock call finds that, too.
-            _ => Arc::new(entry.of_region(wanted.region)),
-        }
+        registered(&mut self.files.lock(), entry).count_in_region(wanted)
     }
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Counts one more member of a registered file.
+    /// Counts one more member of a registered file, if these names prove that it is this one.
     fn find(
         &self,
-        identity: Identity,
+        names: &Names,
         path: &Location,
         wanted: &Wanted,
     ) -> Result<Option<Arc<Entry>>, Error> {
-        match self.files.lock().get_mut(&identity) {
-            Some(registered) if !registered.file.is_gone() => {
-                registered.count_in(path, wanted).map(Some)
+        let mut files = self.files.lock();
+        let Some(alike) = files.get_mut(&names.identity) else { return Ok(None) };
+        for registered in alike.iter_mut().filter(|registered| !registered.file.is_gone()) {
+            match registered.file.names().compare(names) {
+                Sameness::Same => return registered.count_in(path, wanted).map(Some),
+                Sameness::Other => {}
+                Sameness::Doubt if registered.has_to_be_the_only_one(wanted) => {
+                    return Err(doubtful(path));
+                }
+                Sameness::Doubt => {}
             }
-            _ => Ok(None),
         }
+        Ok(None)
     }
 
-    /// Registers a file that was just opened, unless somebody was faster, and counts one member.
+    /// Registers a file that was just opened, unless it is one that is registered, and counts one member.
     fn admit(&self, file: LockFile, path: &Location, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
         check_reach(file.excludes_this_machine_only(wanted.protocol), path, wanted)?;
-        let mut files = self.files.lock();
         let identity = file.identity();
-        while LockFile::closing_releases(wanted.protocol) && self.closing.is_marked(identity) {
+        let mut known = Known::default();
+        let (entry, surplus) = loop {
+            let mut files = self.files.lock();
+            while LockFile::closing_releases(wanted.protocol) && self.closing.is_marked(identity) {
+                drop(files);
+                self.closing.wait(identity);
+                files = self.files.lock();
+            }
+            let alike = files.entry(identity).or_default();
+            let in_doubt = match known.look(&file, alike) {
+                Looked::Found(registered) => {
+                    let entry = registered.count_in(path, wanted);
+                    let surplus = match entry {
+                        Ok(_) => registered.file.offer(file),
+                        Err(_) => Some(file),
+                    };
+                    break (entry, registered.keep_if_needed(surplus));
+                }
+                Looked::InDoubt(in_doubt) => in_doubt,
+                Looked::Other => {
+                    let registered = Registered {
+                        protocol: wanted.protocol,
+                        file: Arc::new(OpenFile::new(file)),
+                        entries: HashMap::new(),
+                    };
+                    alike.push(registered);
+                    let registered = alike.last_mut().expect("pushed");
+                    break (Ok(registered.count_in_region(wanted)), None);
+                }
+            };
+            let only = alike.iter_mut().find(|registered| {
+                registered.has_to_be_the_only_one(wanted)
+                    && in_doubt.iter().any(|file| Arc::ptr_eq(file, &registered.file))
+            });
+            if let Some(registered) = only {
+                registered.file.keep(file);
+                break (Err(doubtful(path)), None);
+            }
             drop(files);
-            self.closing.wait(identity);
-            files = self.files.lock();
-        }
-        // A server may forget a file that this process has open, and give its number to the next.
-        let gone = match files.get(&identity) {
-            Some(registered) if registered.file.is_gone() => files.remove(&identity),
-            _ => None,
+            known.ask(&file, in_doubt);
         };
-        let (entry, surplus) = match files.entry(identity) {
-            hash_map::Entry::Occupied(mut occupied) => {
-                let registered = occupied.get_mut();
-                let entry = registered.count_in(path, wanted);
-                let surplus = if entry.is_ok() { registered.file.offer(file) } else { Some(file) };
-                let surplus = match surplus {
-                    Some(file) if LockFile::closing_releases(registered.protocol) => {
-                        registered.file.keep(file);
-                        None
-                    }
-                    surplus => surplus,
-                };
-                (entry, surplus)
-            }
-            hash_map::Entry::Vacant(vacant) => {
-                let registered = vacant.insert(Registered {
-                    protocol: wanted.protocol,
-                    file: Arc::new(OpenFile::new(file)),
-                    entries: HashMap::new(),
-                });
-                (registered.count_in(path, wanted), None)
-            }
-        };
-        drop(files);
-        drop((surplus, gone));
+        drop(surplus);
         entry
     }
 
     /// Counts one member less. The last use of a file is returned, to be closed outside; an entry of a
     /// file that stays in use is memory, and goes here, where it cannot become the last use.
-    fn leave(&self, entry: Arc<Entry>) -> Option<(Arc<Entry>, Option<Registered>)> {
+    fn leave(&self, entry: Arc<Entry>) -> Option<(Arc<Entry>, Registered)> {
         let mut files = self.files.lock();
         let entry = entry; // dropped before the mutex is let go
-        let identity = entry.file().identity();
-        let registered = match files.get_mut(&identity) {
-            Some(registered) if entry.is_of(&registered.file) => registered,
-            // Taken out because the file was gone: nobody counts, and this may be the last one.
-            _ => return Some((entry, None)),
-        };
+        let registered = registered(&mut files, &entry);
         let counted = registered.entries.get_mut(&entry.region()).expect("counted in");
         counted.members -= 1;
         if counted.members > 0 {
@@ -235,19 +248,25 @@ impl Registry {
         if !registered.entries.is_empty() {
             return None;
         }
-        let registered = files.remove(&identity);
-        if registered.as_ref().is_some_and(|file| LockFile::closing_releases(file.protocol)) {
+        let identity = entry.file().identity();
+        let alike = files.get_mut(&identity).expect("it was there");
+        let at = alike.iter().position(|registered| entry.is_of(&registered.file));
+        let registered = alike.swap_remove(at.expect("it was there"));
+        if alike.is_empty() {
+            files.remove(&identity);
+        }
+        if LockFile::closing_releases(registered.protocol) {
             self.closing.mark(identity);
         }
         Some((entry, registered))
     }
 
     /// Closes a file whose last use this was.
-    fn close(&self, (entry, registered): (Arc<Entry>, Option<Registered>)) {
+    fn close(&self, (entry, registered): (Arc<Entry>, Registered)) {
         let identity = entry.file().identity();
-        let protocol = registered.as_ref().map(|registered| registered.protocol);
+        let protocol = registered.protocol;
         drop((entry, registered));
-        if protocol.is_some_and(LockFile::closing_releases) {
+        if LockFile::closing_releases(protocol) {
             self.closing.unmark(identity);
         }
     }
@@ -255,7 +274,8 @@ impl Registry {
     /// How many regions of the file have members.
     #[cfg(all(test, not(tokio_filelock_loom)))]
     pub(crate) fn regions(&self, identity: Identity) -> usize {
-        self.files.lock().get(&identity).map_or(0, |registered| registered.entries.len())
+        let files = self.files.lock();
+        files.get(&identity).into_iter().flatten().map(|registered| registered.entries.len()).sum()
     }
 
     #[cfg(test)]
@@ -278,7 +298,84 @@ fn check_reach(this_machine: Option<&str>, path: &Location, wanted: &Wanted) -> 
     }
 }
 
+/// The open file of an entry that is counted.
+fn registered<'a>(files: &'a mut Files, entry: &Entry) -> &'a mut Registered {
+    let mut alike = files.get_mut(&entry.file().identity()).into_iter().flatten();
+    let registered = alike.find(|registered| entry.is_of(&registered.file));
+    registered.expect("a file that has members is registered")
+}
+
+/// Whether it is a file that this process has open, which must be opened once only.
+fn doubtful(path: &Location) -> Error {
+    let detail = "this process has a file open that may be the same, and this file system does not tell; \
+                  closing one of them would release the locks of both: open it once, and clone the handle";
+    Error::found(ErrorKind::Unsupported, Operation::Open, &**path, detail)
+}
+
+/// What is known of a file that was just opened: which of the registered ones it is, or is not.
+#[derive(Default)]
+struct Known {
+    same: Option<Arc<OpenFile>>,
+    /// Not proved to be the same.
+    others: Vec<Arc<OpenFile>>,
+}
+
+enum Looked<'a> {
+    Found(&'a mut Registered),
+    /// It may be one of these.
+    InDoubt(Vec<Arc<OpenFile>>),
+    Other,
+}
+
+impl Known {
+    /// Looks for the file among those that have its number now.
+    fn look<'a>(&self, file: &LockFile, alike: &'a mut [Registered]) -> Looked<'a> {
+        let mut in_doubt = Vec::new();
+        for (at, registered) in alike.iter().enumerate() {
+            let is = |known: &Arc<OpenFile>| Arc::ptr_eq(known, &registered.file);
+            // A server may forget a file that this process has open, and give its number to the next.
+            if registered.file.is_gone() || self.others.iter().any(is) {
+                continue;
+            }
+            let same = match &self.same {
+                Some(same) if is(same) => Sameness::Same,
+                _ => registered.file.names().compare(file.names()),
+            };
+            match same {
+                Sameness::Same => return Looked::Found(&mut alike[at]),
+                Sameness::Other => {}
+                Sameness::Doubt => in_doubt.push(registered.file.clone()),
+            }
+        }
+        if in_doubt.is_empty() { Looked::Other } else { Looked::InDoubt(in_doubt) }
+    }
+
+    /// Asks the kernel. Under no mutex, so these may be closed meanwhile but for the reference here: what counts
+    /// is whether the file is registered when the answer is used.
+    fn ask(&mut self, file: &LockFile, mut in_doubt: Vec<Arc<OpenFile>>) {
+        let descriptors: Vec<_> = in_doubt.iter().map(|known| &known.first).collect();
+        if let Answer::Is(at) = file.ask(&descriptors) {
+            self.same = Some(in_doubt.swap_remove(at));
+        }
+        self.others.append(&mut in_doubt);
+    }
+}
+
 impl Registered {
+    /// To open the file a second time is a mistake (see `closing`).
+    fn has_to_be_the_only_one(&self, wanted: &Wanted) -> bool {
+        [self.protocol, wanted.protocol].into_iter().any(LockFile::closing_releases)
+    }
+
+    /// Keeps what was opened in vain and must not be closed.
+    fn keep_if_needed(&self, surplus: Option<LockFile>) -> Option<LockFile> {
+        if LockFile::closing_releases(self.protocol) {
+            surplus.into_iter().for_each(|file| self.file.keep(file));
+            return None;
+        }
+        surplus
+    }
+
     fn count_in(&mut self, path: &Location, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
         if self.protocol != wanted.protocol {
             let detail = format!(
@@ -368,24 +465,20 @@ impl Membership {
         self.entry().is_of_same_file(other.entry())
     }
 
-    /// What is locked. The order is the same in every process of the machine.
+    /// Whether the other one is of the same file, asked now. Makes lock calls.
+    pub(crate) fn ask_whether_it_is(&self, other: &Self) -> Sameness {
+        self.entry().file().ask_whether_it_is(other.entry().file())
+    }
+
+    /// Where the lock is, which is its place in an order that every process of the machine has. Where
+    /// several files have one number, so have several locks.
     pub(crate) fn place(&self) -> (Identity, Region) {
         (self.entry().file().identity(), self.entry().region())
     }
 
     /// Whether the path still leads to the file. Makes system calls.
     pub(crate) fn is_at(&self, path: &Location) -> Result<bool, Error> {
-        let identity = if self.entry().file().is_local() {
-            LockFile::identity_of(path)
-        } else {
-            LockFile::identity_at_server(path)
-        };
-        match identity {
-            Ok(identity) => Ok(identity == Some(self.entry().file().identity())),
-            // Something else is there now.
-            Err(error) if error.kind() == ErrorKind::NotAFile => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.entry().file().is_at(path)
     }
 }
 

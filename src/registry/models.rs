@@ -554,6 +554,56 @@ fn eviction_against_open() {
     });
 }
 
+/// Files that are opened at the same time and have one number: two paths of two files, one of which is opened
+/// twice. While they ask the kernel, the first of its handles leaves.
+#[cfg(tokio_filelock_loom)]
+#[test]
+fn two_files_of_one_number() {
+    model("two_files_of_one_number", Some(3), |fixture| {
+        os::model::give_one_number();
+        let leaving = fixture.join();
+        let (registry, path) = (fixture.registry.clone(), fixture.path.clone());
+        let thread = spawn(move || {
+            let member = Registry::join(&registry, &path, &WANTED).unwrap();
+            let again = Registry::join(&registry, &path, &WANTED).unwrap();
+            assert!(Arc::ptr_eq(member.entry(), again.entry()), "one file, two entries");
+            member
+        });
+        let other = PathBuf::from("other").into();
+        let other = Registry::join(&fixture.registry, &other, &WANTED).unwrap();
+        drop(leaving);
+        let member = thread.join().unwrap();
+        assert!(!Arc::ptr_eq(member.entry(), other.entry()), "two files, one entry");
+        let [one, two] = [&member, &other].map(|member| try_hold(member, Mode::Exclusive).unwrap());
+        drop((one, two));
+        drop((member, other));
+    });
+}
+
+/// A file that is gone, and whose number the next one has. Keys of handles that have not moved on, while another one
+/// opens the path anew.
+#[cfg(tokio_filelock_loom)]
+#[test]
+fn regions_of_a_file_that_is_gone() {
+    model("regions_of_a_file_that_is_gone", Some(3), |fixture| {
+        os::model::give_one_number();
+        let member = fixture.join();
+        os::model::unlink(&fixture.path);
+        assert!(matches!(try_hold(&member, Mode::Exclusive), Err(Denied::Moved)));
+        let wanted = Wanted { region: Region { start: 1 << 62 }, ..WANTED };
+        let (other, key) = (member.clone(), wanted.clone());
+        let thread = spawn(move || other.of_region(&key));
+        let anew = fixture.join();
+        assert!(!anew.is_of_same_file(&member), "it is gone");
+        let key = member.of_region(&wanted);
+        let same = thread.join().unwrap();
+        assert!(Arc::ptr_eq(key.entry(), same.entry()), "one descriptor, two entries");
+        assert!(matches!(try_hold(&key, Mode::Exclusive), Err(Denied::Moved)));
+        drop(try_hold(&anew, Mode::Exclusive).unwrap());
+        drop((member, key, same, anew));
+    });
+}
+
 /// Everybody who waits on a file that was removed moves, nobody is forgotten.
 #[cfg(tokio_filelock_loom)]
 #[test]

@@ -1,8 +1,11 @@
-//! The open file of an identity: one for all locks of the process in it.
+//! An open file: one for all locks of the process in it.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use crate::os::{Identity, LockFile, Protocol};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::error::Error;
+use crate::os::{Answer, Identity, Location, LockFile, Names, Protocol, Sameness};
 use crate::shim::{AtomicUsize, Mutex, Ordering};
 
 /// A path led to the file, the last time that one was looked for.
@@ -14,7 +17,7 @@ const FOREIGN: usize = 2;
 /// The same, and one request has failed with that.
 const FOREIGN_AND_TOLD: usize = 3;
 
-/// The open file of an identity.
+/// An open file.
 ///
 /// A second descriptor is kept if the first is read-only and a later opener may write: locks that
 /// need write access (fcntl(2)) are then taken through that one.
@@ -26,12 +29,26 @@ pub(crate) struct OpenFile {
     state: AtomicUsize,
     /// Opened in vain, and not closed before the others (see `closing`).
     kept: Mutex<Vec<LockFile>>,
+    errands: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl OpenFile {
     pub(super) fn new(file: LockFile) -> Self {
         let state = AtomicUsize::new(IN_USE);
-        Self { first: file, writable: OnceLock::new(), kept: Mutex::default(), state }
+        Self {
+            first: file,
+            writable: OnceLock::new(),
+            kept: Mutex::default(),
+            state,
+            errands: Arc::default(),
+        }
+    }
+
+    /// The turn to have a path looked at by another thread. First in, first out, for all handles of the file.
+    /// The errand itself keeps it, also when nobody waits for its answer any more: one thread waits for a
+    /// server that does not answer, however many handles there are and tasks give up.
+    pub(crate) async fn turn(&self) -> OwnedMutexGuard<()> {
+        self.errands.clone().lock_owned().await
     }
 
     /// Takes the descriptor if it allows more than those there are; otherwise gives it back.
@@ -58,6 +75,29 @@ impl OpenFile {
 
     pub(super) fn identity(&self) -> Identity {
         self.first.identity()
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        self.first.names()
+    }
+
+    /// Makes lock calls.
+    pub(super) fn ask_whether_it_is(&self, other: &Self) -> Sameness {
+        let sameness = self.names().compare(other.names());
+        // Elsewhere the locks that are held here may be in the way, or be lost.
+        if sameness != Sameness::Doubt || !self.is_local() {
+            return sameness;
+        }
+        match self.first.ask(&[&other.first]) {
+            Answer::Is(_) => Sameness::Same,
+            Answer::None => Sameness::Other,
+            Answer::Doubt => Sameness::Doubt,
+        }
+    }
+
+    /// Whether the path still leads to the file. Makes system calls.
+    pub(super) fn is_at(&self, path: &Location) -> Result<bool, Error> {
+        self.first.is_at(path)
     }
 
     /// Out of use: whoever wants the lock opens the path anew. Either the file is known to be removed, and a

@@ -4,8 +4,8 @@
 use crate::refused;
 #[cfg(unix)]
 use crate::{
-    bad_input, cache, foreign_code, forked, holders, lock_all, records, signals, space, turns,
-    waits,
+    bad_input, cache, foreign_code, forked, holders, lock_all, records, same, signals, space,
+    turns, waits,
 };
 use crate::{cancel, exclusion, replaced, support};
 
@@ -52,6 +52,11 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("signals", signals::in_child),
     ("wake on a large stack", foreign_code::wake_on_a_large_stack),
     ("fork", forked::in_child),
+    ("hard links in a lower layer", same::hard_links_in_a_lower_layer),
+    ("lock files of one number", same::lock_files_of_one_number),
+    ("one file on an overlay", same::one_file_on_an_overlay),
+    ("copied up", same::copied_up),
+    ("above an overlay", same::above_an_overlay),
     ("hold", holders::hold),
     ("look", holders::look),
     ("look as nobody", holders::look_as_nobody),

@@ -43,6 +43,8 @@ mod refused;
 mod remote;
 mod replaced;
 #[cfg(unix)]
+mod same;
+#[cfg(unix)]
 mod server;
 mod shutdown;
 #[cfg(unix)]

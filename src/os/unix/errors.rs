@@ -26,10 +26,32 @@ pub(super) fn is_interrupted(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(KERNEL_ERESTARTSYS)
 }
 
-/// Whether a failed call on an open file means that no path leads to the file any more: the server
-/// has forgotten it.
+/// Whether a failed call on an open file means that nothing will ever come of this open file: the path may
+/// lead to another one, and is opened anew. Where that fails, too, its error is the answer.
+///
+/// | errno | |
+/// |---|---|
+/// | `ESTALE`, `ENOENT` | gone: the server does not know the file any more |
+/// | `ENOTCONN` | gone: the FUSE server has ended; another one may have mounted the same path |
+/// | `ECONNABORTED` | gone: it has ended during the call |
+/// | `ESHUTDOWN` | gone: the server has shut this client out (Ceph) |
+/// | `ENODEV` | gone: the device or driver below was taken away |
+/// | `EHOSTDOWN`, `ETIMEDOUT`, `ECONNRESET`, `ECONNREFUSED` | not gone: the server cannot be reached at present, and the client reconnects |
+/// | `EIO`, `EREMOTEIO` | not gone: a failure of this call, and perhaps of no other |
+/// | `EBADF` | not gone: the access is not what the lock needs |
+/// | `ENXIO` | not gone: no lock call is known to say so |
 pub(crate) fn is_gone(error: &io::Error) -> bool {
-    matches!(errno(error), Some(Errno::ESTALE | Errno::ENOENT))
+    matches!(
+        errno(error),
+        Some(
+            Errno::ESTALE
+                | Errno::ENOENT
+                | Errno::ENOTCONN
+                | Errno::ECONNABORTED
+                | Errno::ESHUTDOWN
+                | Errno::ENODEV
+        )
+    )
 }
 
 pub(super) fn errno(error: &io::Error) -> Option<Errno> {
@@ -94,6 +116,31 @@ mod tests {
             assert!(is_interrupted(&io::Error::from_raw_os_error(raw)));
         }
         assert!(!is_interrupted(&io::Error::from_raw_os_error(libc_errno(Errno::EIO))));
+    }
+
+    #[test]
+    fn an_open_file_of_which_nothing_will_come_is_gone() {
+        let gone = [
+            Errno::ESTALE,
+            Errno::ENOENT,
+            Errno::ENOTCONN,
+            Errno::ECONNABORTED,
+            Errno::ESHUTDOWN,
+            Errno::ENODEV,
+        ];
+        let not_gone = [
+            Errno::EHOSTDOWN,
+            Errno::ETIMEDOUT,
+            Errno::ECONNRESET,
+            Errno::ECONNREFUSED,
+            Errno::EIO,
+            Errno::EBADF,
+            Errno::ENXIO,
+            Errno::EAGAIN,
+        ];
+        let is_gone = |errno| is_gone(&io::Error::from_raw_os_error(libc_errno(errno)));
+        assert!(gone.into_iter().all(is_gone));
+        assert!(!not_gone.into_iter().any(is_gone));
     }
 
     #[test]

@@ -24,11 +24,13 @@ use nix::sys::stat::{Mode, fstatat};
 use super::create::create;
 use super::descriptor::{Descriptor, above_standard_streams, identity_in, occupy_standard_streams};
 use super::errors::{errno, is_gone};
-use super::kernel;
 use super::kernel::look::{ANY_SIZE, Look};
 use super::kernel::record::CLOSING_RELEASES;
+use super::kernel::{self, file_system};
 use crate::error::{Error, ErrorKind, Operation};
+use crate::os::file_system::Keyed;
 use crate::os::foreign::is_foreign;
+use crate::os::names::{Names, Proof};
 use crate::os::{Access, Identity, Location, Opened};
 
 /// Two processes that create and remove one file may make each other's open fail; after so many
@@ -47,17 +49,37 @@ pub(in crate::os) fn open(location: &Location, access: Access) -> Result<Opened,
     Ok(Opened { file, writable })
 }
 
-/// The identity of the lock file at this place; `None` if there is none.
-pub(in crate::os) fn identity_of(location: &Location) -> Result<Option<Identity>, Error> {
-    match status(location) {
-        Ok((mode, identity)) => regular(mode, location).map(|()| Some(identity)),
+/// What the lock file at this place is; `None` if there is none.
+pub(in crate::os) fn look(location: &Location) -> Result<Option<Names>, Error> {
+    match names_at(location) {
+        Ok((mode, names)) => regular(mode, location).map(|()| Some(names)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(open_error(location, error)),
     }
 }
 
-/// As `identity_of`, where a server may know better than this machine's cache.
-pub(in crate::os) fn identity_at_server(location: &Location) -> Result<Option<Identity>, Error> {
+/// The type and the permissions of what is there, and what it is.
+fn names_at(location: &Location) -> io::Result<(u32, Names)> {
+    // Without a descriptor, where that is possible: the process may have none left.
+    if let (None, path) = location.to_resolve() {
+        let (mode, identity) = status(location)?;
+        let keyed = if regular(mode, location).is_ok() {
+            file_system::at(path)?.keyed
+        } else {
+            Keyed::Unknown
+        };
+        let proof = kernel::look::proof_at(path, keyed);
+        // If it is one thing that was looked at.
+        if !matches!(proof, Proof::Handle(_)) || status(location)? == (mode, identity) {
+            return Ok((mode, Names { identity, proof }));
+        }
+    }
+    let look = look_at(location)?;
+    Ok((look.mode(), look.names(location)?))
+}
+
+/// As `look`, where a server may know better than this machine's cache.
+pub(in crate::os) fn look_at_server(location: &Location) -> Result<Option<Names>, Error> {
     // To open a directory makes an NFS client ask whether the directory has changed, and to
     // forget what it knew of names in it if so ("close-to-open cache consistency", nfs(5)).
     // One that may be searched only cannot be opened.
@@ -65,7 +87,17 @@ pub(in crate::os) fn identity_at_server(location: &Location) -> Result<Option<Id
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
         let _ = open_at(from, directory_of(path), flags, Mode::empty());
     }
-    identity_of(location)
+    look(location)
+}
+
+/// What an open file is.
+pub(in crate::os) fn names(file: &File, identity: Identity, keyed: Keyed) -> Names {
+    Names { identity, proof: kernel::look::proof(file, keyed) }
+}
+
+/// The number that an open file has now. On overlayfs it may change.
+pub(in crate::os) fn number_of(file: &File) -> io::Result<Identity> {
+    file.metadata().map(|metadata| identity(&metadata))
 }
 
 /// The directory in which the last component of the path is.
@@ -84,7 +116,7 @@ fn start(location: &Location) -> io::Result<(BorrowedFd<'_>, &Path)> {
     }
 }
 
-fn look(location: &Location) -> io::Result<Look> {
+fn look_at(location: &Location) -> io::Result<Look> {
     let (from, path) = start(location)?;
     Look::at(from, path)
 }
@@ -112,7 +144,7 @@ fn open_file(location: &Location, access: Access) -> Result<(File, Identity, boo
     let failed = |error| open_error(location, error);
     let mut last = None;
     for _ in 0..OPEN_ROUNDS {
-        let (file, writable) = match look(location) {
+        let (file, writable) = match look_at(location) {
             Ok(look) => {
                 regular(look.mode(), location)?;
                 match open_existing(&look, location, access) {

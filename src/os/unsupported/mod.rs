@@ -9,6 +9,8 @@ pub(in crate::os) mod directory;
 pub(crate) mod fork;
 #[path = "../no_mount.rs"]
 pub(in crate::os) mod mount;
+#[path = "../no_same.rs"]
+pub(in crate::os) mod same;
 
 /// What tells files apart.
 pub(in crate::os) type FileId = u64;
@@ -19,18 +21,28 @@ pub(in crate::os) mod open {
     use std::path::Path;
 
     use crate::error::{Error, ErrorKind, Operation};
+    use crate::os::file_system::Keyed;
+    use crate::os::names::{Names, Proof};
     use crate::os::{Access, Identity, Location, Opened};
 
     pub(in crate::os) fn open(path: &Location, _access: Access) -> Result<Opened, Error> {
         Err(unsupported(path))
     }
 
-    pub(in crate::os) fn identity_of(path: &Location) -> Result<Option<Identity>, Error> {
+    pub(in crate::os) fn look(path: &Location) -> Result<Option<Names>, Error> {
         Err(unsupported(path))
     }
 
-    pub(in crate::os) fn identity_at_server(path: &Location) -> Result<Option<Identity>, Error> {
+    pub(in crate::os) fn look_at_server(path: &Location) -> Result<Option<Names>, Error> {
         Err(unsupported(path))
+    }
+
+    pub(in crate::os) fn names(_file: &File, identity: Identity, _keyed: Keyed) -> Names {
+        Names { identity, proof: Proof::Number }
+    }
+
+    pub(in crate::os) fn number_of(_file: &File) -> io::Result<Identity> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     pub(super) fn is_linked(_file: &File) -> io::Result<bool> {
@@ -255,9 +267,9 @@ pub(in crate::os) mod file_system {
     use std::fs::File;
     use std::io;
 
-    use crate::os::file_system::FileSystem;
+    use crate::os::file_system::Kind;
 
-    pub(in crate::os) fn of(_file: &File) -> io::Result<FileSystem> {
+    pub(in crate::os) fn of(_file: &File) -> io::Result<Kind> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }

@@ -10,11 +10,11 @@ use windows_sys::Win32::Storage::FileSystem::{
     FILE_REMOTE_PROTOCOL_INFO, FileRemoteProtocolInfo, GetFileInformationByHandleEx,
 };
 
-use crate::os::file_system::FileSystem;
+use crate::os::file_system::{FileSystem, Keyed, Kind};
 
 /// Only a remote file has a protocol. Waits there are those of the server, so they are asked for
 /// anew from time to time.
-pub(in crate::os) fn of(file: &File) -> io::Result<FileSystem> {
+pub(in crate::os) fn of(file: &File) -> io::Result<Kind> {
     let mut remote = MaybeUninit::<FILE_REMOTE_PROTOCOL_INFO>::zeroed();
     let size = u32::try_from(mem::size_of::<FILE_REMOTE_PROTOCOL_INFO>()).expect("small");
     // SAFETY: the handle is open, and the pointer valid for as many bytes as it says.
@@ -26,5 +26,6 @@ pub(in crate::os) fn of(file: &File) -> io::Result<FileSystem> {
             size,
         )
     };
-    Ok(if is_remote == 0 { FileSystem::Local } else { FileSystem::Nfs })
+    let file_system = if is_remote == 0 { FileSystem::Local } else { FileSystem::Nfs };
+    Ok(Kind { file_system, keyed: Keyed::ByNumber })
 }

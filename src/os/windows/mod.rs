@@ -23,6 +23,8 @@ pub(in crate::os) mod directory;
 pub(crate) mod fork;
 #[path = "../no_mount.rs"]
 pub(in crate::os) mod mount;
+#[path = "../no_same.rs"]
+pub(in crate::os) mod same;
 
 /// What tells the files of a volume apart. Unique while the file is open.
 pub(in crate::os) type FileId = u128;

@@ -29,6 +29,8 @@ use super::descriptor::Descriptor;
 use super::errors::code;
 use super::overlapped;
 use crate::error::{Error, ErrorKind, Operation};
+use crate::os::file_system::Keyed;
+use crate::os::names::{Names, Proof};
 use crate::os::{Access, Identity, Location, Opened};
 
 /// A file that is on its way to deletion, or that somebody looks into for a moment, is denied to
@@ -49,22 +51,34 @@ pub(in crate::os) fn open(path: &Location, access: Access) -> Result<Opened, Err
     Ok(Opened { file: Descriptor::new(file, identity), writable })
 }
 
-/// The identity of the lock file at this path; `None` if there is none.
-pub(in crate::os) fn identity_of(path: &Location) -> Result<Option<Identity>, Error> {
+/// What the lock file at this path is; `None` if there is none.
+pub(in crate::os) fn look(path: &Location) -> Result<Option<Names>, Error> {
     let mut options = OpenOptions::new();
     options
         .access_mode(FILE_READ_ATTRIBUTES)
         .custom_flags(FILE_FLAG_OPEN_REPARSE_POINT | FILE_FLAG_BACKUP_SEMANTICS);
     match patiently(|| options.open(path)) {
-        Ok(file) => regular(&file, path).map(Some),
+        Ok(file) => {
+            regular(&file, path).map(|identity| Some(names(&file, identity, Keyed::ByNumber)))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(open_error(path, error)),
     }
 }
 
-/// As `identity_of`: to open the file asks the server.
-pub(in crate::os) fn identity_at_server(path: &Location) -> Result<Option<Identity>, Error> {
-    identity_of(path)
+/// As `look`: to open the file asks the server.
+pub(in crate::os) fn look_at_server(path: &Location) -> Result<Option<Names>, Error> {
+    look(path)
+}
+
+/// What an open file is: the number is 128 bits, or those of a file system that has no more.
+pub(in crate::os) fn names(_file: &File, identity: Identity, _keyed: Keyed) -> Names {
+    Names { identity, proof: Proof::Number }
+}
+
+/// The number that an open file has now.
+pub(in crate::os) fn number_of(file: &File) -> io::Result<Identity> {
+    Ok(number(file, &by_handle(file)?))
 }
 
 /// Some path still leads to the file, and it is not on its way to deletion.
@@ -116,7 +130,7 @@ fn open_file(path: &Path, access: Access) -> io::Result<(File, bool)> {
 
 /// What stands at the path is no file, if that can be seen.
 fn not_a_file(path: &Location) -> Result<(), Error> {
-    match identity_of(path) {
+    match look(path) {
         Err(error) if error.kind() == ErrorKind::NotAFile => Err(error),
         _ => Ok(()),
     }
@@ -136,7 +150,11 @@ fn regular(file: &File, path: &Path) -> Result<Identity, Error> {
     if by_handle.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY != 0 {
         return Err(no_file(path, "a directory", "name a file in it, or one beside it"));
     }
-    Ok(match information::<FILE_ID_INFO>(file, FileIdInfo) {
+    Ok(number(file, &by_handle))
+}
+
+fn number(file: &File, by_handle: &BY_HANDLE_FILE_INFORMATION) -> Identity {
+    match information::<FILE_ID_INFO>(file, FileIdInfo) {
         Ok(id) => Identity {
             device: id.VolumeSerialNumber,
             inode: u128::from_le_bytes(id.FileId.Identifier),
@@ -146,7 +164,7 @@ fn regular(file: &File, path: &Path) -> Result<Identity, Error> {
             device: by_handle.dwVolumeSerialNumber.into(),
             inode: u128::from(by_handle.nFileIndexHigh) << 32 | u128::from(by_handle.nFileIndexLow),
         },
-    })
+    }
 }
 
 fn no_file(path: &Path, what: &str, remedy: &str) -> Error {

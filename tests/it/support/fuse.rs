@@ -1,7 +1,7 @@
 //! A FUSE file system whose lock calls are answered as the test says, in a process of its own: a
 //! server that hangs can be killed.
 //!
-//! It has any number of lock files, `a.lock` to `z.lock`, all empty and without memory: a lock that
+//! It has any number of lock files, `a.lock` to `z.lock` and `a.lock.1` to `z.lock.9`, all empty and without memory: a lock that
 //! is granted is not kept.
 
 use std::ffi::OsStr;
@@ -44,10 +44,16 @@ impl FuseServer {
     #[track_caller]
     pub(crate) fn new() -> Self {
         let mountpoint = tempfile::tempdir().expect("a temporary directory");
-        let path = mountpoint.path().to_str().expect("told in text");
+        let process = Self::serve_at(mountpoint.path());
+        Self { process: Some(process), mountpoint }
+    }
+
+    #[track_caller]
+    fn serve_at(mountpoint: &Path) -> Process {
+        let path = mountpoint.to_str().expect("told in text");
         let process = Process::in_role("serve a fuse file system", &[path]);
         process.expect("mounted");
-        Self { process: Some(process), mountpoint }
+        process
     }
 
     pub(crate) fn at(&self, name: &str) -> PathBuf {
@@ -113,6 +119,26 @@ impl FuseServer {
     pub(crate) fn kill(&mut self) {
         self.process.take().expect("killed once").kill();
     }
+
+    /// Mounts again at the same place, after it was killed.
+    #[track_caller]
+    pub(crate) fn start_anew(&mut self) {
+        assert!(self.process.is_none(), "killed before");
+        umount2(self.mountpoint.path(), MntFlags::MNT_DETACH).expect("it was mounted");
+        self.process = Some(Self::serve_at(self.mountpoint.path()));
+    }
+
+    /// From now on all files have one inode number, for whoever asks by `stat`. The kernel tells them apart.
+    #[track_caller]
+    pub(crate) fn give_one_number(&mut self) {
+        assert_eq!(self.ask("one-number"), "changed");
+    }
+
+    /// From now on each name leads to the file that the next name led to.
+    #[track_caller]
+    pub(crate) fn shift_names(&mut self) {
+        assert_eq!(self.ask("shift"), "changed");
+    }
 }
 
 impl Drop for FuseServer {
@@ -159,6 +185,16 @@ pub(crate) fn serve(arguments: &[String]) {
                 say("answered");
                 continue;
             }
+            "one-number" => {
+                state.one_number = true;
+                say("changed");
+                continue;
+            }
+            "shift" => {
+                state.shifted += 1;
+                say("changed");
+                continue;
+            }
             "lock" => &mut state.lock,
             "unlock" => &mut state.unlock,
             "lookup" => &mut state.lookup,
@@ -179,6 +215,8 @@ struct State {
     lock: Rule,
     unlock: Rule,
     lookup: Rule,
+    one_number: bool,
+    shifted: u64,
     calls: Vec<String>,
     /// Lock calls that are answered when the test says so.
     hanging: Vec<ReplyEmpty>,
@@ -228,18 +266,22 @@ impl Filesystem for Server {
         match state.lookup.now() {
             Now::Hang => state.unanswered.push(Box::new(reply)),
             Now::Refuse(errno) => reply.error(errno),
-            Now::Grant => match (parent, name.as_encoded_bytes()) {
-                (INodeNo::ROOT, [letter @ b'a'..=b'z', b'.', b'l', b'o', b'c', b'k']) => {
-                    let inode = u64::from(letter - b'a') + 2;
-                    reply.entry(&Duration::ZERO, &attributes(INodeNo(inode)), Generation(0));
+            Now::Grant => match inode_of(name).filter(|_| parent == INodeNo::ROOT) {
+                Some(inode) => {
+                    let attributes = attributes(INodeNo(inode + state.shifted));
+                    reply.entry(&Duration::ZERO, &attributes, Generation(0));
                 }
-                _ => reply.error(Errno::ENOENT),
+                None => reply.error(Errno::ENOENT),
             },
         }
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        reply.attr(&Duration::ZERO, &attributes(inode));
+        let mut attributes = attributes(inode);
+        if inode != INodeNo::ROOT && self.state.lock().unwrap().one_number {
+            attributes.ino = INodeNo(2000);
+        }
+        reply.attr(&Duration::ZERO, &attributes);
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -286,6 +328,17 @@ impl Filesystem for Server {
             Now::Hang => state.hanging.push(reply),
         }
     }
+}
+
+/// `a.lock` to `z.lock`, and `a.lock.1` to `z.lock.9`.
+fn inode_of(name: &OsStr) -> Option<u64> {
+    let [letter @ b'a'..=b'z', rest @ ..] = name.as_encoded_bytes() else { return None };
+    let number = match rest.strip_prefix(b".lock")? {
+        [] => 0,
+        [b'.', digit @ b'1'..=b'9'] => digit - b'0',
+        _ => return None,
+    };
+    Some(2 + u64::from(letter - b'a') + 100 * u64::from(number))
 }
 
 fn name_of(kind: i32) -> &'static str {

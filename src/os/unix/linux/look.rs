@@ -10,7 +10,11 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::stat::Mode;
 
+use super::{file_system, handle};
+use crate::os::file_system::Keyed;
+use crate::os::names::{Names, Proof};
 use crate::os::unix::open::open_at;
+use crate::os::{Identity, Location};
 
 /// Files of any size, also where offsets have 32 bits.
 pub(in crate::os::unix) const ANY_SIZE: OFlag = OFlag::O_LARGEFILE;
@@ -24,18 +28,27 @@ pub(in crate::os::unix) const DIRECTORY: libc::c_int = libc::O_PATH;
 pub(in crate::os::unix) struct Look {
     held: File,
     mode: u32,
+    identity: Identity,
 }
 
 impl Look {
     /// Does not follow a symbolic link in the last component.
     pub(in crate::os::unix) fn at(from: BorrowedFd<'_>, path: &Path) -> io::Result<Self> {
         let held = open_at(from, path, OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty())?;
-        Ok(Self { mode: held.metadata()?.mode(), held })
+        let metadata = held.metadata()?;
+        let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
+        Ok(Self { held, mode: metadata.mode(), identity })
     }
 
     /// The type and the permissions.
     pub(in crate::os::unix) fn mode(&self) -> u32 {
         self.mode
+    }
+
+    /// Which file it is. Asks no server more than the look did.
+    pub(in crate::os::unix) fn names(&self, _at: &Location) -> io::Result<Names> {
+        let keyed = file_system::of(&self.held)?.keyed;
+        Ok(Names { identity: self.identity, proof: proof(&self.held, keyed) })
     }
 
     /// Opens that very file, and waits until other processes have given their leases on it back
@@ -47,5 +60,23 @@ impl Look {
     pub(in crate::os::unix) fn open(&self, write: bool) -> io::Result<File> {
         let path = format!("/proc/self/fd/{}", self.held.as_raw_fd());
         OpenOptions::new().read(true).write(write).custom_flags(libc::O_NOCTTY).open(path)
+    }
+}
+
+/// What there is of proof which file is at the path.
+pub(in crate::os::unix) fn proof_at(path: &Path, keyed: Keyed) -> Proof {
+    match keyed {
+        Keyed::ByNumber => Proof::Number,
+        Keyed::ByHandle => handle::at(path).map_or(Proof::None, Proof::Handle),
+        Keyed::Unknown => Proof::None,
+    }
+}
+
+/// The same of an open file.
+pub(in crate::os::unix) fn proof(file: &File, keyed: Keyed) -> Proof {
+    match keyed {
+        Keyed::ByNumber => Proof::Number,
+        Keyed::ByHandle => handle::of(file).map_or(Proof::None, Proof::Handle),
+        Keyed::Unknown => Proof::None,
     }
 }

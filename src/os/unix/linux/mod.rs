@@ -6,6 +6,7 @@ pub(super) mod access_time;
 pub(super) mod alarm;
 pub(super) mod descriptor_of;
 pub(in crate::os) mod file_system;
+mod handle;
 pub(super) mod look;
 pub(super) mod masks;
 pub(in crate::os) mod record;

@@ -1,10 +1,14 @@
 //! Byte-range locks as open file description (OFD) locks: they belong to the open file, as those of
 //! flock(2) do.
+#![allow(unsafe_code)]
 
 use std::io;
+use std::mem::size_of_val;
 
 use nix::fcntl::FcntlArg;
 use nix::libc;
+
+use crate::os::unix::fcntl::Range;
 
 /// Closing another descriptor of a file releases none of its locks.
 pub(in crate::os::unix) const CLOSING_RELEASES: bool = false;
@@ -30,4 +34,26 @@ pub(in crate::os::unix) const SEES_FALSE_DEADLOCKS: bool = false;
 /// There are none: the kernel looks for circles among POSIX locks only.
 pub(in crate::os::unix) fn without_false_deadlocks(error: io::Error) -> io::Error {
     error
+}
+
+/// The ranges that serve to recognize a file begin in these 2^60 bytes (docs/WIRE.md), clear of data, of
+/// turnstiles and of keys.
+const FIRST_MARK: u64 = 1 << 60;
+const MARK_LENGTH_BITS: u32 = 20;
+
+/// A range that no other lock has, on any file: by a chance of one in 2^80. And it meets another one of its
+/// kind by a chance of one in 2^39.
+///
+/// `None` without random numbers to be had. Those of a process would not do: a forked child has the same.
+pub(in crate::os::unix) fn mark() -> Option<Range> {
+    let mut random = [0_u64; 2];
+    let size = size_of_val(&random);
+    // SAFETY: there is room for as many bytes as it says.
+    let drawn = unsafe { libc::getrandom(random.as_mut_ptr().cast(), size, libc::GRND_NONBLOCK) };
+    if usize::try_from(drawn) != Ok(size) {
+        return None;
+    }
+    let [start, length] = random;
+    let start = FIRST_MARK + (start & (FIRST_MARK - 1));
+    Some(Range { start, length: 1 + (length & ((1 << MARK_LENGTH_BITS) - 1)) })
 }
