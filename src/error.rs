@@ -65,7 +65,8 @@ pub enum ErrorKind {
     /// (AppArmor without `k`, SELinux without `lock`) or a sandbox's filter (seccomp): `EACCES` where
     /// the file system does not say so of a lock that is held, `EPERM`, or `EAGAIN` from a call that waits.
     PermissionDenied,
-    /// The kernel sees a circle of processes that wait for each other (`EDEADLK`).
+    /// The kernel sees a circle of processes that wait for each other (`EDEADLK`), or a fill of a
+    /// [`CacheDir`](crate::CacheDir) asks for its own key.
     Deadlock,
     /// The lock file was removed or replaced again and again, or once and may not be created.
     Replaced,

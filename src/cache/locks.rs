@@ -15,6 +15,7 @@ use std::path::Path;
 
 use super::key::Key;
 use super::store::Settings;
+use super::waits::Waits;
 use crate::error::{Error, Operation, TryLockError};
 use crate::lock::{ExclusiveGuard, FileLock};
 use crate::os::{Protocol, Region};
@@ -37,7 +38,11 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    pub(super) async fn open(path: &Path, settings: &Settings) -> Result<Self, Error> {
+    pub(super) async fn open(
+        path: &Path,
+        settings: &Settings,
+        waits: &Waits,
+    ) -> Result<Self, Error> {
         let file = FileLock::options().protocol(Protocol::Fcntl);
         let mut file = file.this_machine_only(settings.this_machine_only);
         let mut space = LockSpace::options().this_machine_only(settings.this_machine_only);
@@ -46,17 +51,8 @@ impl Locks {
         }
         let directory = file.open(path).await?;
         let fills = space.open(path).await?;
-        let opened = {
-            let directory = directory.clone();
-            wait::call(registry().pool(), move || become_writer(&directory)).await
-        };
-        match opened {
-            Some(opened) => {
-                let (writer, alive) = opened?;
-                Ok(Self { directory, fills, writer, _alive: alive })
-            }
-            None => Err(Error::runtime_shutdown(Operation::Open, path)),
-        }
+        let (writer, alive) = become_writer(&directory, waits).await?;
+        Ok(Self { directory, fills, writer, _alive: alive })
     }
 
     pub(super) fn directory(&self) -> &FileLock {
@@ -78,17 +74,27 @@ impl Locks {
     }
 }
 
-/// Blocks for the time of a lock call.
-fn become_writer(file: &FileLock) -> Result<(String, ExclusiveGuard), Error> {
-    loop {
-        let writer = format!("{:016x}", RandomState::new().build_hasher().finish());
-        match writer_lock(file, &writer).expect("named above").try_lock() {
-            Ok(alive) => return Ok((writer, alive)),
-            // Another one has it, by a strange chance.
-            Err(TryLockError::WouldBlock(_)) => {}
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
+async fn become_writer(file: &FileLock, waits: &Waits) -> Result<(String, ExclusiveGuard), Error> {
+    let (writer, lock) = any_writer(file);
+    let trying = lock.clone();
+    match wait::call(registry().pool(), move || trying.try_lock()).await {
+        Some(Ok(alive)) => return Ok((writer, alive)),
+        // Another one has it, by a strange chance, or another program has the whole file.
+        Some(Err(TryLockError::WouldBlock(_))) => {}
+        Some(Err(TryLockError::Error(error))) => return Err(error),
+        None => return Err(Error::runtime_shutdown(Operation::Open, file.path())),
     }
+    // Then this is busy as well, and it can be told who waits for whom.
+    let (writer, lock) = any_writer(file);
+    Ok((writer, waits.lock(&lock).await?))
+}
+
+/// A name and a lock for a writer.
+fn any_writer(file: &FileLock) -> (String, FileLock) {
+    let number = RandomState::new().build_hasher().finish();
+    let writer = format!("{number:016x}");
+    let lock = lock_of(file, number, &writer);
+    (writer, lock)
 }
 
 /// `None` if no writer has such a name.
@@ -97,7 +103,11 @@ fn writer_lock(file: &FileLock, writer: &str) -> Option<FileLock> {
     if format!("{number:016x}") != writer {
         return None;
     }
+    Some(lock_of(file, number, writer))
+}
+
+fn lock_of(file: &FileLock, number: u64, writer: &str) -> FileLock {
     let slot = number & ((1 << WRITER_BITS) - 1);
     let start = FIRST_WRITER + (slot << SLOT_LENGTH_BITS);
-    Some(file.of_key(writer.as_bytes(), Region { start }))
+    file.of_key(writer.as_bytes(), Region { start })
 }

@@ -8,10 +8,12 @@ mod entry;
 mod fill;
 mod key;
 mod locks;
+mod nested;
 mod options;
 mod receive;
 mod stats;
 mod store;
+mod waits;
 
 #[cfg(test)]
 mod models;
@@ -36,15 +38,17 @@ pub use stats::Stats;
 pub use store::Removed;
 
 use crate::error::{Error, ErrorKind, Operation};
-use crate::lock::ExclusiveGuard;
+use crate::lock::{ExclusiveGuard, FileLock, Waiting};
 use crate::registry::registry;
 use crate::wait;
 use fill::{Found, find_or_fill};
 use key::Key;
 use locks::Locks;
+use nested::{Asked, FillLock, Inside};
 use receive::Received;
 use stats::Counts;
 use store::{Freshness, Store, named};
+use waits::Waits;
 
 /// The kernel takes a lease away after 45 s (proc_sys_fs(5), `lease-break-time`).
 const LEASES_END: Duration = Duration::from_secs(90);
@@ -99,6 +103,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 #[derive(Clone)]
 pub struct CacheDir {
     inner: Arc<Inner>,
+    waits: Waits,
 }
 
 struct Inner {
@@ -140,9 +145,53 @@ impl CacheDir {
         CacheOptions::default()
     }
 
-    fn new(store: Store, lock_file: PathBuf, read_only: bool) -> Self {
+    fn new(store: Store, lock_file: PathBuf, read_only: bool, waits: Waits) -> Self {
         let (locks, counts) = (OnceCell::new(), Counts::default());
-        Self { inner: Arc::new(Inner { store, lock_file, read_only, locks, counts }) }
+        Self { inner: Arc::new(Inner { store, lock_file, read_only, locks, counts }), waits }
+    }
+
+    /// A handle that waits for no longer than this for a lock that others hold: see
+    /// [`CacheOptions::timeout`]. A clone in all else.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("cache");
+    /// use std::time::Duration;
+    /// use tokio_filelock::{CacheDir, ErrorKind};
+    ///
+    /// let cache = CacheDir::open(&path).await?;
+    /// let hasty = cache.with_timeout(Duration::from_millis(10));
+    /// let fill = || async {
+    ///     // The key is held by this fill.
+    ///     let tried = tokio::spawn(async move { hasty.insert("key", &b"b"[..]).await });
+    ///     let error = tried.await.unwrap().unwrap_err();
+    ///     assert_eq!(error.kind(), ErrorKind::TimedOut);
+    ///     Ok::<_, std::io::Error>(&b"a"[..])
+    /// };
+    /// cache.get_or_insert_with("key", fill).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_timeout(&self, limit: Duration) -> Self {
+        let waits = Waits { limit: Some(limit), ..self.waits.clone() };
+        Self { inner: self.inner.clone(), waits }
+    }
+
+    /// A handle that tells when it waits for a lock that others hold: see [`CacheOptions::on_wait`]. A
+    /// clone in all else.
+    #[must_use]
+    pub fn with_on_wait(
+        &self,
+        after: Duration,
+        tell: impl Fn(&Waiting<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        let waits = Waits { tell: Some((after, Arc::new(tell))), ..self.waits.clone() };
+        Self { inner: self.inner.clone(), waits }
     }
 
     /// The path of the directory, absolute and without symbolic links.
@@ -190,7 +239,8 @@ impl CacheDir {
     /// the value; or, if that fill fails, is cancelled or killed, the next of them runs its own.
     /// `fill` gives any reader, such as a file, a network stream, or `&[u8]`; it is read to its end.
     ///
-    /// A fill may use the cache for other keys, but not for its own: it would wait for itself.
+    /// A fill may use the cache for other keys, but not for its own: that is an error
+    /// ([`ErrorKind::Deadlock`]); in a task that the fill spawns it is not noticed, and waits for itself.
     ///
     /// # Cancel safety
     ///
@@ -216,11 +266,12 @@ impl CacheDir {
         let key = Arc::new(Key::new(key.as_ref()));
         let look = self.look_for_fill(&key, Freshness::AsKnown);
         let look_again = self.look_for_fill(&key, Freshness::AtServer);
-        let lock = async { self.locks().await?.fill(&key).lock().await };
-        let fill = |guard| async {
-            let reader = fill().await.map_err(FillError::Fill)?;
-            let received = self.receive(&key, reader).await?;
-            self.publish(&key, received, guard).await.map_err(FillError::Cache)
+        let lock = self.lock_fill(&key);
+        let fill = |(lock, held): (FileLock, FillLock)| async {
+            let inside = Inside::of(key.clone(), lock, &held);
+            let reader = inside.poll(fill()).await.map_err(FillError::Fill)?;
+            let received = inside.poll(self.receive(&key, reader)).await?;
+            self.publish(&key, received, held).await.map_err(FillError::Cache)
         };
         let counts = &self.inner.counts;
         let (entry, count) = match find_or_fill(look, lock, look_again, fill).await? {
@@ -246,7 +297,9 @@ impl CacheDir {
     /// # Errors
     ///
     /// [`ErrorKind::Io`] if the value cannot be read or written; then nothing is changed, and nothing
-    /// left behind. As [`FileLock::lock`](crate::FileLock::lock) if the locks cannot be had,
+    /// left behind. As [`FileLock::lock`](crate::FileLock::lock) if the locks cannot be had, and
+    /// [`ErrorKind::TimedOut`] if others hold them for longer than
+    /// [`timeout`](CacheOptions::timeout), with their names.
     /// [`ErrorKind::RuntimeShutdown`] if the runtime shut down before the end.
     ///
     /// # Examples
@@ -271,8 +324,8 @@ impl CacheDir {
     ) -> Result<Entry, Error> {
         let key = Arc::new(Key::new(key.as_ref()));
         let received = self.receive(&key, value).await?;
-        let guard = self.locks().await?.fill(&key).lock().await?;
-        self.publish(&key, received, guard).await
+        let (_, held) = self.lock_fill(&key).await?;
+        self.publish(&key, received, held).await
     }
 
     /// Removes the value of a key; whether there was one.
@@ -289,9 +342,8 @@ impl CacheDir {
     /// [`ErrorKind::Io`] if the file cannot be removed; otherwise as [`insert`](CacheDir::insert).
     pub async fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
         let key = Key::new(key.as_ref());
-        let locks = self.locks().await?;
-        let fill = locks.fill(&key).lock().await?;
-        let directory = locks.directory().lock().await?;
+        let (_, fill) = self.lock_fill(&key).await?;
+        let directory = self.lock_directory().await?;
         let path = self.inner.store.value(&key);
         let remove = self.change(Operation::RemoveValue, path, move |inner| {
             let _guards = (directory, fill);
@@ -429,9 +481,9 @@ impl CacheDir {
         &self,
         key: &Arc<Key>,
         received: Received,
-        fill: ExclusiveGuard,
+        fill: FillLock,
     ) -> Result<Entry, Error> {
-        let directory = self.locks().await?.directory().lock().await?;
+        let directory = self.lock_directory().await?;
         let (path, key) = (self.inner.store.value(key), key.clone());
         let incoming = received.into_incoming();
         let publish = self.change(Operation::StoreValue, path, move |inner| {
@@ -449,7 +501,7 @@ impl CacheDir {
         &self,
         job: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let directory = self.locks().await?.directory().lock().await?;
+        let directory = self.lock_directory().await?;
         let walk = self.change_and_name(move |inner| {
             let _guard = directory;
             job(inner)
@@ -489,7 +541,25 @@ impl CacheDir {
             let error = io::Error::new(io::ErrorKind::PermissionDenied, reason);
             return Err(Error::os(ErrorKind::Io, Operation::ChangeCache, self.path(), error));
         }
-        locks.get_or_try_init(|| Locks::open(lock_file, &store.settings)).await
+        locks.get_or_try_init(|| Locks::open(lock_file, &store.settings, &self.waits)).await
+    }
+
+    async fn lock_directory(&self) -> Result<ExclusiveGuard, Error> {
+        self.waits.lock(self.locks().await?.directory()).await
+    }
+
+    async fn lock_fill(&self, key: &Key) -> Result<(FileLock, FillLock), Error> {
+        let lock = self.locks().await?.fill(key);
+        let held = match nested::asked(key, &lock) {
+            Asked::Outside => FillLock::new(self.waits.lock(&lock).await?),
+            Asked::Inside(outer) => outer.turn().await,
+            Asked::ForItself => {
+                let (kind, path) = (ErrorKind::Deadlock, self.inner.store.value(key));
+                let detail = "its own fill asks for that, and would wait for itself";
+                return Err(Error::found(kind, Operation::StoreValue, path, detail));
+            }
+        };
+        Ok((lock, held))
     }
 
     /// Makes file-system calls under locks that the job owns. The guards go where the calls are made: a

@@ -3,11 +3,14 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::CacheDir;
 use super::store::{ROUNDS, Settings, Store, if_there, make_directory};
+use super::waits::Waits;
 use crate::error::{Error, ErrorKind, Operation};
+use crate::lock::Waiting;
 use crate::os::shared_directory::Directory;
 use crate::registry::registry;
 use crate::wait;
@@ -59,6 +62,7 @@ pub struct CacheOptions {
     settings: Settings,
     read_only: bool,
     lock_file: Option<PathBuf>,
+    waits: Waits,
 }
 
 impl CacheOptions {
@@ -133,6 +137,38 @@ impl CacheOptions {
         self
     }
 
+    /// The longest that an operation waits for a lock that others hold: for a fill of the key by somebody
+    /// else, for those who change the directory at the moment, and when the cache is opened, for another
+    /// program that has locked the whole lock file. Then it is an error with
+    /// [`ErrorKind::TimedOut`], which says who holds it ([`Error::holders`]). By default there is no limit.
+    /// Hits wait for nobody. For one handle only: [`CacheDir::with_timeout`].
+    ///
+    /// An operation takes two locks at most, one after the other, and each may take so long.
+    ///
+    /// # Panics
+    ///
+    /// Operations panic if they take a lock and are not polled in a tokio runtime with its timer enabled.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.waits.limit = Some(limit);
+        self
+    }
+
+    /// Calls a function when a lock has been waited for longer than `after`, and again when its holder
+    /// changes: who fills the key, and since when; as [`Acquire::on_wait`](crate::Acquire::on_wait),
+    /// which see. For one handle only: [`CacheDir::with_on_wait`].
+    ///
+    /// # Panics
+    ///
+    /// Operations panic if they have to wait and are not polled in a tokio runtime with its timer enabled.
+    pub fn on_wait(
+        mut self,
+        after: Duration,
+        tell: impl Fn(&Waiting<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.waits.tell = Some((after, Arc::new(tell)));
+        self
+    }
+
     /// Opens the directory, and creates it if there is none, with its parents.
     ///
     /// Removes what processes have left behind that were killed in the middle of an insert.
@@ -160,7 +196,7 @@ impl CacheOptions {
             Some(found) => found?,
             None => return Err(Error::runtime_shutdown(Operation::OpenCache, path)),
         };
-        let cache = CacheDir::new(store, lock_file, self.read_only);
+        let cache = CacheDir::new(store, lock_file, self.read_only, self.waits);
         cache.clean_up().await?;
         Ok(cache)
     }

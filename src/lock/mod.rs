@@ -169,6 +169,11 @@ impl FileLock {
         self.handle.options.takes()
     }
 
+    /// Whether both are one lock, whatever they are called.
+    pub(crate) fn is_same_lock(&self, other: &FileLock) -> bool {
+        self.member().place() == other.member().place()
+    }
+
     /// What has happened on this lock file in this process since the first of its handles that
     /// are open now was opened. Starts anew when the file is replaced.
     #[must_use]

@@ -71,6 +71,10 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("use a cache", cache::user::serve),
     ("fill a cache", cache::fills::fill),
     ("storm a cache", cache::storm::storm),
+    #[cfg(target_os = "linux")]
+    ("cache without a call", cache::systems::without_a_call),
+    #[cfg(target_os = "linux")]
+    ("lease", cache::held_up::lease),
     ("cannot remove all", cache::systems::without_rights),
     ("plant without end", cache::strangers::plant_without_end),
     ("visit a cache", cache::users::visit),

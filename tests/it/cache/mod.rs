@@ -3,6 +3,7 @@
 mod basics;
 pub(crate) mod disk;
 pub(crate) mod fills;
+pub(crate) mod held_up;
 mod random;
 pub(crate) mod storm;
 pub(crate) mod strangers;

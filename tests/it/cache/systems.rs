@@ -1,4 +1,5 @@
-//! Where the disk, the clock or another version is not as expected.
+//! Where the disk, the clock, the kernel or another version is not as expected.
+#![allow(unsafe_code)]
 
 use std::fs::{self, File, FileTimes, Permissions};
 use std::io;
@@ -7,6 +8,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+#[cfg(target_os = "linux")]
+use nix::libc;
 use sha2::{Digest, Sha256};
 use tokio_filelock::cache::{FillError, SyncPolicy};
 use tokio_filelock::{CacheDir, Error, ErrorKind};
@@ -290,4 +293,84 @@ async fn a_directory_that_was_moved_away_is_left_behind() {
     cache.insert("another", &b"new"[..]).await.unwrap();
     assert_eq!(other.read("another").await.unwrap().unwrap(), b"new");
     assert_eq!(files(&place.at("old")).len(), 2, "the value and the books");
+}
+
+/// What some file systems cannot do, and some sandboxes do not allow.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_the_system_refuses_is_done_without() {
+    let refused = [
+        ("sync a directory", "fsync", libc::EINVAL),
+        ("sync a directory", "fsync", libc::EOPNOTSUPP),
+        ("sync a file", "fdatasync", libc::EINVAL),
+        ("set permissions", "fchmod", libc::EPERM),
+        ("set permissions", "fchmod", libc::EOPNOTSUPP),
+        ("open below", "openat2", libc::ENOSYS),
+        ("open below", "openat2", libc::EPERM),
+    ];
+    for (what, call, errno) in refused {
+        let place = Place::new();
+        let (path, errno) = (directory(&place), errno.to_string());
+        let arguments = [path.to_str().unwrap(), call, &errno];
+        println!("{what}: {call} fails with {errno}");
+        let process = Process::in_role("cache without a call", &arguments);
+        process.expect("done");
+        process.finish();
+    }
+}
+
+/// The role `cache without a call`.
+#[cfg(target_os = "linux")]
+pub(crate) fn without_a_call(arguments: &[String]) {
+    let [path, call, errno] = arguments else { panic!("three arguments") };
+    let call = match call.as_str() {
+        "fsync" => libc::SYS_fsync,
+        "fdatasync" => libc::SYS_fdatasync,
+        "fchmod" => libc::SYS_fchmod,
+        "openat2" => libc::SYS_openat2,
+        _ => panic!("no call: {call}"),
+    };
+    refuse(call, errno.parse().unwrap());
+    block_on(async {
+        for checksums in [false, true] {
+            let options = options().sync(SyncPolicy::Inserts).mode(0o666).checksums(checksums);
+            let cache = options.open(path).await.unwrap();
+            for key in ["key", &"k".repeat(200)] {
+                for value in [&b"old"[..], b"new"] {
+                    cache.insert(key, value).await.unwrap();
+                    assert_eq!(cache.read(key).await.unwrap().unwrap(), value);
+                }
+                let link = cache.get(key).await.unwrap().unwrap().path().to_owned();
+                fs::remove_file(&link).unwrap();
+                std::os::unix::fs::symlink("/etc/hostname", &link).unwrap();
+                let error = cache.get(key).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::NotAFile, "{error}");
+                cache.insert(key, &b"again"[..]).await.unwrap();
+                assert!(cache.remove(key).await.unwrap());
+            }
+        }
+    });
+    say("done");
+}
+
+/// From now on this thread and those that it starts get this error from the call.
+#[cfg(target_os = "linux")]
+fn refuse(call: libc::c_long, errno: u32) {
+    const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+    const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut filter = [
+        step(LOAD, 0, 0, 0), // the number of the call
+        step(JUMP_IF_EQUAL, 0, 1, u32::try_from(call).unwrap()),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    // SAFETY: the arguments are numbers.
+    let prepared = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    // SAFETY: the program is valid for the call.
+    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) };
+    assert_eq!([prepared, set], [0, 0], "{}", io::Error::last_os_error());
 }

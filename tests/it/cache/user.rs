@@ -46,6 +46,10 @@ impl User {
         self.process.event()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub(crate) fn kill(self) {
         self.process.kill();
     }
