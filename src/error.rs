@@ -159,10 +159,12 @@ impl Error {
         error
     }
 
-    pub(crate) fn would_block(operation: Operation, path: &Path, holders: Holders) -> Self {
-        let detail = format!("at once: {}", HeldBy(&holders));
-        let mut error = Self::found(ErrorKind::WouldBlock, operation, path, detail);
-        error.0.holders = holders;
+    /// Put into words when it is shown: a refused try is to cost little.
+    pub(crate) fn would_block(operation: Operation, path: &Path, holder: Option<Holder>) -> Self {
+        let mut error = Self::new(ErrorKind::WouldBlock, operation, path, None, None);
+        if let Some(holder) = holder {
+            error.0.holders = Holders::from([holder]);
+        }
         error
     }
 
@@ -232,9 +234,11 @@ impl Error {
         &self.0.path
     }
 
-    /// Who held the lock, or waited for it, when a time ran out or a try was refused: as
-    /// [`FileLock::holders`](crate::FileLock::holders) gives, but without the names of users. Empty
-    /// for other errors, and if it was not known.
+    /// Who held the lock, or waited for it, when a time ran out: as
+    /// [`FileLock::holders`](crate::FileLock::holders) gives, but without the names of users. When a
+    /// try was refused, what is known of that for nothing: this process, or, with
+    /// [`Protocol::Fcntl`](crate::Protocol::Fcntl), one of the others. Empty for other errors, and if it
+    /// was not known.
     #[must_use]
     pub fn holders(&self) -> &[Holder] {
         &self.0.holders
@@ -281,6 +285,9 @@ impl Error {
             ErrorKind::ProtocolMismatch => {
                 "use one protocol per lock file: locks of different protocols do not see each other"
             }
+            ErrorKind::WouldBlock if !self.0.holders.iter().any(Holder::is_this_process) => {
+                "`FileLock::holders` tells which one"
+            }
             ErrorKind::Forked => "open the lock file again in the child",
             ErrorKind::ForeignDescriptor => {
                 "locks that were held through it are gone, and the next one opens the file anew: open \
@@ -299,8 +306,14 @@ impl fmt::Display for Error {
         }
         write!(f, " `{}`", self.0.path.display())?;
         if let Some(detail) = &self.0.detail {
-            let is_sentence = !matches!(self.0.kind, ErrorKind::TimedOut | ErrorKind::WouldBlock);
+            let is_sentence = self.0.kind != ErrorKind::TimedOut;
             write!(f, "{}{detail}", if is_sentence { ": " } else { " " })?;
+        }
+        if self.0.kind == ErrorKind::WouldBlock {
+            match &*self.0.holders {
+                [] => f.write_str(" at once: another process holds it or waits for it")?,
+                holders => write!(f, " at once: {}", HeldBy(holders))?,
+            }
         }
         if let Some(source) = &self.0.source {
             write!(f, ": {source}")?;
@@ -371,7 +384,7 @@ impl From<Error> for io::Error {
 #[derive(Debug)]
 pub enum TryLockError {
     /// Somebody else holds the lock, or waits for it. The error has
-    /// [`ErrorKind::WouldBlock`], and names the holders ([`Error::holders`]).
+    /// [`ErrorKind::WouldBlock`], and names whom it names for nothing ([`Error::holders`]).
     WouldBlock(Error),
     /// The lock could not be asked for.
     Error(Error),

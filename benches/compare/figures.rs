@@ -24,6 +24,8 @@ const FIGURES: &[(&str, &str, Aim)] = &[
     ("uncontended_vs_async_fd_lock", "", AtMost(0.25)),
     ("uncontended_vs_spawn_blocking", "", AtMost(0.25)),
     ("uncontended_fcntl_vs_raw", "", AtMost(1.15)),
+    ("refused_try_vs_raw", "", AtMost(2.5)),
+    ("refused_try_fcntl_vs_raw", "", AtMost(3.0)),
     ("tasks100_vs_tokio_mutex", "", AtMost(1.2)),
     ("tasks100_vs_spawn_blocking", "", AtMost(0.05)),
     ("shared100_vs_tokio_rwlock", "", AtMost(1.2)),

@@ -237,6 +237,11 @@ fn is_free(file: &File, start: libc::off_t) -> nix::Result<bool> {
     Ok(i32::from(lock.l_type) == libc::F_UNLCK)
 }
 
+/// Locks the first byte, if it is free.
+pub(crate) fn try_byte(file: &File) -> bool {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&byte(libc::F_WRLCK, 0))).is_ok()
+}
+
 fn set(file: &File, kind: libc::c_int) {
     fcntl(file, FcntlArg::F_OFD_SETLK(&byte(kind, 0))).expect("setlk");
 }

@@ -43,9 +43,10 @@ pub enum Source {
     /// names a process that keeps the lock, such as a child that inherited it.
     OpenFiles,
     /// The length of the locked range: programs that use this crate with
-    /// [`Protocol::Fcntl`](crate::Protocol::Fcntl) lock 1 + pid bytes. In another pid namespace the
-    /// pid means another process.
+    /// [`Protocol::Fcntl`](crate::Protocol::Fcntl) lock 1 + pid bytes. See [`Holder::claimed_pid`].
     RangeLength,
+    /// This very process, which knows what its tasks hold.
+    ThisProcess,
     /// The kernel's description of the process, `/proc/PID`.
     Process,
     /// The [`Record`] in the lock file: what the holder says of itself.
@@ -55,12 +56,14 @@ pub enum Source {
 /// A process that holds a lock, or waits for it; see [`FileLock::holders`](crate::FileLock::holders).
 ///
 /// What is not known is `None`. A process that shares the lock through several descriptors is one
-/// holder, as are all tasks of this process.
+/// holder, as are all tasks of this process that say the same of what they do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     pub(crate) mode: Mode,
     pub(crate) waits: bool,
     pub(crate) pid: Option<u32>,
+    /// The pid that it gives, if nothing shows which process that is.
+    pub(crate) claimed: Option<u32>,
     /// Of the lock and of the pid.
     pub(crate) source: Source,
     pub(crate) is_this_process: bool,
@@ -78,6 +81,7 @@ impl Holder {
             mode,
             waits,
             pid,
+            claimed: None,
             source,
             is_this_process: false,
             program: None,
@@ -86,6 +90,11 @@ impl Holder {
             label: None,
             elsewhere: None,
         }
+    }
+
+    /// This process, by its own knowledge.
+    pub(crate) fn of_this_process(mode: Mode, pid: u32) -> Self {
+        Self { is_this_process: true, ..Self::new(mode, false, Some(pid), Source::ThisProcess) }
     }
 
     /// Whether the lock is held, or wanted, exclusively or shared.
@@ -100,12 +109,20 @@ impl Holder {
         self.waits
     }
 
-    /// The process, as this one sees it; `None` if it can not be seen from here. From
-    /// [`Source::Record`] it is the pid that the process has where it runs, on another host or in
-    /// another pid namespace: it means nothing here, or somebody else.
+    /// The process, as this one sees it; `None` if it is not known which one it is, or it can not be
+    /// seen from here.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.pid
+    }
+
+    /// The pid that the holder gives for itself, by its [record](Source::Record) or by the
+    /// [length](Source::RangeLength) of what it locks, where nothing confirms that this is its pid
+    /// [here](Self::pid). It is the one that the process has where it runs: in another pid namespace or on
+    /// another host, where it means nothing here, or another process.
+    #[must_use]
+    pub fn claimed_pid(&self) -> Option<u32> {
+        self.claimed
     }
 
     /// Where [`mode`](Self::mode) and [`pid`](Self::pid) come from.
@@ -174,18 +191,19 @@ impl fmt::Display for Holder {
     /// As in `cargo (pid 4242, "fetch", on build7) for 12 s`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut details = Vec::new();
-        match (self.is_this_process, &self.program, self.pid) {
-            (true, _, pid) => {
-                f.write_str("this process")?;
-                details.extend(pid.map(|pid| format!("pid {pid}")));
-            }
-            (false, Some((program, _)), pid) => {
-                f.write_str(program)?;
-                details.extend(pid.map(|pid| format!("pid {pid}")));
-            }
-            (false, None, Some(pid)) => write!(f, "process {pid}")?,
+        let pid = match (self.pid, self.claimed) {
+            (Some(pid), _) => Some(format!("pid {pid}")),
+            (None, Some(pid)) if self.elsewhere.is_some() => Some(format!("pid {pid}")),
+            (None, Some(pid)) => Some(format!("pid {pid} in its pid namespace")),
+            (None, None) => None,
+        };
+        match (self.is_this_process, &self.program, &pid) {
+            (true, ..) => f.write_str("this process")?,
+            (false, Some((program, _)), _) => f.write_str(program)?,
+            (false, None, Some(_)) => f.write_str("a process")?,
             (false, None, None) => f.write_str("a process that can not be seen from here")?,
         }
+        details.extend(pid);
         details.extend(self.label.as_ref().map(|label| format!("\"{label}\"")));
         details.extend(self.elsewhere.as_ref().map(|host| format!("on {host}")));
         if !details.is_empty() {
@@ -222,7 +240,7 @@ impl fmt::Display for HeldBy<'_> {
         const NAMED: usize = 3;
         let holders: Vec<&Holder> = self.0.iter().filter(|holder| !holder.waits).collect();
         let Some(first) = holders.first() else {
-            return f.write_str("held by somebody who could not be identified");
+            return f.write_str("held by a process that could not be identified");
         };
         f.write_str(match first.mode {
             Mode::Exclusive => "held by ",
@@ -268,7 +286,12 @@ mod tests {
         let mut own = plain.clone();
         own.is_this_process = true;
         assert_eq!(own.to_string(), "this process (pid 4242)");
-        assert_eq!(holder(Mode::Shared, Some(7), None).to_string(), "process 7");
+        assert_eq!(holder(Mode::Shared, Some(7), None).to_string(), "a process (pid 7)");
+        let mut claims = holder(Mode::Exclusive, None, None);
+        claims.claimed = Some(7);
+        assert_eq!(claims.to_string(), "a process (pid 7 in its pid namespace)");
+        claims.elsewhere = Some("build7".to_owned());
+        assert_eq!(claims.to_string(), "a process (pid 7, on build7)");
         let unseen = holder(Mode::Shared, None, None).to_string();
         assert_eq!(unseen, "a process that can not be seen from here");
     }
@@ -279,8 +302,8 @@ mod tests {
         let mut waiter = holder(Mode::Exclusive, Some(9), Some("writer"));
         waiter.waits = true;
         let table: [(Vec<Holder>, &str); 5] = [
-            (vec![], "held by somebody who could not be identified"),
-            (vec![waiter.clone()], "held by somebody who could not be identified"),
+            (vec![], "held by a process that could not be identified"),
+            (vec![waiter.clone()], "held by a process that could not be identified"),
             (vec![holder(Mode::Exclusive, Some(1), Some("a")), waiter], "held by a (pid 1)"),
             (vec![shared(1), shared(2)], "shared by reader (pid 1) and reader (pid 2)"),
             (

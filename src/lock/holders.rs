@@ -1,6 +1,7 @@
-//! Who holds a lock: what the kernel sees, explained by the record in the lock file.
+//! Who holds a lock: what this process knows and what the kernel sees, explained by the record in the lock
+//! file.
 //!
-//! The kernel's word is the truth. A record is believed where it speaks of a holder that the kernel
+//! The kernel's word is the truth, but for what this process holds, which it knows better. A record is believed where it speaks of a holder that the kernel
 //! names as well. Where the kernel names none (on another host, or outside of this pid namespace),
 //! it is believed only while the lock is busy, and unless its writer is proved dead.
 
@@ -23,7 +24,7 @@ impl FileLock {
     /// Who holds the lock, and who waits for it in the kernel: in this process, in others that use
     /// this crate, and in programs that know nothing of it.
     ///
-    /// Asks the kernel (on Linux `/proc/locks`, and the open files of all processes if those who
+    /// What tasks of this process hold is known. Others are asked for: the kernel (on Linux `/proc/locks`, and the open files of all processes if those who
     /// took a lock do not keep it any more), and then the [`record`](crate::OpenOptions::record)
     /// in the lock file. Processes on other hosts, and outside of this pid namespace, are known by
     /// their records only; where the kernel shows nobody and a record names somebody, the lock is
@@ -65,7 +66,7 @@ impl FileLock {
     pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
         let member = self.member();
-        let job = move || holders(&member, Effort::Thorough, Busy::Unknown);
+        let job = move || holders(&member, Effort::Thorough);
         match wait::call(self.handle.registry.pool(), job).await {
             Some(holders) => self.told(holders),
             None => Err(Error::runtime_shutdown(Operation::FindHolders, self.path())),
@@ -80,7 +81,7 @@ impl FileLock {
     /// As [`holders`](FileLock::holders).
     pub fn blocking_holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
-        self.told(holders(&self.member(), Effort::Thorough, Busy::Unknown))
+        self.told(holders(&self.member(), Effort::Thorough))
     }
 
     /// Nobody is an answer only where somebody would have been seen.
@@ -97,37 +98,55 @@ impl FileLock {
     pub(super) async fn look(self) -> Holders {
         let member = self.member();
         let looking = member.clone();
-        let job = move || holders(&looking, Effort::Search, Busy::Yes);
+        let job = move || holders(&looking, Effort::Search);
         tokio::time::timeout(LOOK_LIMIT, look_together(&member, job)).await.unwrap_or_default()
     }
 }
 
-/// Whether somebody else is known to hold the lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Busy {
-    Yes,
-    Unknown,
-}
-
 /// Makes system calls.
-pub(super) fn holders(member: &Arc<Membership>, effort: Effort, busy: Busy) -> Vec<Holder> {
+fn holders(member: &Arc<Membership>, effort: Effort) -> Vec<Holder> {
+    // Before the others: whoever shares the lock with it then is seen afterwards.
+    let own = member.own_holder();
     let mut holders = member.holders(effort);
+    if let Some(mut own) = own {
+        // What the kernel shows may be another moment: beside an exclusive holder there is none.
+        let is_alone = own.mode == Mode::Exclusive;
+        holders.retain(|holder| holder.waits || !(is_alone || holder.is_this_process));
+        os::describe_this_process(&mut own, effort);
+        holders.insert(0, own);
+    }
     let Some(record) = member.record().filter(Record::is_held) else { return holders };
+    let here = os::this_process();
     if holders.iter().all(Holder::is_waiting) {
-        let is_believed = || fate(&record, &os::this_process(), os::look_up) == Fate::Alive;
-        let is_busy = || busy == Busy::Yes || is_busy(member);
-        if is_believed() && is_busy() {
-            holders.insert(0, recorded(&record, &os::this_process()));
+        let is_busy = || effort == Effort::Search || is_busy(member);
+        if is_alive(&record, &here) && is_busy() {
+            holders.insert(0, recorded(&record, &here));
         }
     } else {
-        explain(&mut holders, &record);
+        explain(&mut holders, &record, &here);
     }
     holders
 }
 
+fn is_alive(record: &Record, here: &Process) -> bool {
+    fate(record, here, os::look_up) == Fate::Alive
+}
+
+/// It is of this host, boot and pid namespace, so its pid means here what it means there.
+fn is_of_here(record: &Record, here: &Process) -> bool {
+    let there = &record.process;
+    there.host == here.host && there.boot == here.boot && there.pid_namespace == here.pid_namespace
+}
+
 /// What a record says of a holder that the kernel does not show.
 fn recorded(record: &Record, here: &Process) -> Holder {
-    let mut holder = Holder::new(Mode::Exclusive, false, Some(record.pid()), Source::Record);
+    let mut holder = Holder::new(Mode::Exclusive, false, None, Source::Record);
+    let pid = Some(record.pid());
+    if is_of_here(record, here) {
+        holder.pid = pid
+    } else {
+        holder.claimed = pid
+    }
     holder.explain(record);
     if record.process.host != here.host {
         holder.elsewhere = record.host().map(str::to_owned);
@@ -136,21 +155,27 @@ fn recorded(record: &Record, here: &Process) -> Holder {
 }
 
 /// Adds what the record says to the holder that wrote it, if it is there.
-fn explain(holders: &mut [Holder], record: &Record) {
-    let here = os::this_process();
-    let is_of_here = record.process.host == here.host
-        && record.process.boot == here.boot
-        && record.process.pid_namespace == here.pid_namespace;
+fn explain(holders: &mut [Holder], record: &Record, here: &Process) {
+    let is_of_here = is_of_here(record, here);
     let holder = holders.iter_mut().find(|holder| !holder.waits && holder.mode == Mode::Exclusive);
     let Some(holder) = holder else { return };
-    let wrote_it = match holder.pid {
-        Some(pid) => {
-            is_of_here && pid == record.pid() && fate(record, &here, os::look_up) == Fate::Alive
-        }
-        // It can not be seen from here, and the record is of somebody who can not either.
-        None => !is_of_here,
+    let given = holder.pid.or(holder.claimed);
+    if given.is_some_and(|pid| pid != record.pid()) {
+        return;
+    }
+    let wrote_it = match (holder.pid, holder.claimed) {
+        (Some(_), _) => is_of_here && is_alive(record, here),
+        // This process would know.
+        (None, Some(pid)) if is_of_here => pid != here.pid && is_alive(record, here),
+        // It can not be seen from here, and the record is of one that can not either.
+        (None, _) => !is_of_here,
     };
     if wrote_it {
+        if is_of_here {
+            // Two that do not know of each other say the same.
+            holder.pid = given;
+            holder.claimed = None;
+        }
         holder.explain(record);
     }
 }

@@ -19,13 +19,11 @@ pub use lock_all::{
 pub use on_wait::Waiting;
 pub use open_options::OpenOptions;
 
-use holders::{Busy, holders};
 use key::Key;
 
 use crate::error::{Error, ErrorKind, Operation, TryLockError};
-use crate::holder::Holders;
 use crate::os::fork::Generation;
-use crate::os::{self, Effort, Location, Protocol};
+use crate::os::{self, Location, Protocol};
 use crate::queue::Mode;
 use crate::registry::{Denied, Hold, Membership, Registry, Signature, registry, try_hold};
 use crate::shim::{Arc, Mutex};
@@ -245,10 +243,9 @@ impl FileLock {
     ///
     /// [`TryLockError::WouldBlock`] if somebody holds the lock or waits for it, in this process or
     /// another one, or while a lock call of this process is under way whose outcome is not known
-    /// yet. It names the holders, for which the kernel is asked: that takes some tens of
-    /// microseconds if this process holds the lock, up to some milliseconds if another one does that
-    /// has many open files, or on a machine with thousands of locks. [`TryLockError::Error`] as
-    /// [`lock`](FileLock::lock).
+    /// yet. It costs what the calls on the lock cost, and names what they tell: this process, if it
+    /// holds the lock, or with [`Protocol::Fcntl`] one of the others; [`holders`](FileLock::holders)
+    /// tells the rest. [`TryLockError::Error`] as [`lock`](FileLock::lock).
     ///
     /// # Examples
     ///
@@ -350,10 +347,8 @@ impl FileLock {
                     drop(hold);
                 }
                 Err(Denied::Refused) => {
-                    let effort =
-                        if self.handle.key.is_some() { Effort::Ask } else { Effort::Glance };
-                    let holders = holders(&member, effort, Busy::Yes).into();
-                    let error = Error::would_block(operation(mode), self.path(), holders);
+                    let holder = member.own_holder().or_else(|| member.blocker());
+                    let error = Error::would_block(operation(mode), self.path(), holder);
                     return Err(TryLockError::WouldBlock(error));
                 }
                 Err(Denied::Failed(error)) => return Err(self.lock_error(mode, error).into()),
@@ -363,8 +358,7 @@ impl FileLock {
                 if !error.is_for_a_lease() {
                     return TryLockError::Error(error);
                 }
-                let holders = Holders::default();
-                TryLockError::WouldBlock(Error::would_block(operation(mode), self.path(), holders))
+                TryLockError::WouldBlock(Error::would_block(operation(mode), self.path(), None))
             })?;
         }
         Err(self.replaced(mode).into())

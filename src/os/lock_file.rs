@@ -20,8 +20,8 @@ use super::turnstile::{
     self, Gate, Turn, Turnstile, Turnstiles, lock_in_turn, new_number, try_in_turn,
 };
 use super::{
-    Access, Attempt, Descriptor, Effort, Identity, Location, Lock, Opened, Protocol, Region,
-    Standing, Waited, is_contention,
+    Access, Attempt, Descriptor, Effort, Identity, Location, Lock, Opened, Protocol, Question,
+    Region, Standing, Waited, is_contention,
 };
 use crate::error::{Error, ErrorKind};
 use crate::holder::{Holder, Mode};
@@ -256,11 +256,25 @@ impl LockFile {
         region: Region,
         effort: Effort,
     ) -> Vec<Holder> {
-        holders::of(&self.file, self.inode(), protocol, region, effort)
+        holders::of(&self.question(protocol, region), self.inode(), effort)
+    }
+
+    /// One of those who keep this process from the lock, if that can be had in one system call.
+    pub(crate) fn blocker(&self, protocol: Protocol, region: Region) -> Option<Holder> {
+        holders::blocker(&self.question(protocol, region))
+    }
+
+    /// This process, whose locks they are.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
     }
 
     fn inode(&self) -> &Inode {
         self.inode.get_or_init(|| Inode::of(&self.file, self.identity()))
+    }
+
+    fn question(&self, protocol: Protocol, region: Region) -> Question<'_> {
+        Question { file: &self.file, protocol, region, pid: self.pid, is_local: self.is_local() }
     }
 
     /// Reads the beginning of the file, as much as there is or fits.
@@ -493,6 +507,6 @@ impl<'a> turnstile::Wait for Wait<'a> {
 
     fn is_lock_waited_for(&self) -> bool {
         let Call { file, protocol, region, .. } = self.call;
-        holders::is_lock_waited_for(file.inode(), protocol, region)
+        holders::is_lock_waited_for(&file.question(protocol, region), file.inode())
     }
 }

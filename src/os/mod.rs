@@ -43,12 +43,14 @@ pub(crate) use foreign::foreign_descriptor;
 pub(crate) use location::Location;
 pub(crate) use names::{Answer, Names, Sameness};
 pub(crate) use platform::errors::{is_gone, lock_error_kind};
-pub(crate) use platform::holders::{look_up, tells_holders, this_process};
+pub(crate) use platform::holders::{describe_this_process, look_up, tells_holders, this_process};
 pub(crate) use platform::{fork, interrupt, shared_directory};
 #[cfg(not(tokio_filelock_loom))]
 pub(crate) use {interrupt::Interrupt, lock_file::LockFile};
 #[cfg(tokio_filelock_loom)]
 pub(crate) use {model::Interrupt, model::LockFile};
+
+use std::fs::File;
 
 use platform::descriptor::Descriptor;
 use platform::errors::is_contention;
@@ -120,14 +122,9 @@ pub(crate) enum Standing {
 /// How hard to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Effort {
-    /// One question to the kernel, which names one holder, and none that is this process: for files
-    /// with so many locks that to list them takes milliseconds. Of `Protocol::Fcntl` only.
-    Ask,
-    /// Some tens of microseconds, for a worker thread.
-    Glance,
-    /// Looks through the open files of all processes if need be.
+    /// For a lock that is known to be busy: looks through the open files of all processes if need be.
     Search,
-    /// The same, and looks up the names of users, at whoever keeps them.
+    /// The same for one that may be free, and looks up the names of users, at whoever keeps them.
     Thorough,
 }
 
@@ -143,6 +140,18 @@ pub(crate) enum Attempt {
 pub(crate) enum Waited {
     Acquired,
     Interrupted,
+}
+
+/// Who holds this lock?
+#[derive(Debug)]
+struct Question<'a> {
+    file: &'a File,
+    protocol: Protocol,
+    region: Region,
+    /// This process.
+    pid: u32,
+    /// No other machine can have it.
+    is_local: bool,
 }
 
 /// A lock file as it was opened.

@@ -354,6 +354,14 @@ impl LockFile {
         Vec::new()
     }
 
+    pub(crate) fn blocker(&self, _protocol: Protocol, _region: Region) -> Option<Holder> {
+        None
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        1
+    }
+
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let state = self.inode.state.lock();
         let length = buffer.len().min(state.content.len());

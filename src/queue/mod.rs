@@ -188,6 +188,16 @@ impl<W, E> Queue<W, E> {
         self.counts
     }
 
+    /// How the OS lock is held.
+    pub(crate) fn os_mode(&self) -> Option<Mode> {
+        match self.phase {
+            Phase::Held { mode, .. } => Some(mode),
+            Phase::Free | Phase::Trying(_) | Phase::Waiting { .. } | Phase::Releasing { .. } => {
+                None
+            }
+        }
+    }
+
     /// Somebody waits in line.
     #[inline]
     pub(crate) fn is_contended(&self) -> bool {

@@ -325,8 +325,6 @@ impl Entry {
             self.attempt(|file| file.try_lock_in_turn(protocol, region, mode.into(), may_pause));
         match tried {
             Ok(Attempt::Acquired) => self.acquired(mode, epoch, None),
-            // Nobody waits for the lock of a foreign file.
-            Ok(Attempt::Busy) if self.locked_file().check().is_err() => self.foreign(epoch),
             Ok(Attempt::Busy) => self.event(|queue| queue.os_busy(epoch)),
             Err(error) => self.failed(epoch, error),
         }
@@ -347,8 +345,12 @@ impl Entry {
         if stand_back {
             let _ = interrupt.pause(STAND_BACK);
         }
-        let waited =
-            self.attempt(|file| file.lock(self.protocol, self.region, mode.into(), &interrupt));
+        let waited = self.attempt(|file| {
+            // No wait is for the lock of a foreign file. Asked here and not when a try is busy, which is
+            // to cost what the calls on the lock cost.
+            file.check()?;
+            file.lock(self.protocol, self.region, mode.into(), &interrupt)
+        });
         self.state.lock().parked = None;
         match waited {
             Ok(Waited::Acquired) => self.acquired(mode, epoch, Some(shim::now())),
@@ -492,6 +494,17 @@ impl Entry {
         if let Some((tenure, before)) = traced {
             tenure.end(self.file.identity(), handovers - before);
         }
+    }
+
+    /// This process, if it holds the OS lock. Makes no system call.
+    pub(super) fn own_holder(&self) -> Option<Holder> {
+        let mode = self.event(|queue| queue.os_mode())?;
+        Some(Holder::of_this_process(mode.into(), self.file.first.pid()))
+    }
+
+    /// One of those who keep this process from the OS lock, if that can be had in one system call.
+    pub(super) fn blocker(&self) -> Option<Holder> {
+        self.locked_file().blocker(self.protocol, self.region)
     }
 
     /// Who holds the OS lock, and whose calls wait for it, as the kernel sees it. Makes system

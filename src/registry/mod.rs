@@ -445,6 +445,16 @@ impl Membership {
         self.generation.is_past()
     }
 
+    /// This process, if it holds the OS lock. Makes no system call.
+    pub(crate) fn own_holder(&self) -> Option<Holder> {
+        self.entry().own_holder()
+    }
+
+    /// One of those who keep this process from the OS lock, if that can be had in one system call.
+    pub(crate) fn blocker(&self) -> Option<Holder> {
+        self.entry().blocker()
+    }
+
     /// Who holds the OS lock, and whose calls wait for it, as the kernel sees it. Makes system calls.
     pub(crate) fn holders(&self, effort: Effort) -> Vec<Holder> {
         self.entry().holders(effort)

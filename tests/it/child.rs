@@ -5,7 +5,7 @@ use crate::refused;
 #[cfg(unix)]
 use crate::{
     bad_input, cache, foreign_code, forked, holders, lock_all, records, same, signals, space,
-    turns, waits,
+    tries, turns, waits,
 };
 use crate::{cancel, exclusion, replaced, support};
 
@@ -61,6 +61,10 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("look", holders::look),
     ("look as nobody", holders::look_as_nobody),
     ("share and look as nobody", holders::share_and_look_as_nobody),
+    ("come and go", holders::come_and_go),
+    ("get and hold", holders::get_and_hold),
+    ("look in all ways", holders::look_in_all_ways),
+    ("try in vain", tries::try_in_vain),
     ("look at itself", holders::look_at_itself),
     ("time out together", holders::time_out_together),
     ("lock step by step", records::lock_step_by_step),

@@ -55,6 +55,8 @@ mod support;
 #[cfg(feature = "tracing")]
 mod traced;
 #[cfg(unix)]
+mod tries;
+#[cfg(unix)]
 mod turns;
 #[cfg(unix)]
 mod waits;

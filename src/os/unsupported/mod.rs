@@ -194,7 +194,7 @@ pub(in crate::os) mod holders {
     use std::fs::File;
 
     use crate::holder::{Circumstances, Holder, Process};
-    use crate::os::{Effort, Identity, Protocol, Region};
+    use crate::os::{Effort, Identity, Protocol, Question};
 
     #[derive(Debug)]
     pub(in crate::os) struct Inode;
@@ -205,23 +205,19 @@ pub(in crate::os) mod holders {
         }
     }
 
-    pub(in crate::os) fn of(
-        _file: &File,
-        _inode: &Inode,
-        _protocol: Protocol,
-        _region: Region,
-        _effort: Effort,
-    ) -> Vec<Holder> {
+    pub(in crate::os) fn of(_: &Question<'_>, _inode: &Inode, _effort: Effort) -> Vec<Holder> {
         Vec::new()
     }
 
-    pub(in crate::os) fn is_lock_waited_for(
-        _inode: &Inode,
-        _protocol: Protocol,
-        _region: Region,
-    ) -> bool {
+    pub(in crate::os) fn is_lock_waited_for(_: &Question<'_>, _inode: &Inode) -> bool {
         false
     }
+
+    pub(in crate::os) fn blocker(_: &Question<'_>) -> Option<Holder> {
+        None
+    }
+
+    pub(crate) fn describe_this_process(_holder: &mut Holder, _effort: Effort) {}
 
     pub(crate) fn tells_holders(_protocol: Protocol) -> bool {
         false

@@ -18,19 +18,15 @@ use windows_sys::Win32::System::Threading::{
 };
 
 use super::errors::code;
-use crate::holder::{Circumstances, Holder, Process, is_fit_for_a_record, program_name};
-use crate::os::{Effort, Identity, Protocol, Region};
+use crate::holder::{Circumstances, Holder, Process, Source, is_fit_for_a_record, program_name};
+use crate::os::{Effort, Identity, Protocol, Question};
 
 /// The start time of a process is a date here and not a time since the boot, so one boot need not be
 /// told from the next.
 const ANY_BOOT: &str = "any";
 
 /// The system does not list the calls that wait.
-pub(in crate::os) fn is_lock_waited_for(
-    _inode: &Inode,
-    _protocol: Protocol,
-    _region: Region,
-) -> bool {
+pub(in crate::os) fn is_lock_waited_for(_: &Question<'_>, _inode: &Inode) -> bool {
     false
 }
 
@@ -39,14 +35,18 @@ pub(crate) fn tells_holders(_protocol: Protocol) -> bool {
     false
 }
 
-pub(in crate::os) fn of(
-    _file: &File,
-    _inode: &Inode,
-    _protocol: Protocol,
-    _region: Region,
-    _effort: Effort,
-) -> Vec<Holder> {
+pub(in crate::os) fn of(_: &Question<'_>, _inode: &Inode, _effort: Effort) -> Vec<Holder> {
     Vec::new()
+}
+
+pub(in crate::os) fn blocker(_: &Question<'_>) -> Option<Holder> {
+    None
+}
+
+/// What this process can say of itself, for a holder that is known to be it.
+pub(crate) fn describe_this_process(holder: &mut Holder, _effort: Effort) {
+    let program = env::args_os().next().and_then(|path| program_name(&path));
+    holder.program = program.map(|name| (name, Source::Process));
 }
 
 #[derive(Debug)]

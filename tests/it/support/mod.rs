@@ -15,6 +15,8 @@ pub(crate) mod process;
 pub(crate) mod seccomp;
 #[cfg(unix)]
 pub(crate) mod snapshot;
+#[cfg(unix)]
+pub(crate) mod tracer;
 
 use std::any::Any;
 use std::fmt;

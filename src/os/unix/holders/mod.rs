@@ -8,16 +8,18 @@
 //!    looked into by root only.
 //!    All shared locks of a file look the same there: a process that took one is taken to keep that one.
 //! 3. OFD locks have no pid there, as they belong to no process. Those of this crate carry it in
-//!    the length of the range, which is believed unless what is seen of that process contradicts.
-//!    `F_OFD_GETLK` tells the same where there is no `/proc`.
+//!    the length of the range. It is the pid in the holder's own namespace, maybe on another machine, and
+//!    so a claim, until the process that has it here is seen to keep this very lock, or to wait for
+//!    it. `F_OFD_GETLK` tells the same where there is no `/proc`, and in one call.
 
+mod pass;
 mod process;
 mod table;
 
-use std::fs;
-use std::fs::File;
+use std::cell::OnceCell;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 
 pub(crate) use process::{look_up, this_process};
@@ -25,7 +27,7 @@ pub(crate) use process::{look_up, this_process};
 use super::fcntl;
 use super::lock::turnstile_start;
 use crate::holder::{Holder, Mode, Source};
-use crate::os::{Effort, Identity, Protocol, Region};
+use crate::os::{Effort, Identity, Protocol, Question};
 use table::{Kind, Line};
 
 /// Whether the system can tell who holds a lock of this protocol.
@@ -33,62 +35,65 @@ pub(crate) fn tells_holders(protocol: Protocol) -> bool {
     cfg!(any(target_os = "linux", target_os = "android")) || protocol == Protocol::Fcntl
 }
 
-/// A glance that meets a process with more open files does not look whether it keeps its lock.
-const GLANCED_FILES: usize = 64;
+/// So often the table is read again that shows no holder of a busy lock: it went from one to the next.
+const LOOKS: usize = 8;
 
 /// Those who hold the lock of the region, and those whose calls wait for it.
-pub(in crate::os) fn of(
-    file: &File,
-    inode: &Inode,
-    protocol: Protocol,
-    region: Region,
-    effort: Effort,
-) -> Vec<Holder> {
-    if effort == Effort::Ask {
-        return blocker(file, protocol, region).into_iter().collect();
+pub(in crate::os) fn of(question: &Question<'_>, inode: &Inode, effort: Effort) -> Vec<Holder> {
+    let mut seen = Vec::new();
+    for _ in 0..LOOKS {
+        let Ok(lines) = lines(question, inode) else {
+            return blocker(question).into_iter().collect();
+        };
+        seen = lines;
+        let is_held = seen.iter().any(|line| !line.waits);
+        let is_busy = effort == Effort::Search || !seen.is_empty();
+        if is_held || !is_busy {
+            break;
+        }
     }
-    let Ok(locks) = fs::read_to_string("/proc/locks") else {
-        return blocker(file, protocol, region).into_iter().collect();
-    };
-    let lines = locks.lines().filter_map(Line::parse);
-    let lines: Vec<Line> =
-        lines.filter(|line| inode.is_of(line) && concerns(line, protocol, region)).collect();
-    let takers = lines.iter().filter_map(|line| taker(line, protocol, region).0).collect();
-    let look = Look { file, inode, protocol, region, effort, takers };
+    let takers = seen.iter().filter_map(|line| taker(line, question).0).collect();
+    let look = Look { question, inode, effort, takers, keepers: OnceCell::new() };
     let mut holders = Vec::new();
-    for line in &lines {
+    for line in &seen {
         for holder in look.identify(line) {
             if !holders.contains(&holder) {
                 holders.push(holder);
             }
         }
     }
-    if holders.is_empty() && effort >= Effort::Search && !process::sees_all() {
+    if holders.is_empty() && !process::sees_all() {
         // A lock that was taken outside of this pid namespace is not in the table.
         for (pid, line) in look.keepers() {
-            if concerns(&line, protocol, region) {
-                holders.push(named(line.mode, line.waits, Some(pid), Source::OpenFiles, effort));
+            if concerns(line, question) {
+                holders.push(named(line.mode, line.waits, *pid, Source::OpenFiles, effort));
             }
         }
+    }
+    if holders.iter().all(Holder::is_waiting) {
+        // On a file system that other machines reach the table is of this one only.
+        holders.extend(blocker(question));
     }
     holders
 }
 
 /// The kernel lists a call that waits for the lock itself, and not for the turnstile. `false` also where
 /// it is not listed: there is no `/proc`, or the holder is of another pid namespace.
-pub(in crate::os) fn is_lock_waited_for(inode: &Inode, protocol: Protocol, region: Region) -> bool {
-    let Ok(locks) = fs::read_to_string("/proc/locks") else { return false };
-    let mut lines = locks.lines().filter_map(Line::parse);
-    lines.any(|line| {
-        line.waits
-            && inode.is_of(&line)
-            && concerns(&line, protocol, region)
-            && !waits_for_turn(&line, protocol, region)
-    })
+pub(in crate::os) fn is_lock_waited_for(question: &Question<'_>, inode: &Inode) -> bool {
+    let lines = lines(question, inode).unwrap_or_default();
+    lines.iter().any(|line| line.waits && !waits_for_turn(line, question))
+}
+
+/// What the kernel lists of the lock.
+fn lines(question: &Question<'_>, inode: &Inode) -> io::Result<Vec<Line>> {
+    let locks = pass::read(|| File::open("/proc/locks"))?;
+    let locks = String::from_utf8_lossy(&locks);
+    let lines = locks.lines().filter_map(Line::parse);
+    Ok(lines.filter(|line| inode.is_of(line) && concerns(line, question)).collect())
 }
 
 /// The inode, as the kernel's tables name it: not always as stat(2) does.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(in crate::os) struct Inode {
     device: (u32, u32),
     number: u64,
@@ -99,17 +104,22 @@ impl Inode {
     pub(in crate::os) fn of(file: &File, identity: Identity) -> Self {
         let Identity { device, inode } = identity;
         let stated = Self { device: halves_of(device), number: inode };
-        Self::as_mounted(file).unwrap_or(stated)
+        // This thread may have a mount namespace of its own.
+        let thread = Path::new("/proc/thread-self");
+        Self::as_mounted(thread, file.as_raw_fd()).unwrap_or(stated)
     }
 
     /// btrfs and overlayfs show other numbers in stat(2) than the file system's own.
-    fn as_mounted(file: &File) -> Option<Self> {
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    fn as_mounted(process: &Path, descriptor: RawFd) -> Option<Self> {
+        let info = process.join("fdinfo").join(descriptor.to_string());
+        let info = fs::read_to_string(info).ok()?;
         let value =
             |key: &str| info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"));
         let number = value("ino")?.parse().ok()?;
         let mount = value("mnt_id")?;
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        // The name of a mount may be no text.
+        let mounts = fs::read(process.join("mountinfo")).ok()?;
+        let mounts = String::from_utf8_lossy(&mounts);
         let device = mounts.lines().find_map(|line| {
             let mut words = line.split(' ');
             (words.next()? == mount).then(|| words.nth(1))?
@@ -137,36 +147,37 @@ fn halves_of(_device: u64) -> (u32, u32) {
 }
 
 /// A lock, or a waiting call, that has to do with the lock of the region.
-fn concerns(line: &Line, protocol: Protocol, region: Region) -> bool {
-    match (protocol, line.kind) {
-        (Protocol::Flock, Kind::Flock) => true,
-        (Protocol::Fcntl, Kind::Posix | Kind::OpenFileDescription) => {
-            line.overlaps(own_range(region)) || waits_for_turn(line, protocol, region)
-        }
-        (Protocol::Flock, _) => waits_for_turn(line, protocol, region),
-        (Protocol::Fcntl, _) => false,
+fn concerns(line: &Line, question: &Question<'_>) -> bool {
+    let is_range = matches!(line.kind, Kind::Posix | Kind::OpenFileDescription);
+    match question.protocol {
+        Protocol::Flock if line.kind == Kind::Flock => true,
+        // What this process would lock: programs that know nothing of this crate may lock any part of it.
+        Protocol::Fcntl if is_range && line.overlaps(own_range(question)) => true,
+        _ => waits_for_turn(line, question),
     }
 }
 
-/// What this process would lock: programs that know nothing of this crate may lock any part of it.
-fn own_range(region: Region) -> fcntl::Range {
-    fcntl::Range::of(region, std::process::id())
+/// What this process would lock.
+fn own_range(question: &Question<'_>) -> fcntl::Range {
+    fcntl::Range::of(question.region, question.pid)
 }
 
 /// A call that waits at the turnstile waits for the lock behind it.
-fn waits_for_turn(line: &Line, protocol: Protocol, region: Region) -> bool {
-    let turnstile = turnstile_start(protocol, region);
+fn waits_for_turn(line: &Line, question: &Question<'_>) -> bool {
+    let turnstile = turnstile_start(question.protocol, question.region);
     line.waits && line.kind != Kind::Flock && line.start == turnstile
 }
 
 /// Who took the lock, or makes the call, and where that is from.
-fn taker(line: &Line, protocol: Protocol, region: Region) -> (Option<u32>, Source) {
+fn taker(line: &Line, question: &Question<'_>) -> (Option<u32>, Source) {
     match line.kind {
         Kind::Flock | Kind::Posix => (line.pid, Source::LockTable),
         Kind::OpenFileDescription => {
-            let is_ours = line.start == region.start || waits_for_turn(line, protocol, region);
-            let length = line.length().filter(|_| is_ours);
-            (length.and_then(pid_of_length), Source::RangeLength)
+            let is_ours = line.start == question.region.start || waits_for_turn(line, question);
+            match line.length().filter(|_| is_ours).and_then(pid_of_length) {
+                Some(pid) => (Some(pid), Source::RangeLength),
+                None => (None, Source::LockTable),
+            }
         }
     }
 }
@@ -174,57 +185,56 @@ fn taker(line: &Line, protocol: Protocol, region: Region) -> (Option<u32>, Sourc
 /// One look at the locks of one file.
 #[derive(Debug)]
 struct Look<'a> {
-    file: &'a File,
+    question: &'a Question<'a>,
     inode: &'a Inode,
-    protocol: Protocol,
-    region: Region,
     effort: Effort,
     /// All that the table names.
     takers: Vec<u32>,
+    keepers: OnceCell<Vec<(u32, Line)>>,
 }
 
 impl Look<'_> {
     /// The holders that a line stands for: one mostly, more if children keep an inherited lock.
     fn identify(&self, line: &Line) -> Vec<Holder> {
         let named = |pid, source| named(line.mode, line.waits, pid, source, self.effort);
-        let (pid, source) = taker(line, self.protocol, self.region);
-        let kept = match (pid, line.kind) {
-            (Some(pid), Kind::OpenFileDescription) if line.waits => Some(!process::is_gone(pid)),
-            // The kernel's own word, of a living thread.
-            (Some(_), _) if line.waits || line.kind == Kind::Posix => Some(true),
-            (Some(pid), _) => self.keeps(pid, line),
-            (None, _) => Some(false),
-        };
-        if kept == Some(true) {
-            return vec![named(pid, source)];
-        }
-        if self.effort >= Effort::Search && !line.waits {
-            let keepers = self.keepers().into_iter();
-            let keepers =
-                keepers.filter(|(pid, kept)| kept.is_same_lock(line) && !self.takers.contains(pid));
-            let keepers: Vec<_> =
-                keepers.map(|(pid, _)| named(Some(pid), Source::OpenFiles)).collect();
-            if !keepers.is_empty() {
-                return keepers;
+        let (taker, source) = taker(line, self.question);
+        if let Some(pid) = taker {
+            let is_seen = match line.kind {
+                Kind::OpenFileDescription if line.waits => process::waits(pid, self.inode),
+                // The kernel's own word, of a living thread.
+                Kind::Flock if line.waits => true,
+                Kind::Posix => true,
+                // What the table says was true once, and is believed where it can not be seen.
+                Kind::Flock => self.keeps(pid, line).unwrap_or(true),
+                // The pid that a length carries may be meant for another namespace.
+                Kind::OpenFileDescription => self.keeps(pid, line) == Some(true),
+            };
+            if is_seen {
+                return vec![named(pid, source)];
             }
         }
-        match kept {
-            // Its files can not be seen. What the table says was true once; what a length says may be
-            // meant for another namespace.
-            None if source == Source::LockTable => vec![named(pid, source)],
-            None => vec![Holder::new(line.mode, line.waits, pid, source)],
-            Some(_) => vec![named(None, Source::LockTable)],
+        let keepers = self.keepers().iter().filter(|(pid, kept)| {
+            let is_taker = source == Source::LockTable && self.takers.contains(pid);
+            !line.waits && kept.is_same_lock(line) && !is_taker
+        });
+        let keepers: Vec<_> = keepers.map(|(pid, _)| named(*pid, Source::OpenFiles)).collect();
+        if !keepers.is_empty() {
+            return keepers;
         }
+        let mut unseen = Holder::new(line.mode, line.waits, None, source);
+        if source == Source::RangeLength {
+            unseen.claimed = taker;
+        }
+        vec![unseen]
     }
 
     /// Whether the process keeps this lock by one of its descriptors; `None` if that can not be seen.
     fn keeps(&self, pid: u32, line: &Line) -> Option<bool> {
         let is_kept = |kept: &Line| self.inode.is_of(kept) && kept.is_same_lock(line);
-        if pid == process::own_pid() && process::locks_of(self.file).iter().any(is_kept) {
+        if pid == process::own_pid() && process::locks_of(self.question.file).iter().any(is_kept) {
             return Some(true);
         }
-        let most = if self.effort == Effort::Glance { GLANCED_FILES } else { usize::MAX };
-        match process::locks(pid, most) {
+        match process::locks(pid) {
             Ok(kept) => Some(kept.iter().any(is_kept)),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !process::is_hidden(pid) => {
                 Some(false)
@@ -234,29 +244,37 @@ impl Look<'_> {
     }
 
     /// All processes that can be looked into and keep a lock of the file.
-    fn keepers(&self) -> Vec<(u32, Line)> {
-        let mut keepers = Vec::new();
-        for pid in process::all() {
-            let kept = process::locks(pid, usize::MAX).unwrap_or_default();
-            let kept = kept.into_iter().filter(|line| self.inode.is_of(line));
-            keepers.extend(kept.map(|line| (pid, line)));
-        }
-        keepers
+    fn keepers(&self) -> &[(u32, Line)] {
+        self.keepers.get_or_init(|| {
+            let mut keepers = Vec::new();
+            for pid in process::all() {
+                let kept = process::locks(pid).unwrap_or_default();
+                let kept = kept.into_iter().filter(|line| self.inode.is_of(line));
+                keepers.extend(kept.map(|line| (pid, line)));
+            }
+            keepers
+        })
     }
 }
 
-/// The lock that would keep this process out, where there is no `/proc`.
-fn blocker(file: &File, protocol: Protocol, region: Region) -> Option<Holder> {
-    if protocol != Protocol::Fcntl {
+/// The lock that would keep this process out, by the kernel's word. Makes one system call.
+pub(in crate::os) fn blocker(question: &Question<'_>) -> Option<Holder> {
+    if question.protocol != Protocol::Fcntl {
         return None;
     }
-    let blocker = fcntl::blocker(file, own_range(region)).ok()??;
-    let told = blocker.pid.map(|pid| (pid, Source::LockTable));
-    let carried = Some(blocker.range.length).filter(|_| blocker.range.start == region.start);
-    let carried = carried.and_then(pid_of_length).map(|pid| (pid, Source::RangeLength));
-    let (pid, source) = told.or(carried).unzip();
-    let source = source.unwrap_or(Source::LockTable);
-    Some(named(blocker.mode, false, pid, source, Effort::Glance))
+    let blocker = fcntl::blocker(question.file, own_range(question)).ok()??;
+    let is_ours = blocker.range.start == question.region.start;
+    let carried = Some(blocker.range.length).filter(|_| is_ours).and_then(pid_of_length);
+    // A server may name the process of another machine.
+    let told = blocker.pid.filter(|_| question.is_local);
+    let source = match (blocker.pid, carried) {
+        (None, Some(_)) => Source::RangeLength,
+        _ => Source::LockTable,
+    };
+    let mut holder = Holder::new(blocker.mode, false, told, source);
+    holder.is_this_process = told == Some(question.pid);
+    holder.claimed = blocker.pid.or(carried).filter(|_| told.is_none());
+    Some(holder)
 }
 
 /// The pid that a range of this crate carries in its length.
@@ -264,15 +282,24 @@ fn pid_of_length(length: u64) -> Option<u32> {
     u32::try_from(length.checked_sub(1)?).ok().filter(|&pid| pid > 0)
 }
 
-fn named(mode: Mode, waits: bool, pid: Option<u32>, source: Source, effort: Effort) -> Holder {
-    let mut holder = Holder::new(mode, waits, pid, source);
-    let Some(pid) = pid else { return holder };
+/// A process of this `/proc`.
+fn named(mode: Mode, waits: bool, pid: u32, source: Source, effort: Effort) -> Holder {
+    let mut holder = Holder::new(mode, waits, Some(pid), source);
     holder.is_this_process = pid == process::own_pid();
+    describe(&mut holder, pid, effort);
+    holder
+}
+
+fn describe(holder: &mut Holder, pid: u32, effort: Effort) {
     holder.program = process::name(pid).map(|name| (name, Source::Process));
     if effort == Effort::Thorough {
         holder.user = process::user(pid);
     }
-    holder
+}
+
+/// What `/proc` says of this process, for a holder that is known to be it.
+pub(crate) fn describe_this_process(holder: &mut Holder, effort: Effort) {
+    describe(holder, process::own_pid(), effort);
 }
 
 /// The directory of a process in `/proc`.

@@ -10,8 +10,9 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, Uid, User, gethostname};
 
-use super::directory;
+use super::super::kernel::record;
 use super::table::Line;
+use super::{Inode, directory};
 use crate::holder::{Circumstances, Process, is_fit_for_a_record, is_printable, program_name};
 
 /// The inode of the first pid namespace, `PROC_PID_INIT_INO`.
@@ -116,13 +117,10 @@ pub(super) fn all() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// The locks that a process keeps by its descriptors; an error if it has more than so many.
-pub(super) fn locks(pid: u32, most: usize) -> io::Result<Vec<Line>> {
+/// The locks that a process keeps by its descriptors.
+pub(super) fn locks(pid: u32) -> io::Result<Vec<Line>> {
     let mut locks = Vec::new();
-    for (number, descriptor) in fs::read_dir(directory(pid).join("fdinfo"))?.enumerate() {
-        if number == most {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
+    for descriptor in fs::read_dir(directory(pid).join("fdinfo"))? {
         // Descriptors come and go.
         let Ok(info) = descriptor.and_then(|entry| fs::read_to_string(entry.path())) else {
             continue;
@@ -136,6 +134,26 @@ pub(super) fn locks(pid: u32, most: usize) -> io::Result<Vec<Line>> {
 pub(super) fn locks_of(file: &File) -> Vec<Line> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
     locks_in(&info.unwrap_or_default()).collect()
+}
+
+/// A thread of the process is seen to wait for a byte-range lock of this file: it is in a system call
+/// whose first arguments are a descriptor of the file and the command to wait.
+pub(super) fn waits(pid: u32, inode: &Inode) -> bool {
+    let is_of = |descriptor| {
+        let opened = Inode::as_mounted(&directory(pid), descriptor);
+        opened.is_some_and(|opened| opened == *inode)
+    };
+    let threads = fs::read_dir(directory(pid).join("task")).into_iter().flatten().flatten();
+    threads.into_iter().any(|thread| {
+        // A number, then the arguments; `running` for a thread that is in none (proc_pid_syscall(5)).
+        let call = fs::read_to_string(thread.path().join("syscall")).unwrap_or_default();
+        let mut arguments = call.split(' ').skip(1).map(|argument| {
+            let digits = argument.strip_prefix("0x")?;
+            i32::from_str_radix(digits, 16).ok()
+        });
+        let descriptor = arguments.next().flatten();
+        arguments.next().flatten() == Some(record::WAIT) && descriptor.is_some_and(is_of)
+    })
 }
 
 /// The locks in what `fdinfo` says of a descriptor.
@@ -170,12 +188,6 @@ mod tests {
         for pid in [1 << 31, u32::MAX] {
             assert_eq!(look_up(pid), Circumstances::Unknown);
         }
-    }
-
-    #[test]
-    fn a_process_with_too_many_files_is_not_looked_through() {
-        assert!(locks(process::id(), usize::MAX).is_ok());
-        assert!(locks(process::id(), 1).is_err());
     }
 
     /// A process chooses its name.

@@ -16,6 +16,9 @@ pub(in crate::os::unix) const CLOSING_RELEASES: bool = false;
 /// On a local file system flock(2) and fcntl(2) do not see each other.
 pub(in crate::os::unix) const SEES_FLOCK: bool = false;
 
+/// The command of [`set_and_wait`].
+pub(in crate::os::unix) const WAIT: libc::c_int = libc::F_OFD_SETLKW;
+
 pub(in crate::os::unix) fn set(lock: &libc::flock) -> FcntlArg<'_> {
     FcntlArg::F_OFD_SETLK(lock)
 }

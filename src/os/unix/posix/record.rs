@@ -20,6 +20,9 @@ pub(in crate::os::unix) const CLOSING_RELEASES: bool = true;
 pub(in crate::os::unix) const SEES_FLOCK: bool =
     cfg!(not(any(target_os = "linux", target_os = "android")));
 
+/// The command of [`set_and_wait`].
+pub(in crate::os::unix) const WAIT: libc::c_int = libc::F_SETLKW;
+
 pub(in crate::os::unix) fn set(lock: &libc::flock) -> FcntlArg<'_> {
     FcntlArg::F_SETLK(lock)
 }
