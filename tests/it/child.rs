@@ -84,6 +84,8 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("visit a cache", cache::users::visit),
     ("fill a small disk", cache::disk::on_a_small_disk),
     ("write short files", cache::disk::with_short_files),
+    #[cfg(target_os = "linux")]
+    ("cut the power", cache::power::cut_the_power),
     ("cache without descriptors", cache::disk::without_descriptors),
 ];
 

@@ -4,6 +4,8 @@ mod basics;
 pub(crate) mod disk;
 pub(crate) mod fills;
 pub(crate) mod held_up;
+#[cfg(target_os = "linux")]
+pub(crate) mod power;
 mod random;
 pub(crate) mod storm;
 pub(crate) mod strangers;

@@ -1,5 +1,7 @@
 //! What the tests share: processes and their events, lock files to play with, ways to look.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod disk;
 #[cfg(unix)]
 pub(crate) mod foreign;
 #[cfg(unix)]
