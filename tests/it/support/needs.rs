@@ -35,6 +35,8 @@ pub(crate) enum Need {
     TimeNamespace,
     /// A mount namespace in which a FUSE file system can be mounted.
     Fuse,
+    /// A file system of this kind, made by its mkfs and mounted from a file.
+    Disk(&'static str),
     /// A program in the `PATH`, which answers `--version`.
     Program(&'static str),
 }
@@ -43,6 +45,8 @@ pub(crate) enum Need {
 const MOUNT: &str = "mount -t tmpfs tmpfs /tmp";
 const OVERLAY: &str = "mount -t tmpfs tmpfs /tmp && cd /tmp && mkdir lower upper work merged &&
     mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged";
+const DISK: &str = "mount -t tmpfs tmpfs /tmp && truncate -s 320M /tmp/image && mkdir /tmp/at &&
+    mkfs.$0 -q /tmp/image && mount -o loop /tmp/image /tmp/at";
 
 /// Whether something is not to be had; the test that asks is noted as not run then, and returns.
 #[must_use = "a test that lacks something returns"]
@@ -110,6 +114,7 @@ impl Need {
                 }
                 ended_well(process::command_in_role(&unshare(&["--mount"]), "try fuse", &[]))
             }
+            Need::Disk(kind) => succeeds(&["unshare", "--mount", "sh", "-c", DISK, kind]),
             Need::Program(name) => succeeds(&[name, "--version"]),
         }
     }
