@@ -71,6 +71,12 @@ enum Outcome {
     Cancelled,
 }
 
+/// Whenever it is dropped, the testimony goes first.
+struct Held {
+    testimony: Testimony,
+    _guard: SharedGuard,
+}
+
 /// One task of a worker. It ends with its runtime.
 pub(crate) struct Task {
     pub(crate) arena: Arc<Arena>,
@@ -201,12 +207,10 @@ impl Task {
                 self.work().await;
                 examine(&testimony);
                 testimony.downgrade().expect("the witness can be written");
-                let guard = guard.downgrade();
-                examine(&testimony);
+                let held = Held { testimony, _guard: guard.downgrade() };
+                examine(&held.testimony);
                 self.work().await;
-                examine(&testimony);
-                drop(testimony);
-                drop(guard);
+                examine(&held.testimony);
                 Ok(Outcome::Granted(waited))
             }
             Operation::LockAll => {

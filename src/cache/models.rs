@@ -47,7 +47,13 @@ impl Key {
         let wanted = Wanted {
             protocol: Protocol::Fcntl,
             region: Region::ONLY,
-            access: Access { create: true, mode: None, read_only: false, patient: true },
+            access: Access {
+                create: true,
+                mode: None,
+                read_only: false,
+                in_use: false,
+                patient: true,
+            },
             wait_on: WaitOn::WaitPool,
             tenure: Tenure::default(),
             record: None,

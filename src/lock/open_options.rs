@@ -42,7 +42,8 @@ pub struct OpenOptions {
 
 impl OpenOptions {
     pub(super) fn new() -> Self {
-        let access = Access { create: true, mode: None, read_only: false, patient: true };
+        let access =
+            Access { create: true, mode: None, read_only: false, in_use: false, patient: true };
         Self {
             protocol: Protocol::default(),
             access,
@@ -61,6 +62,13 @@ impl OpenOptions {
     /// one file with two protocols is an error.
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
+        self
+    }
+
+    /// For lock files that nobody locks by flock(2): they tell programs that remove old files that they
+    /// are in use.
+    pub(crate) fn in_use(mut self) -> Self {
+        self.access.in_use = true;
         self
     }
 

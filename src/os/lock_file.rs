@@ -71,6 +71,10 @@ impl LockFile {
         let Kind { file_system, keyed } =
             platform::file_system::of(&file).map_err(|error| open::open_error(at, error))?;
         let names = open::names(&file, file.identity(), keyed);
+        // On a server it would meet the range locks.
+        if access.in_use && file_system == FileSystem::Local {
+            Lock::mark_in_use(&file);
+        }
         let mount = if file_system == FileSystem::Local { None } else { Mount::of(&file) };
         Ok(Self {
             file,
@@ -126,7 +130,8 @@ impl LockFile {
         if !self.is_local() || !same::CAN_ASK {
             return true;
         }
-        let for_looking = Access { create: false, mode: None, read_only: true, patient: false };
+        let for_looking =
+            Access { create: false, mode: None, read_only: true, in_use: false, patient: false };
         match Self::open(at, for_looking) {
             Ok(there) => there.ask(&[self]) != Answer::None,
             Err(_) => true,

@@ -102,6 +102,9 @@ pub(crate) struct Access {
     /// Permission bits of a file that is created, exactly; `None`: 0666 less the umask.
     pub(crate) mode: Option<u32>,
     pub(crate) read_only: bool,
+    /// To say that the file is in use to programs that remove old ones and ask first, as
+    /// systemd-tmpfiles does. For files that nobody else locks with flock(2).
+    pub(crate) in_use: bool,
     /// To wait until other processes give their leases on the file back (fcntl(2)); otherwise that is
     /// `WouldBlock`.
     pub(crate) patient: bool,

@@ -400,7 +400,13 @@ macro_rules! kernel {
             }
 
             fn open(path: &Path) -> Self {
-                let access = Access { create: true, mode: None, read_only: false, patient: true };
+                let access = Access {
+                    create: true,
+                    mode: None,
+                    read_only: false,
+                    in_use: false,
+                    patient: true,
+                };
                 <$file>::open(&path.to_owned().into(), access).expect("open")
             }
 

@@ -81,7 +81,7 @@ mod tests {
         this_machine_only: false,
         protocol: Protocol::Flock,
         region: Region::ONLY,
-        access: Access { create: true, mode: None, read_only: false, patient: true },
+        access: Access { create: true, mode: None, read_only: false, in_use: false, patient: true },
         wait_on: WaitOn::WaitPool,
         tenure: Tenure { handovers: 0, time: Duration::ZERO },
     };

@@ -87,7 +87,7 @@ const WANTED: Wanted = Wanted {
     record: None,
     protocol: Protocol::Flock,
     region: Region::ONLY,
-    access: Access { create: true, mode: None, read_only: false, patient: true },
+    access: Access { create: true, mode: None, read_only: false, in_use: false, patient: true },
     wait_on: WaitOn::WaitPool,
     tenure: Tenure { handovers: 1, time: Duration::from_secs(1) },
     this_machine_only: false,

@@ -29,7 +29,9 @@ use slot::{FILES, Slot};
 /// The files are `path`, `path.1`, … `path.7`, all empty. They are eight because the kernel keeps the
 /// locks of a file in a list: beside 10,000 held keys a lock and unlock take 36 µs, in one file they
 /// would take 450 µs (docs/PLATFORMS.md, "Many locks in one file"). Treat them as one: whoever removes
-/// one of them while its keys are held splits those locks, as with any lock file.
+/// one of them while its keys are held splits those locks, as with any lock file. On local file systems of
+/// Linux the space shares flock(2) on each of them while it is open, which tells systemd-tmpfiles, from
+/// version 254 on, to leave it (docs/PLATFORMS.md, "Programs that remove old files").
 ///
 /// A thread waits in the kernel for each key that another process holds and a task here waits for.
 /// On a file system that is not known to be local each lock and unlock takes a thread as well, for

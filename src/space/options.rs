@@ -35,7 +35,7 @@ pub struct LockSpaceOptions {
 
 impl LockSpaceOptions {
     pub(super) fn new() -> Self {
-        Self { file: FileLock::options().protocol(Protocol::Fcntl) }
+        Self { file: FileLock::options().protocol(Protocol::Fcntl).in_use() }
     }
 
     /// Whether lock files that are missing are created; see [`OpenOptions::create`].

@@ -248,7 +248,7 @@ async fn all_of_the_lock_files_are_replaced_at_once() {
     assert_eq!(guards.len(), locks.len());
     assert!(!is_free(&place.at("49.lock"), Protocol::Flock, Mode::Shared));
     let in_first_file = locks.iter().filter(|lock| lock.path() == space.path()).count();
-    assert_eq!(kernel::locks_by_descriptor(space.path()), [in_first_file]);
+    assert_eq!(kernel::range_locks_by_descriptor(space.path()), [in_first_file]);
 }
 
 const PROCESSES: usize = 4;

@@ -13,6 +13,8 @@ mod bad_input;
 mod cache;
 mod cancel;
 mod child;
+#[cfg(target_os = "linux")]
+mod cleaned;
 mod cooperative;
 mod crash;
 mod exclusion;

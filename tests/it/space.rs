@@ -248,10 +248,11 @@ fn descriptors_that_run_out_in_the_middle_are_all_given_back() {
 /// The role `run out of descriptors in a space`.
 pub(crate) fn run_out_of_descriptors(_: &[String]) {
     let place = Place::new();
+    FILES.iter().for_each(|name| fs::write(place.at(name), "").unwrap());
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 64, most).unwrap();
     let mut hoard: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    // To open a file takes one more for a moment.
+    // To open a file that is there takes one more for a moment.
     hoard.truncate(hoard.len() - FILES.len() / 2 - 1);
     let open = || LockSpace::options().blocking_open(place.lock_file());
     for _ in 0..3 {
@@ -298,7 +299,7 @@ async fn ten_thousand_keys_are_held_at_once_through_eight_descriptors() {
     let name = |number: usize| format!("key{number}");
     let guards: Vec<_> =
         (0..KEYS).map(|number| space.key(name(number)).try_lock().unwrap()).collect();
-    let held = FILES.map(|file| kernel::locks_by_descriptor(&place.at(file)));
+    let held = FILES.map(|file| kernel::range_locks_by_descriptor(&place.at(file)));
     assert!(held.iter().all(|descriptors| descriptors.len() == 1), "{held:?}");
     assert_eq!(held.concat().iter().sum::<usize>(), KEYS);
     for number in [0, 1, KEYS / 2, KEYS - 1] {
@@ -306,10 +307,10 @@ async fn ten_thousand_keys_are_held_at_once_through_eight_descriptors() {
         assert!(!is_free(&place, &name(number), Mode::Exclusive));
     }
     drop(guards);
-    let held = FILES.map(|file| kernel::locks_by_descriptor(&place.at(file)));
+    let held = FILES.map(|file| kernel::range_locks_by_descriptor(&place.at(file)));
     assert_eq!(held, FILES.map(|_| vec![0]), "one descriptor each, and nothing locked");
     drop(space);
-    let held = FILES.map(|file| kernel::locks_by_descriptor(&place.at(file)));
+    let held = FILES.map(|file| kernel::range_locks_by_descriptor(&place.at(file)));
     assert_eq!(held.concat(), [0; 0]);
 }
 
@@ -403,10 +404,10 @@ async fn keys_follow_lock_files_that_are_replaced() {
     drop(keys);
     for name in names {
         let path = space.key(name).path().to_owned();
-        assert_eq!(kernel::locks_by_descriptor(&path), [0]);
+        assert_eq!(kernel::range_locks_by_descriptor(&path), [0]);
         let mut removed = path.into_os_string();
         removed.push(" (deleted)");
-        assert_eq!(kernel::locks_by_descriptor(removed.as_ref()), [0; 0]);
+        assert_eq!(kernel::range_locks_by_descriptor(removed.as_ref()), [0; 0]);
     }
 }
 

@@ -36,6 +36,14 @@ impl Lock {
         protocol == Protocol::Fcntl && record::CLOSING_RELEASES
     }
 
+    /// Shares the lock of flock(2) for as long as the file is open, where that is apart from range
+    /// locks. Whoever has it exclusively just now is about to remove the file.
+    pub(in crate::os) fn mark_in_use(file: &File) {
+        if !record::SEES_FLOCK {
+            let _ = flock::try_lock(file, Mode::Shared);
+        }
+    }
+
     /// On a local file system a call that is to wait does wait, or fails for another reason.
     pub(in crate::os) fn always_waits(self) -> bool {
         match self {

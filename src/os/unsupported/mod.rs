@@ -305,6 +305,8 @@ pub(in crate::os) mod lock {
             Self
         }
 
+        pub(in crate::os) fn mark_in_use(_file: &File) {}
+
         pub(in crate::os) fn closing_releases(_protocol: Protocol) -> bool {
             false
         }

@@ -41,6 +41,9 @@ impl Lock {
         }
     }
 
+    /// Range locks are in the way of all others.
+    pub(in crate::os) fn mark_in_use(_file: &File) {}
+
     pub(in crate::os) fn closing_releases(_protocol: Protocol) -> bool {
         false
     }

@@ -46,10 +46,10 @@ fn waiting_calls(inode: u64) -> usize {
     locks.lines().filter(|line| line.contains("->") && line.contains(&file)).count()
 }
 
-/// The descriptors of this process that lead to this file, by the number of locks that each holds.
+/// The descriptors of this process that lead to this file, by the number of range locks that each holds.
 /// `/proc/locks` would not do to count: it is read in parts, and entries are skipped when earlier
 /// ones go in between.
-pub(crate) fn locks_by_descriptor(file: &Path) -> Vec<usize> {
+pub(crate) fn range_locks_by_descriptor(file: &Path) -> Vec<usize> {
     let descriptors = fs::read_dir("/proc/self/fd").expect("procfs");
     descriptors
         // Those of other tests may be closed while we look.
@@ -59,7 +59,10 @@ pub(crate) fn locks_by_descriptor(file: &Path) -> Vec<usize> {
             let number = descriptor.file_name().into_string().expect("a number");
             leads_here.then(|| fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok())?
         })
-        .map(|information| information.lines().filter(|line| line.starts_with("lock:")).count())
+        .map(|information| {
+            let locks = information.lines().filter(|line| line.starts_with("lock:"));
+            locks.filter(|lock| !lock.contains("FLOCK")).count()
+        })
         .collect()
 }
 
