@@ -65,8 +65,10 @@ pub enum ErrorKind {
     /// (AppArmor without `k`, SELinux without `lock`) or a sandbox's filter (seccomp): `EACCES` where
     /// the file system does not say so of a lock that is held, `EPERM`, or `EAGAIN` from a call that waits.
     PermissionDenied,
-    /// The kernel sees a circle of processes that wait for each other (`EDEADLK`), or a fill of a
-    /// [`CacheDir`](crate::CacheDir) asks for its own key.
+    /// A server answers a try with `EDEADLK`, or a fill of a [`CacheDir`](crate::CacheDir) asks for its own
+    /// key. (Answered to a wait `EDEADLK` means that the lock is held: an NFS server sees circles of waiting
+    /// hosts that are none, so the wait goes on. Tasks that wait for each other in a circle do so for ever;
+    /// see [`lock_all`](crate::lock_all).)
     Deadlock,
     /// The lock file was removed or replaced again and again, or once and may not be created.
     Replaced,

@@ -7,7 +7,7 @@ pub(super) enum FileSystem {
     /// A lock call that does not wait for a holder returns at once.
     Local,
     /// Waits can be interrupted, and wake up, mostly: wake-ups that were lost for 30 to 60 s have
-    /// been reported.
+    /// been reported. With lockd (NFS 3) they had better not be interrupted.
     Nfs,
     /// Waits may not be interruptible or may never wake up (CIFS), or fail instead of waiting
     /// (9p): nothing is known.

@@ -208,9 +208,15 @@ impl LockFile {
         let wait = Wait { call: self.call(protocol, region, mode), end };
         match self.file_system {
             FileSystem::Local => lock_in_turn(&wait),
+            FileSystem::Nfs if self.keeps_locks_given_up() => wait.poll(),
             FileSystem::Nfs => wait.park_and_ask_again(),
             FileSystem::Other | FileSystem::OtherWithEacces => wait.poll(),
         }
+    }
+
+    /// A wait in the kernel must not be given up. Also where nothing tells of the mount.
+    fn keeps_locks_given_up(&self) -> bool {
+        self.mount.as_ref().is_none_or(Mount::keeps_locks_given_up)
     }
 
     /// As `lock` on a local file system, with no regard for others who wait.

@@ -12,6 +12,10 @@ impl Mount {
         None
     }
 
+    pub(in crate::os) fn keeps_locks_given_up(&self) -> bool {
+        false
+    }
+
     pub(in crate::os) fn excludes_this_machine_only(
         &self,
         _protocol: Protocol,

@@ -49,6 +49,7 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("transfer", lock_all::transfer),
     ("run out of descriptors in a space", space::run_out_of_descriptors),
     ("count in keys", space::count_in_keys),
+    ("give up on a network", crate::network::give_up),
     ("signals", signals::in_child),
     ("wake on a large stack", foreign_code::wake_on_a_large_stack),
     ("fork", forked::in_child),

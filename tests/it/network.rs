@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::runtime::Builder;
-use tokio_filelock::{ErrorKind, FileLock, Protocol, TryLockError};
+use tokio_filelock::{ErrorKind, FileLock, LockSpace, Protocol, TryLockError};
 use tokio_test::task::spawn;
 
 use crate::support::foreign::{PROGRAMS, Program};
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
-use crate::support::process::{Process, gather};
+use crate::support::process::{Process, gather, meet, say};
 use crate::support::{
-    Mode, PROTOCOLS, assert_would_block, in_time, kernel, open, options, returns, until,
+    Mode, PROTOCOLS, assert_would_block, in_time, kernel, open, options, protocol, returns, until,
 };
 
 /// A directory as two hosts see it.
@@ -533,4 +533,96 @@ async fn a_refused_exclusive_try_keeps_the_shared_lock() {
         reader.unlock().await.unwrap();
         assert_eq!(other.try_lock(Mode::Exclusive), "held");
     }
+}
+
+/// A circle for a server that takes all keys of a file for one owner, and none for the tasks: those who
+/// wait are not those who hold.
+#[tokio::test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+async fn keys_that_two_hosts_wait_for_crosswise_are_held_and_no_more() {
+    // In the same file of the space.
+    const KEYS: [&str; 2] = ["x6", "x9"];
+    let hosts = Hosts::new();
+    let here = space(&hosts.one()).await;
+    let there = space(&hosts.other()).await;
+    let held_here = in_time(here.key(KEYS[0]).lock()).await.unwrap();
+    let held_there = in_time(there.key(KEYS[1]).lock()).await.unwrap();
+    let [waits_here, waits_there] = [here.key(KEYS[1]), there.key(KEYS[0])];
+    // Far longer than it takes until both calls are with the server.
+    let limit = Duration::from_secs(3);
+    let (one, other) =
+        tokio::join!(waits_here.lock().timeout(limit), waits_there.lock().timeout(limit));
+    for waited in [one, other] {
+        let error = waited.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    }
+    let both = async { tokio::join!(waits_here.lock(), waits_there.lock()) };
+    let release = async { tokio::join!(held_here.unlock(), held_there.unlock()) };
+    let ((one, other), released) = in_time(async { tokio::join!(both, release) }).await;
+    released.0.unwrap();
+    released.1.unwrap();
+    one.unwrap().unlock().await.unwrap();
+    other.unwrap().unlock().await.unwrap();
+}
+
+async fn space(path: &Path) -> LockSpace {
+    let this_machine_only = std::env::var_os("TOKIO_FILELOCK_TEST_THIS_MACHINE_ONLY").is_some();
+    let options = LockSpace::options().this_machine_only(this_machine_only);
+    options.open(path).await.expect("the lock files open")
+}
+
+/// Waits that are given up at all moments leave no lock behind, on the client or on the server.
+#[test]
+#[ignore = "needs two mounts: run .ci/netfs"]
+fn locks_that_were_given_up_are_free() {
+    for protocol in PROTOCOLS {
+        let hosts = Hosts::new();
+        let paths = [hosts.one(), hosts.other(), hosts.one()];
+        let mut processes: Vec<_> = (1..)
+            .zip(&paths)
+            .map(|(seed, path)| {
+                let arguments =
+                    [&format!("{protocol:?}"), path.to_str().unwrap(), &seed.to_string()];
+                Process::in_role("give up on a network", &arguments)
+            })
+            .collect();
+        gather(&mut processes);
+        for process in processes {
+            println!("{protocol:?}: got, gave up: {}", process.event());
+            process.finish();
+        }
+        for path in [hosts.one(), hosts.other()] {
+            assert!(is_free(&path, protocol, Mode::Exclusive), "{protocol:?}: {path:?}");
+        }
+    }
+}
+
+/// Locks with limits of 0.5 to 20 ms, and holds the lock for up to 9 ms.
+pub(crate) fn give_up(arguments: &[String]) {
+    const ROUNDS: usize = 150;
+    let [name, path, seed] = arguments else { panic!("{arguments:?}") };
+    let mut random = fastrand::Rng::with_seed(seed.parse().unwrap());
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    meet();
+    let (got, gave_up) = runtime.block_on(async {
+        let lock = options(protocol(name)).open(path).await.unwrap();
+        let (mut got, mut gave_up) = (0, 0);
+        for _ in 0..ROUNDS {
+            let limit = Duration::from_micros(random.u64(500..20_000));
+            match in_time(lock.lock().timeout(limit)).await {
+                Ok(guard) => {
+                    // The load, and nothing to wait for.
+                    tokio::time::sleep(Duration::from_micros(random.u64(..9_000))).await;
+                    in_time(guard.unlock()).await.unwrap();
+                    got += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+                    gave_up += 1;
+                }
+            }
+        }
+        (got, gave_up)
+    });
+    say(&format!("{got}, {gave_up}"));
 }

@@ -26,6 +26,17 @@ pub(super) fn is_interrupted(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(KERNEL_ERESTARTSYS)
 }
 
+/// EDEADLK of a call that waits: the lock is busy, no more. It looks for circles of owners, and sees
+/// some that are none: POSIX record locks have the process as their owner, all the keys in a file of an
+/// NFS mount have one for the server. Tasks of two hosts that wait for each other's other locks look like
+/// a circle, and none of them waits for itself.
+pub(super) fn without_false_deadlocks(error: io::Error) -> io::Error {
+    match errno(&error) {
+        Some(Errno::EDEADLK) => Errno::EWOULDBLOCK.into(),
+        _ => error,
+    }
+}
+
 /// Whether a failed call on an open file means that nothing will ever come of this open file: the path may
 /// lead to another one, and is opened anew. Where that fails, too, its error is the answer.
 ///

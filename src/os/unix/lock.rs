@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use super::errors::is_interrupted;
+use super::errors::{is_interrupted, without_false_deadlocks};
 use super::fcntl::{self, Range};
 use super::flock;
 use super::interrupt::Interrupt;
@@ -104,12 +104,11 @@ impl Lock {
 
     /// The lock call that blocks.
     fn call(self, file: &File, mode: Mode) -> io::Result<()> {
-        match self {
+        let answer = match self {
             Lock::WholeFile => flock::lock(file, mode),
-            Lock::Bytes(range) => {
-                fcntl::lock(file, range, mode).map_err(record::without_false_deadlocks)
-            }
-        }
+            Lock::Bytes(range) => fcntl::lock(file, range, mode),
+        };
+        answer.map_err(without_false_deadlocks)
     }
 
     pub(in crate::os) fn unlock(self, file: &File) -> io::Result<()> {

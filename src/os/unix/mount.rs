@@ -35,13 +35,24 @@ impl Mount {
         Some(Self { kind, options })
     }
 
+    fn has(&self, option: &str) -> bool {
+        self.options.split(',').any(|known| known == option)
+    }
+
+    /// A wait that is given up may leave the lock with the server, where nobody holds it and nobody
+    /// gets it any more: lockd's, of NFS 3 and 2, when its grant and the cancel cross.
+    pub(in crate::os) fn keeps_locks_given_up(&self) -> bool {
+        let by_lockd = ["vers=3", "vers=2"].iter().any(|version| self.has(version));
+        self.kind == "nfs" && by_lockd && !self.has("local_lock=all")
+    }
+
     /// Why locks of this protocol exclude the programs of this machine only, if it is known that
     /// they do.
     pub(in crate::os) fn excludes_this_machine_only(
         &self,
         protocol: Protocol,
     ) -> Option<&'static str> {
-        let has = |option: &str| self.options.split(',').any(|known| known == option);
+        let has = |option| self.has(option);
         match (self.kind.as_str(), protocol) {
             ("nfs" | "nfs4", _) if has("local_lock=all") || has("nolock") => {
                 Some("its NFS mount keeps locks on this machine (`nolock` or `local_lock`)")
@@ -98,6 +109,19 @@ mod tests {
         ];
         for (line, expected) in table {
             assert_eq!(reach(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn lockd_keeps_locks_that_were_given_up() {
+        let table = [
+            ("31 23 0:27 / /mnt/b rw - nfs h:/ rw,vers=3,hard,local_lock=none", true),
+            ("31 23 0:27 / /mnt/b rw - nfs h:/ rw,vers=3,nolock,local_lock=all", false),
+            ("28 23 0:23 / /mnt/a rw - nfs4 h:/ rw,vers=4.2,local_lock=none", false),
+            ("40 23 0:30 / /mnt/c rw - cifs //h/share rw,vers=3.0", false),
+        ];
+        for (line, keeps) in table {
+            assert_eq!(Mount::parse(line).unwrap().keeps_locks_given_up(), keeps, "{line}");
         }
     }
 

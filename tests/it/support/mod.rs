@@ -15,7 +15,6 @@ pub(crate) mod place;
 pub(crate) mod process;
 #[cfg(target_os = "linux")]
 pub(crate) mod seccomp;
-#[cfg(unix)]
 pub(crate) mod snapshot;
 #[cfg(unix)]
 pub(crate) mod tracer;

@@ -2,7 +2,6 @@
 //! flock(2) do.
 #![allow(unsafe_code)]
 
-use std::io;
 use std::mem::size_of_val;
 
 use nix::fcntl::FcntlArg;
@@ -31,13 +30,8 @@ pub(in crate::os::unix) fn get(lock: &mut libc::flock) -> FcntlArg<'_> {
     FcntlArg::F_OFD_GETLK(lock)
 }
 
-/// See [`without_false_deadlocks`].
+/// The kernel looks for circles among POSIX locks only. A server does, too.
 pub(in crate::os::unix) const SEES_FALSE_DEADLOCKS: bool = false;
-
-/// There are none: the kernel looks for circles among POSIX locks only.
-pub(in crate::os::unix) fn without_false_deadlocks(error: io::Error) -> io::Error {
-    error
-}
 
 /// The ranges that serve to recognize a file begin in these 2^60 bytes (docs/WIRE.md), clear of data, of
 /// turnstiles and of keys.

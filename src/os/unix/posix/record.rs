@@ -4,13 +4,9 @@
 //! So a process has one descriptor of a lock file, and closes none before the last lock of the file is
 //! gone; `registry` sees to that. Two open files of one process do not exclude each other.
 
-use std::io;
-
-use nix::errno::Errno;
 use nix::fcntl::FcntlArg;
 use nix::libc;
 
-use crate::os::unix::errors::errno;
 use crate::os::unix::fcntl::Range;
 
 /// Closing any descriptor of a file releases its locks.
@@ -35,17 +31,8 @@ pub(in crate::os::unix) fn get(lock: &mut libc::flock) -> FcntlArg<'_> {
     FcntlArg::F_GETLK(lock)
 }
 
-/// See [`without_false_deadlocks`].
+/// The kernel looks for circles of processes, and sees some that are none.
 pub(in crate::os::unix) const SEES_FALSE_DEADLOCKS: bool = true;
-
-/// The kernel looks for circles of processes. Threads of two processes that wait for each other's other
-/// locks look like one, and none of them waits for itself: the lock is busy, no more.
-pub(in crate::os::unix) fn without_false_deadlocks(error: io::Error) -> io::Error {
-    match errno(&error) {
-        Some(Errno::EDEADLK) => Errno::EWOULDBLOCK.into(),
-        _ => error,
-    }
-}
 
 /// There is no way to recognize a file by a lock: all open files of the process share theirs.
 pub(in crate::os::unix) fn mark() -> Option<Range> {
