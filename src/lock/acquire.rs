@@ -19,8 +19,9 @@ use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
 use super::guard::Guard;
+use super::moves::Moves;
 use super::on_wait::{OnWait, Waiting};
-use super::{FileLock, MAX_MOVES, operation};
+use super::{FileLock, operation};
 use crate::error::Error;
 use crate::foreign;
 use crate::holder::Holders;
@@ -50,7 +51,7 @@ pin_project! {
         // Goes into the guard.
         lock: Option<FileLock>,
         state: State,
-        moves: u32,
+        moves: Moves,
         limit: Limit,
         #[pin]
         sleep: Option<Sleep>,
@@ -89,7 +90,7 @@ impl<G: Guard> Acquire<G> {
         Self {
             lock: Some(lock),
             state: State::Start,
-            moves: 0,
+            moves: Moves::default(),
             limit: Limit::Never,
             sleep: None,
             on_wait: None,
@@ -102,7 +103,7 @@ impl<G: Guard> Acquire<G> {
     /// the handle moves on, and the error is [`ErrorKind::Replaced`](crate::ErrorKind).
     pub(super) fn of_member(lock: FileLock, member: Arc<Membership>) -> Self {
         let state = State::Queued(Request::new(member, G::MODE));
-        Self { state, moves: MAX_MOVES, ..Self::new(lock) }
+        Self { state, moves: Moves::none(), ..Self::new(lock) }
     }
 
     /// Gives up after this time, counted from the first poll. Replaces an earlier limit.
@@ -226,7 +227,10 @@ impl<G: Guard> Future for Acquire<G> {
         }
         let lock = this.lock.take().expect("looked at above");
         Poll::Ready(match answer {
-            Ok(hold) => Ok(G::new(lock, hold)),
+            Ok(hold) => {
+                lock.gives_guard();
+                Ok(G::new(lock, hold))
+            }
             Err(error) => Err(lock.named(error)),
         })
     }
@@ -256,24 +260,33 @@ fn acquire(
     lock: &FileLock,
     mode: Mode,
     state: &mut State,
-    moves: &mut u32,
+    moves: &mut Moves,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Hold, Error>> {
     loop {
         match state {
-            State::Start => *state = State::Queued(Request::begin(lock.member(), mode, cx)),
+            State::Start => {
+                *state = State::Queued(Request::begin(lock.member(), mode, moves.rank(), cx));
+            }
             State::Queued(request) => match ready!(Pin::new(&mut *request).poll(cx)) {
                 Ok(hold) if hold.is_local() || !lock.has_to_look(&hold) => {
                     if lock.leads_to(&hold)? {
                         return proceed(state, hold, cx);
                     }
                     let from = hold.member().clone();
+                    moves.leave_with(&hold);
+                    hold.send_others_on();
                     drop(hold);
                     *state = State::Checking(Box::pin(move_on(lock.clone(), mode, from)));
                 }
-                Ok(hold) => *state = State::Checking(Box::pin(verify(lock.clone(), mode, hold))),
-                Err(Denied::Moved) => {
+                Ok(hold) => {
+                    // If it leads elsewhere. The lock is given back by another thread.
+                    moves.leave_with(&hold);
+                    *state = State::Checking(Box::pin(verify(lock.clone(), mode, hold)));
+                }
+                Err(Denied::Moved(rank)) => {
                     let from = request.member().clone();
+                    moves.leave(&from, rank);
                     *state = State::Checking(Box::pin(move_on(lock.clone(), mode, from)));
                 }
                 Err(Denied::Failed(error)) => {
@@ -283,11 +296,8 @@ fn acquire(
             },
             State::Checking(checked) => match ready!(checked.as_mut().poll(cx))? {
                 Some(hold) => return proceed(state, hold, cx),
-                None if *moves == MAX_MOVES => return Poll::Ready(Err(lock.replaced(mode))),
-                None => {
-                    *moves += 1;
-                    *state = State::Start;
-                }
+                None if moves.go_on(lock) => *state = State::Start,
+                None => return Poll::Ready(Err(lock.replaced(mode))),
             },
             State::Held(_) => match std::mem::replace(state, State::Done) {
                 State::Held(hold) => return proceed(state, hold, cx),
@@ -333,6 +343,7 @@ async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, 
                 return Ok(Some(hold));
             }
             let from = hold.member().clone();
+            hold.send_others_on();
             drop(hold);
             looking.move_on(&from, mode, true).map(|()| None)
         });

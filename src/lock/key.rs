@@ -4,6 +4,8 @@
 //! when the lock file is replaced, it goes where the handle of the file goes, so the file is opened
 //! anew once, however many keys follow.
 
+use std::sync::atomic::AtomicUsize;
+
 use super::{FileLock, Handle};
 use crate::error::Error;
 use crate::os::Region;
@@ -39,6 +41,7 @@ impl FileLock {
             generation: handle.generation,
             registry: handle.registry.clone(),
             current: Mutex::new(member),
+            guards: AtomicUsize::new(0),
         };
         FileLock { handle: Arc::new(handle) }
     }

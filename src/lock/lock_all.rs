@@ -20,7 +20,8 @@ use std::time::Duration;
 use futures::future::FusedFuture;
 use tokio::time::Instant;
 
-use super::{Acquire, ExclusiveGuard, FileLock, Guard, MAX_MOVES, SharedGuard, operation};
+use super::moves::Moves;
+use super::{Acquire, ExclusiveGuard, FileLock, Guard, SharedGuard, operation};
 use crate::error::{Error, ErrorKind};
 use crate::os::Sameness;
 use crate::queue::Mode;
@@ -214,17 +215,17 @@ async fn acquire_all<G: Guard>(
     locks: Vec<FileLock>,
     deadline: Option<Instant>,
 ) -> Result<Guards<G>, Error> {
-    // All of the files may have been replaced at once, and one is found at a time.
-    let mut moves_left = MAX_MOVES as usize + locks.len();
+    let mut moves = Moves::default();
     'anew: loop {
         let mut guards = Vec::with_capacity(locks.len());
         for alike in in_order(&locks, G::MODE)? {
             let alike = if alike.len() > 1 { tell_apart(alike, G::MODE).await? } else { alike };
             match acquire_alike(&alike, deadline).await? {
                 Some(more) => guards.extend(more),
-                None if moves_left == 0 => return Err(alike[0].0.replaced(G::MODE)),
+                None if !moves.go_on_all(&locks, alike.iter().map(|(_, member)| &**member)) => {
+                    return Err(alike[0].0.replaced(G::MODE));
+                }
                 None => {
-                    moves_left -= 1;
                     continue 'anew;
                 }
             }
@@ -331,7 +332,7 @@ async fn try_one<G: Guard>((lock, member): &Place) -> Result<Tried<G>, Error> {
         match try_hold(&member, G::MODE) {
             Ok(hold) if trying.leads_to(&hold)? => return Ok(Tried::Locked(hold)),
             Ok(hold) => drop(hold),
-            Err(Denied::Moved) => {}
+            Err(Denied::Moved(_)) => {}
             Err(Denied::Refused) => return Ok(Tried::Busy),
             Err(Denied::Failed(error)) => return Err(trying.lock_error(G::MODE, error)),
         }

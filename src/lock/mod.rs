@@ -5,11 +5,13 @@ mod guard;
 mod holders;
 mod key;
 mod lock_all;
+mod moves;
 mod on_wait;
 mod open_options;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use acquire::Acquire;
 pub use guard::{ExclusiveGuard, Guard, SharedGuard};
@@ -20,6 +22,7 @@ pub use on_wait::Waiting;
 pub use open_options::OpenOptions;
 
 use key::Key;
+use moves::MOST_IN_VAIN;
 
 use crate::error::{Error, ErrorKind, Operation, TryLockError};
 use crate::os::fork::Generation;
@@ -28,9 +31,6 @@ use crate::queue::Mode;
 use crate::registry::{Denied, Hold, Membership, Registry, Signature, registry, try_hold};
 use crate::shim::{Arc, Mutex};
 use crate::wait;
-
-/// How often one request follows a lock file that is removed or replaced before it gives up.
-const MAX_MOVES: u32 = 32;
 
 /// A lock on a file, which tasks, threads and processes await.
 ///
@@ -86,6 +86,8 @@ struct Handle {
     registry: Arc<Registry>,
     /// Changes when the file at the path has been replaced.
     current: Mutex<Arc<Membership>>,
+    /// Guards given out, more or less: a sign of progress, for those who follow a file that is replaced.
+    guards: AtomicUsize,
 }
 
 /// How often a lock file has been locked by this process; see [`FileLock::counters`].
@@ -327,7 +329,10 @@ impl FileLock {
             wait::blocking_errand(self.handle.registry.pool(), move || lock.try_hold(G::MODE))
         };
         match tried {
-            Ok(hold) => Ok(G::new(self.clone(), hold)),
+            Ok(hold) => {
+                self.gives_guard();
+                Ok(G::new(self.clone(), hold))
+            }
             Err(TryLockError::Error(error)) => Err(self.named(error).into()),
             Err(TryLockError::WouldBlock(error)) => {
                 Err(TryLockError::WouldBlock(self.named(error)))
@@ -337,13 +342,14 @@ impl FileLock {
 
     /// Blocks for the time of some lock and file-system calls.
     fn try_hold(&self, mode: Mode) -> Result<Hold, TryLockError> {
-        for _ in 0..MAX_MOVES {
+        for _ in 0..MOST_IN_VAIN {
             let member = self.member();
             match try_hold(&member, mode) {
                 Ok(hold) => {
                     if self.leads_to(&hold)? {
                         return Ok(hold);
                     }
+                    hold.send_others_on();
                     drop(hold);
                 }
                 Err(Denied::Refused) => {
@@ -352,7 +358,7 @@ impl FileLock {
                     return Err(TryLockError::WouldBlock(error));
                 }
                 Err(Denied::Failed(error)) => return Err(self.lock_error(mode, error).into()),
-                Err(Denied::Moved) => {}
+                Err(Denied::Moved(_)) => {}
             }
             self.move_on(&member, mode, false).map_err(|error| {
                 if !error.is_for_a_lease() {
@@ -372,6 +378,17 @@ impl FileLock {
         }
         let detail = "it was opened before this process was forked, and belongs to the parent";
         Err(self.named(Error::found(ErrorKind::Forked, operation, self.path(), detail)))
+    }
+
+    #[inline]
+    fn gives_guard(&self) {
+        let guards = &self.handle.guards;
+        // One of two that come together may be lost, at the price of none.
+        guards.store(guards.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    fn guards_given(&self) -> usize {
+        self.handle.guards.load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -442,7 +459,7 @@ impl FileLock {
     }
 
     fn replaced(&self, mode: Mode) -> Error {
-        let detail = format!("the lock file was removed or replaced {MAX_MOVES} times in a row");
+        let detail = format!("the lock file was removed or replaced {MOST_IN_VAIN} times in a row");
         Error::found(ErrorKind::Replaced, operation(mode), self.path(), detail)
     }
 }
@@ -467,6 +484,7 @@ fn open(path: Location, options: OpenOptions) -> Result<FileLock, Error> {
         generation: Generation::current(),
         registry: registry.clone(),
         current: Mutex::new(member),
+        guards: AtomicUsize::new(0),
     };
     Ok(FileLock { handle: Arc::new(handle) })
 }

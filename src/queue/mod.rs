@@ -13,7 +13,8 @@
 //!    against our own old lock, and the late unlock would drop it.
 //! 3. In `Held` somebody holds. The event that removes the last holder either grants to the next
 //!    in line or moves to `Releasing`.
-//! 4. Waiters are granted from the head only. A newcomer is granted at once only if nobody waits.
+//! 4. Waiters are granted from the head only. A newcomer is granted at once only if nobody waits. One that
+//!    comes from the line of a file that was removed stands before the newcomers.
 //! 5. A waiter leaves the line by an outcome or by its own cancel, never otherwise; a settled
 //!    grant that is cancelled counts as released.
 //!
@@ -27,7 +28,7 @@ mod properties;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod tests;
 
-pub(crate) use waiters::{Settled, Ticket};
+pub(crate) use waiters::{Rank, Settled, Ticket};
 
 use waiters::Waiters;
 
@@ -251,6 +252,21 @@ impl<W, E> Queue<W, E> {
         Requested::Queued(ticket)
     }
 
+    /// As `request`, of one that had to move here and waits.
+    pub(crate) fn request_again(
+        &mut self,
+        mode: Mode,
+        rank: Rank,
+        effects: &mut Effects<W>,
+    ) -> Requested {
+        if self.stale || self.would_join(mode) {
+            return self.request(mode, Patience::Wait, effects);
+        }
+        let ticket = self.waiters.insert(mode, rank);
+        self.advance(effects);
+        Requested::Queued(ticket)
+    }
+
     /// `Some` once the request is settled; `None` leaves it in line. Consumes the slot when it
     /// answers `Some`: the ticket is then void.
     #[inline]
@@ -319,6 +335,17 @@ impl<W, E> Queue<W, E> {
         }
     }
 
+    /// Those in line find out where their paths lead, for that of a holder leads elsewhere. They have the
+    /// rank that they had, or a new one.
+    pub(crate) fn send_on(&mut self, mut new_rank: impl FnMut() -> Rank) -> Effects<W> {
+        let mut effects = Effects::default();
+        while let Some(first) = self.waiters.first() {
+            let rank = first.rank.unwrap_or_else(&mut new_rank);
+            effects.wake(self.waiters.settle_first(Settled::Moved(rank)));
+        }
+        effects
+    }
+
     // ---- events from the OS ----
 
     pub(crate) fn os_acquired(&mut self, epoch: u64) -> Effects<W> {
@@ -380,16 +407,13 @@ impl<W, E> Queue<W, E> {
         effects
     }
 
-    /// The lock was on a file that no path leads to any more, and has been given back.
-    pub(crate) fn os_stale(&mut self, epoch: u64) -> Effects<W> {
-        let mut effects = Effects::default();
+    /// The lock was on a file that no path leads to any more, and has been given back. Those in line move
+    /// on, and so do all who come later.
+    pub(crate) fn os_stale(&mut self, epoch: u64, new_rank: impl FnMut() -> Rank) -> Effects<W> {
         self.attempted(epoch);
         self.phase = Phase::Free;
         self.stale = true;
-        while !self.waiters.is_empty() {
-            effects.wake(self.waiters.settle_first(Settled::Moved));
-        }
-        effects
+        self.send_on(new_rank)
     }
 
     pub(crate) fn os_released(&mut self) -> Effects<W> {

@@ -16,6 +16,9 @@ type Name = &'static str;
 enum Event {
     Lock(Name),
     LockShared(Name),
+    /// As `Lock` and `LockShared`, of one that comes from another line with this rank.
+    Again(Name, u32),
+    SharedAgain(Name, u32),
     TryLock(Name),
     TryLockShared(Name),
     Poll(Name),
@@ -37,6 +40,14 @@ enum Event {
 type Line = (Event, &'static str);
 
 const UNBOUNDED: u32 = u32::MAX;
+
+/// Ranks in the order in which they are asked for.
+fn new_rank() -> Rank {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    Rank(NEXT.fetch_add(1, Ordering::Relaxed).try_into().expect("not zero"))
+}
 
 /// Plays a table on a new queue, and returns the queue as it is at the end.
 #[track_caller]
@@ -64,6 +75,8 @@ impl Player {
         let effects = match event {
             Lock(name) => return self.request(name, Exclusive, Patience::Wait),
             LockShared(name) => return self.request(name, Shared, Patience::Wait),
+            Again(name, rank) => return self.request_again(name, Exclusive, rank),
+            SharedAgain(name, rank) => return self.request_again(name, Shared, rank),
             TryLock(name) => return self.request(name, Exclusive, Patience::Try),
             TryLockShared(name) => return self.request(name, Shared, Patience::Try),
             Poll(name) => return vec![self.poll(name)],
@@ -97,7 +110,7 @@ impl Player {
             Busy => self.queue.os_busy(epoch),
             Failed(error) => self.queue.os_failed(epoch, error),
             Interrupted => self.queue.os_interrupted(epoch),
-            Stale => self.queue.os_stale(epoch),
+            Stale => self.queue.os_stale(epoch, new_rank),
             Released => self.queue.os_released(),
         };
         self.describe(effects)
@@ -106,6 +119,17 @@ impl Player {
     fn request(&mut self, name: Name, mode: Mode, patience: Patience) -> Vec<String> {
         let mut effects = Effects::default();
         let answer = self.queue.request(mode, patience, &mut effects);
+        self.requested(name, answer, effects)
+    }
+
+    fn request_again(&mut self, name: Name, mode: Mode, rank: u32) -> Vec<String> {
+        let mut effects = Effects::default();
+        let rank = Rank(rank.try_into().expect("not zero"));
+        let answer = self.queue.request_again(mode, rank, &mut effects);
+        self.requested(name, answer, effects)
+    }
+
+    fn requested(&mut self, name: Name, answer: Requested, effects: Effects<Name>) -> Vec<String> {
         let mut described = vec![match answer {
             Requested::Granted(epoch) => {
                 assert_eq!(epoch, self.epoch, "the tenure that {name} is granted in");
@@ -135,7 +159,7 @@ impl Player {
             }
             Some(Settled::Failed(error)) => format!("failed: {error}"),
             Some(Settled::Refused) => "refused".into(),
-            Some(Settled::Moved) => "moved".into(),
+            Some(Settled::Moved(_)) => "moved".into(),
         }
     }
 
@@ -846,6 +870,93 @@ fn a_stale_lock_file_moves_everybody_now_and_later() {
         let queue = play(UNBOUNDED, &[before, attempt, after].concat());
         assert_eq!(queue.counts(), Counts::default());
     }
+}
+
+#[test]
+fn those_who_move_stand_before_the_newcomers_in_the_order_that_they_had() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("x"), "queued, try exclusive"),
+            (Acquired, "wake x"),
+            (Lock("newcomer"), "queued"),
+            (Again("c", 3), "queued"),
+            (Again("a", 1), "queued"),
+            (SharedAgain("e", 5), "queued"),
+            (SharedAgain("d", 4), "queued"),
+            (Again("b", 2), "queued"),
+            (Again("f", 6), "queued"),
+            (Again("g", 7), "queued"),
+            (Cancel("f"), "drop f"),
+            (Cancel("g"), "drop g"),
+            (Again("h", 8), "queued"),
+            (Release("x"), "wake a"),
+            (Release("a"), "wake b"),
+            (Cancel("c"), "drop c"),
+            (Release("b"), "wake d, wake e"),
+            (Again("late", 1), "queued"),
+            (Release("d"), ""),
+            (Release("e"), "wake late"),
+            (Release("late"), "wake h"),
+            (Release("h"), "wake newcomer"),
+            (Again("last", 9), "queued"),
+            (Release("newcomer"), "wake last"),
+        ],
+    );
+}
+
+#[test]
+fn one_that_tries_is_answered_before_those_who_move() {
+    let before: &[Line] = &[(TryLock("t"), "queued, try exclusive"), (Again("a", 1), "queued")];
+    let granted: &[Line] = &[(Acquired, "wake t"), (Release("t"), "wake a")];
+    let refused: &[Line] = &[(Busy, "wait exclusive, wake t"), (Poll("t"), "refused")];
+    for after in [granted, refused] {
+        play(UNBOUNDED, &[before, after].concat());
+    }
+}
+
+/// A holder whose path leads elsewhere sends on those in line, and no others: the file may have another path.
+#[test]
+fn a_holder_can_send_on_those_in_line() {
+    let mut queue = Queue::<Name, Name>::new();
+    let mut effects = Effects::default();
+    let first = queue.request(Exclusive, Patience::Wait, &mut effects);
+    effects = queue.os_acquired(1);
+    let waiting = queue.request(Shared, Patience::Wait, &mut effects);
+    let tickets = [first, waiting].map(|requested| match requested {
+        Requested::Queued(ticket) => Some(ticket),
+        other => panic!("{other:?}"),
+    });
+    let _ = queue.send_on(new_rank);
+    let [first, waiting] = tickets.map(|mut ticket| queue.poll(&mut ticket));
+    assert_eq!(first, Some(Settled::Granted(1)));
+    assert!(matches!(waiting, Some(Settled::Moved(_))));
+    let mut released = Effects::default();
+    queue.release(&mut released);
+    assert_eq!(released.os, Some(OsCall::Unlock));
+    assert_eq!(queue.os_released(), Effects::default());
+    let newcomer = queue.request(Exclusive, Patience::Wait, &mut released);
+    assert!(matches!(newcomer, Requested::Queued(_)), "it is asked for as before");
+}
+
+/// However often they move.
+#[test]
+fn a_rank_is_kept() {
+    let mut queue = Queue::<Name, Name>::new();
+    let mut effects = Effects::default();
+    let old = Rank(7.try_into().unwrap());
+    let newcomer = queue.request(Exclusive, Patience::Wait, &mut effects);
+    let moved = queue.request_again(Exclusive, old, &mut effects);
+    let [newcomer, moved] = [newcomer, moved].map(|requested| match requested {
+        Requested::Queued(ticket) => Some(ticket),
+        other => panic!("{other:?}"),
+    });
+    let _ = queue.os_stale(1, || Rank(8.try_into().unwrap()));
+    let mut outcome = |mut ticket| match queue.poll(&mut ticket) {
+        Some(Settled::Moved(rank)) => rank,
+        other => panic!("{other:?}"),
+    };
+    assert!(outcome(moved) == old && outcome(newcomer) > old);
 }
 
 // ---- downgrade ----

@@ -1,11 +1,16 @@
-//! The line of waiters: a slab of slots, linked in order of arrival.
+//! The line of waiters: a slab of slots, linked in order of arrival. Those that have come from the line of a
+//! lock file that was removed stand before all others, in the order that they had there.
 //!
 //! Invariants:
 //! 1. A slot exists from `push` until its owner takes it with `remove`; nobody else frees it, so
 //!    a [`Ticket`] never points to another waiter's slot.
 //! 2. A slot is linked exactly while its state is `Waiting`. `settle` unlinks.
 //!
-//! Every operation is O(1); a slab that has grown once allocates no more for as many waiters. A slot
+//! 3. Waiters with a rank are linked together, from the lowest rank to the highest. Before them is none, or one
+//!    that does not wait.
+//!
+//! Every operation is O(1), but for those who move: they pass the ones that have come before it was their turn.
+//! A slab that has grown once allocates no more for as many waiters. A slot
 //! takes 32 bytes, so a slab that has just doubled takes at most 64 for each waiter.
 
 use std::num::NonZeroU32;
@@ -35,6 +40,10 @@ impl Place {
     }
 }
 
+/// Which of the requests that have moved from one lock file to the next came first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank(pub(crate) NonZeroU32);
+
 /// What became of a waiter that is no longer in line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Settled<E> {
@@ -44,14 +53,15 @@ pub(crate) enum Settled<E> {
     Failed(E),
     /// It did not want to wait, and would have had to.
     Refused,
-    /// The lock file is gone from its path: ask again on a new one.
-    Moved,
+    /// The lock file is gone from its path: ask again on a new one, with this rank.
+    Moved(Rank),
 }
 
 #[derive(Debug)]
 pub(super) struct Waiter<W> {
     pub(super) mode: Mode,
     pub(super) patience: Patience,
+    pub(super) rank: Option<Rank>,
     waker: Option<W>,
     previous: Option<Place>,
     next: Option<Place>,
@@ -68,12 +78,13 @@ pub(super) struct Waiters<W, E> {
     slots: Slab<Slot<W, E>>,
     first: Option<Place>,
     last: Option<Place>,
+    last_ranked: Option<Place>,
 }
 
 impl<W, E> Waiters<W, E> {
     pub(super) fn new() -> Self {
         // One slot up front: a lock that nobody contends for never allocates again.
-        Self { slots: Slab::with_capacity(1), first: None, last: None }
+        Self { slots: Slab::with_capacity(1), first: None, last: None, last_ranked: None }
     }
 
     #[inline]
@@ -89,13 +100,46 @@ impl<W, E> Waiters<W, E> {
 
     #[inline]
     pub(super) fn push(&mut self, mode: Mode, patience: Patience) -> Ticket {
-        let waiter = Waiter { mode, patience, waker: None, previous: self.last, next: None };
+        let (rank, previous) = (None, self.last);
+        let waiter = Waiter { mode, patience, rank, waker: None, previous, next: None };
         let at = Place::at(self.slots.insert(Slot::Waiting(waiter)));
         match self.last {
             Some(last) => self.waiting_mut(last).next = Some(at),
             None => self.first = Some(at),
         }
         self.last = Some(at);
+        Ticket(at)
+    }
+
+    /// Puts a request that has moved where its rank belongs.
+    pub(super) fn insert(&mut self, mode: Mode, rank: Rank) -> Ticket {
+        let mut previous = self.last_ranked;
+        while let Some(at) = previous.filter(|at| self.waiting(*at).rank > Some(rank)) {
+            previous = self.waiting(at).previous;
+        }
+        if previous.is_none() {
+            // One that does not wait is answered as the first in line.
+            let first = self.first;
+            previous = first.filter(|at| self.waiting(*at).patience == Patience::Try);
+        }
+        let next = match previous {
+            Some(previous) => self.waiting(previous).next,
+            None => self.first,
+        };
+        let (patience, rank) = (Patience::Wait, Some(rank));
+        let waiter = Waiter { mode, patience, rank, waker: None, previous, next };
+        let at = Place::at(self.slots.insert(Slot::Waiting(waiter)));
+        match previous {
+            Some(previous) => self.waiting_mut(previous).next = Some(at),
+            None => self.first = Some(at),
+        }
+        match next {
+            Some(next) => self.waiting_mut(next).previous = Some(at),
+            None => self.last = Some(at),
+        }
+        if next.is_none_or(|next| self.waiting(next).rank.is_none()) {
+            self.last_ranked = Some(at);
+        }
         Ticket(at)
     }
 
@@ -170,6 +214,9 @@ impl<W, E> Waiters<W, E> {
         match next {
             Some(next) => self.waiting_mut(next).previous = previous,
             None => self.last = previous,
+        }
+        if self.last_ranked == Some(at) {
+            self.last_ranked = previous.filter(|at| self.waiting(*at).rank.is_some());
         }
         waker
     }

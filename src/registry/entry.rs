@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use super::looks::Looks;
 use super::open_file::OpenFile;
 use super::recorded::{Recorded, Signature, Told};
+use super::request::new_rank;
 use super::{Membership, Tenure};
 use crate::foreign;
 use crate::holder::{self, Holder, LONGEST, Record, Written};
 use crate::os::{self, Attempt, Effort, Interrupt, LockFile, Protocol, Region, Standing, Waited};
-use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Requested};
+use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Rank, Requested};
 use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::trace;
 use crate::wait::{self, WaitOn};
@@ -49,6 +50,8 @@ pub(crate) struct Entry {
     on_writable: AtomicBool,
     /// There is a signature: somebody wants records.
     records: AtomicBool,
+    /// A wait for this lock has begun: another process has had it, or was next.
+    has_waited: AtomicBool,
     /// Made by the first one: most locks are never asked for.
     looks: OnceLock<Looks>,
     state: Mutex<State>,
@@ -120,6 +123,7 @@ impl Entry {
             region,
             on_writable: AtomicBool::new(false),
             records: AtomicBool::new(false),
+            has_waited: AtomicBool::new(false),
             looks: OnceLock::new(),
             state: Mutex::new(state),
         }
@@ -137,6 +141,11 @@ impl Entry {
 
     pub(super) fn is_of(&self, file: &Arc<OpenFile>) -> bool {
         Arc::ptr_eq(&self.file, file)
+    }
+
+    /// Another process has had the lock or was next, for this one has had to wait.
+    pub(super) fn has_waited(&self) -> bool {
+        self.has_waited.load(Ordering::Acquire)
     }
 
     /// Whether a path was seen to lead to the file since the OS lock was acquired.
@@ -190,6 +199,7 @@ impl Entry {
         &self,
         mode: Mode,
         patience: Patience,
+        rank: Option<Rank>,
         waker: &mut Option<Waker>,
         effects: &mut Effects<Waker>,
     ) -> Requested {
@@ -197,7 +207,10 @@ impl Entry {
         if state.queue.would_join(mode) {
             state = self.look_before_handover(state);
         }
-        let requested = state.queue.request(mode, patience, effects);
+        let requested = match rank {
+            None => state.queue.request(mode, patience, effects),
+            Some(rank) => state.queue.request_again(mode, rank, effects),
+        };
         if let (Requested::Queued(ticket), None, Some(_)) = (&requested, &effects.os, &waker) {
             *waker = waker.take().and_then(|waker| state.queue.register(ticket, waker));
         }
@@ -344,6 +357,8 @@ impl Entry {
         }
         if stand_back {
             let _ = interrupt.pause(STAND_BACK);
+        } else {
+            self.has_waited.store(true, Ordering::Release);
         }
         let waited = self.attempt(|file| {
             // No wait is for the lock of a foreign file. Asked here and not when a try is busy, which is
@@ -388,7 +403,7 @@ impl Entry {
         if self.file.tell_foreign() {
             return self.event(|queue| queue.os_failed(epoch, os::foreign_descriptor()));
         }
-        self.event(|queue| queue.os_stale(epoch))
+        self.event(|queue| queue.os_stale(epoch, new_rank))
     }
 
     /// Ends the wait of this epoch if it is parked. One that is only on its way to its thread sees

@@ -48,7 +48,7 @@ pub(crate) use open_file::OpenFile;
 pub(crate) use recorded::{Signature, Told};
 pub use tenure::Tenure;
 
-pub(crate) use request::{Denied, Hold, Request, try_hold};
+pub(crate) use request::{Denied, Hold, Request, new_rank, try_hold};
 
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -432,6 +432,11 @@ impl Membership {
 
     pub(crate) fn pool(&self) -> &Pool {
         self.registry.pool()
+    }
+
+    /// Another process has had the lock or was next, for this one has had to wait.
+    pub(crate) fn has_waited(&self) -> bool {
+        self.entry().has_waited()
     }
 
     pub(crate) fn wait_on(&self) -> WaitOn {

@@ -174,7 +174,7 @@ fn lock_and_visit(member: &Arc<Membership>, inside: &Inside) {
 async fn exclusive_at_the_first_poll(member: &Arc<Membership>) -> Result<Hold, Denied> {
     let mut request = None;
     poll_fn(|cx| {
-        let begin = || Request::begin(member.clone(), Mode::Exclusive, cx);
+        let begin = || Request::begin(member.clone(), Mode::Exclusive, None, cx);
         Pin::new(request.get_or_insert_with(begin)).poll(cx)
     })
     .await
@@ -589,7 +589,7 @@ fn regions_of_a_file_that_is_gone() {
         os::model::give_one_number();
         let member = fixture.join();
         os::model::unlink(&fixture.path);
-        assert!(matches!(try_hold(&member, Mode::Exclusive), Err(Denied::Moved)));
+        assert!(matches!(try_hold(&member, Mode::Exclusive), Err(Denied::Moved(_))));
         let wanted = Wanted { region: Region { start: 1 << 62 }, ..WANTED };
         let (other, key) = (member.clone(), wanted.clone());
         let thread = spawn(move || other.of_region(&key));
@@ -598,7 +598,7 @@ fn regions_of_a_file_that_is_gone() {
         let key = member.of_region(&wanted);
         let same = thread.join().unwrap();
         assert!(Arc::ptr_eq(key.entry(), same.entry()), "one descriptor, two entries");
-        assert!(matches!(try_hold(&key, Mode::Exclusive), Err(Denied::Moved)));
+        assert!(matches!(try_hold(&key, Mode::Exclusive), Err(Denied::Moved(_))));
         drop(try_hold(&anew, Mode::Exclusive).unwrap());
         drop((member, key, same, anew));
     });
@@ -615,15 +615,55 @@ fn unlinked_while_waiting() {
         let other = member.clone();
         let thread = spawn(move || {
             let denied = block_on(exclusive(&other)).unwrap_err();
-            assert!(matches!(denied, Denied::Moved));
+            assert!(matches!(denied, Denied::Moved(_)));
         });
         let request = exclusive(&member);
         os::model::unlink(&fixture.path);
         foreign.unlock();
         let denied = block_on(request).unwrap_err();
-        assert!(matches!(denied, Denied::Moved));
+        assert!(matches!(denied, Denied::Moved(_)));
         thread.join().unwrap();
         drop(member);
+    });
+}
+
+/// Those who waited on a file that was removed come to the next one in any order, past one that came
+/// to that one first: they get the lock in the order in which they asked.
+#[cfg(tokio_filelock_loom)]
+#[test]
+fn those_who_move_keep_their_order() {
+    model("those_who_move_keep_their_order", Some(3), |fixture| {
+        let old = fixture.join();
+        let hold = block_on(exclusive(&old)).unwrap();
+        let [mut first, mut second] = [(); 2].map(|()| exclusive(&old));
+        // Both are told when the tenure is over.
+        os::model::unlink(&fixture.path);
+        old.entry().event(|queue| queue.end_tenure(End::Seen));
+        drop(hold);
+        let rank = |request: &mut Request| match poll_once(request) {
+            Poll::Ready(Err(Denied::Moved(rank))) => rank,
+            other => panic!("{other:?}"),
+        };
+        let (second_rank, first_rank) = (rank(&mut second), rank(&mut first));
+        drop((first, second));
+
+        let new = fixture.join();
+        let hold = block_on(exclusive(&new)).unwrap();
+        let newcomer = exclusive(&new);
+        let arrive = |rank| Request::ranked(new.clone(), Mode::Exclusive, rank);
+        let second = arrive(second_rank);
+        let releaser = spawn(move || drop(hold));
+        let mut first = arrive(first_rank);
+        let granted = new.entry().counts().granted;
+        if granted == 1 {
+            // It came while the lock was held: it is the next one.
+            let hold = block_on(&mut first).unwrap();
+            assert_eq!(new.entry().counts().granted, 2, "another one came first");
+            drop(hold);
+        }
+        drop((first, second, newcomer));
+        releaser.join().unwrap();
+        drop((old, new));
     });
 }
 

@@ -3,14 +3,16 @@
 use std::future::Future;
 use std::io;
 use std::mem;
+use std::num::NonZeroU32;
 use std::pin::Pin;
+use std::sync::atomic::{self, AtomicU32};
 use std::task::{Context, Poll, Waker};
 
 use super::Membership;
 use super::entry::{Thread, carry_out};
 use super::recorded::Told;
 use crate::foreign;
-use crate::queue::{Effects, Mode, Patience, Requested, Settled, Ticket};
+use crate::queue::{Effects, Mode, Patience, Rank, Requested, Settled, Ticket};
 use crate::shim::Arc;
 use crate::wait;
 
@@ -19,8 +21,8 @@ use crate::wait;
 pub(crate) enum Denied {
     /// It would have had to wait, and did not want to.
     Refused,
-    /// The lock file is gone from its path.
-    Moved,
+    /// The lock file is gone from its path. Who asks again does so with this rank.
+    Moved(Rank),
     Failed(io::Error),
 }
 
@@ -40,22 +42,44 @@ enum State {
     Registered(Ticket),
     Granted,
     Refused,
-    Moved,
+    Moved(Rank),
     Done,
+}
+
+/// The rank of a request that moves for the first time, behind all that have moved before.
+pub(crate) fn new_rank() -> Rank {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    loop {
+        if let Some(number) = NonZeroU32::new(NEXT.fetch_add(1, atomic::Ordering::Relaxed)) {
+            return Rank(number);
+        }
+    }
 }
 
 impl Request {
     /// Joins the queue now, not at the first poll.
     pub(crate) fn new(member: Arc<Membership>, mode: Mode) -> Self {
-        Self::with(member, mode, Patience::Wait, Thread::Requester, None)
+        Self::with(member, mode, Patience::Wait, None, Thread::Requester, None)
     }
 
-    /// Joins the queue, and does what of the first poll needs the queue.
+    /// Joins the queue where the rank belongs, not at the first poll.
+    #[cfg(all(test, tokio_filelock_loom))]
+    pub(super) fn ranked(member: Arc<Membership>, mode: Mode, rank: Rank) -> Self {
+        Self::with(member, mode, Patience::Wait, Some(rank), Thread::Requester, None)
+    }
+
+    /// Joins the queue, where its rank belongs if it comes from another one, and does what of the first
+    /// poll needs the queue.
     #[inline]
-    pub(crate) fn begin(member: Arc<Membership>, mode: Mode, cx: &mut Context<'_>) -> Self {
+    pub(crate) fn begin(
+        member: Arc<Membership>,
+        mode: Mode,
+        rank: Option<Rank>,
+        cx: &mut Context<'_>,
+    ) -> Self {
         // Cloning is foreign code, so it comes before the mutex, needed or not.
         let waker = cx.waker().clone();
-        Self::with(member, mode, Patience::Wait, Thread::Requester, Some(waker))
+        Self::with(member, mode, Patience::Wait, rank, Thread::Requester, Some(waker))
     }
 
     #[inline]
@@ -63,18 +87,19 @@ impl Request {
         member: Arc<Membership>,
         mode: Mode,
         patience: Patience,
+        rank: Option<Rank>,
         thread: Thread,
         mut waker: Option<Waker>,
     ) -> Self {
         let mut effects = Effects::default();
         let polled = waker.is_some();
-        let requested = member.entry().request(mode, patience, &mut waker, &mut effects);
+        let requested = member.entry().request(mode, patience, rank, &mut waker, &mut effects);
         let state = match requested {
             Requested::Queued(ticket) if polled && waker.is_none() => State::Registered(ticket),
             Requested::Queued(ticket) => State::Queued(Some(ticket)),
             Requested::Granted(_) => State::Granted,
             Requested::Refused => State::Refused,
-            Requested::Moved => State::Moved,
+            Requested::Moved => State::Moved(rank.unwrap_or_else(new_rank)),
         };
         // The request owns its place before anything of the effects can go wrong.
         let request = Self { member: Some(member), state };
@@ -98,14 +123,14 @@ impl Request {
             Settled::Granted(_) => Ok(Hold(self.member.take())),
             Settled::Failed(error) => Err(Denied::Failed(error)),
             Settled::Refused => Err(Denied::Refused),
-            Settled::Moved => Err(Denied::Moved),
+            Settled::Moved(rank) => Err(Denied::Moved(rank)),
         }
     }
 }
 
 /// Asks without waiting for a holder. Blocks for the time of a lock call.
 pub(crate) fn try_hold(member: &Arc<Membership>, mode: Mode) -> Result<Hold, Denied> {
-    let mut request = Request::with(member.clone(), mode, Patience::Try, Thread::Asked, None);
+    let mut request = Request::with(member.clone(), mode, Patience::Try, None, Thread::Asked, None);
     // The try was made on this thread, so it has been answered.
     match Pin::new(&mut request).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => answer,
@@ -131,7 +156,7 @@ impl Future for Request {
             return Poll::Ready(match mem::replace(&mut this.state, State::Done) {
                 State::Granted => Ok(Hold(this.member.take())),
                 State::Refused => Err(Denied::Refused),
-                State::Moved => Err(Denied::Moved),
+                State::Moved(rank) => Err(Denied::Moved(rank)),
                 _ => panic!("polled after completion"),
             });
         };
@@ -178,7 +203,7 @@ impl Drop for Request {
                 effects = member.entry().event(|queue| queue.cancel(ticket));
             }
             State::Granted => member.entry().release(&mut effects),
-            State::Queued(None) | State::Refused | State::Moved | State::Done => return,
+            State::Queued(None) | State::Refused | State::Moved(_) | State::Done => return,
         }
         let _ = carry_out(&member, effects, Thread::Caller);
     }
@@ -209,6 +234,14 @@ impl Hold {
     #[inline]
     pub(crate) fn is_local(&self) -> bool {
         self.member().entry().file().is_local()
+    }
+
+    /// The path does not lead to the file. Those in line find out where theirs leads before they hold what
+    /// this one holds.
+    pub(crate) fn send_others_on(&self) {
+        let member = self.member();
+        let effects = member.entry().event(|queue| queue.send_on(new_rank));
+        let _ = carry_out(member, effects, Thread::Caller);
     }
 
     /// Whether a path was seen to lead to the file since the OS lock was acquired.

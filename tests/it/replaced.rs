@@ -385,3 +385,58 @@ fn verified(protocol: Protocol) -> OpenOptions {
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
+
+// ---- holders who remove ----
+
+const REMOVERS: usize = 16;
+const TASKS_OF_A_REMOVER: usize = 20;
+
+/// As one does who cleans up behind himself. Each removal sends everybody to a new file.
+#[test]
+#[cfg_attr(windows, ignore = "wine neither removes nor replaces a file that is open")]
+fn holders_who_remove_the_lock_file_give_nobody_an_error() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        fs::write(place.data_file(), "").unwrap();
+        let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+        let (path, data) = (text(place.lock_file()), text(place.data_file()));
+        let arguments = [path.as_str(), &format!("{protocol:?}"), &data];
+        let mut removers =
+            [(); REMOVERS].map(|()| Process::in_role("remove what one holds", &arguments));
+        gather(&mut removers);
+        removers.iter().for_each(|remover| remover.expect("removed"));
+        removers.into_iter().for_each(Process::finish);
+        // Each has appended a byte to what it had read under the lock.
+        let written = fs::read(place.data_file()).unwrap().len();
+        assert_eq!(written, REMOVERS * TASKS_OF_A_REMOVER, "{protocol:?}");
+    }
+}
+
+pub(crate) fn remove_what_one_holds(arguments: &[String]) {
+    let [path, name, data] = arguments else { panic!("{arguments:?}") };
+    let options = FileLock::options().protocol(protocol(name)).verify_path(true);
+    let lock = options.blocking_open(path).unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    meet();
+    runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        for _ in 0..TASKS_OF_A_REMOVER {
+            let (lock, path, data) = (lock.clone(), path.clone(), data.clone());
+            tasks.spawn(async move {
+                let guard = in_time(lock.lock()).await.expect("no error");
+                let inside = format!("{data}.inside");
+                fs::File::create_new(&inside).expect("nobody else is inside");
+                let mut content = fs::read(&data).unwrap();
+                yield_now().await;
+                content.push(b'.');
+                fs::write(&data, content).unwrap();
+                fs::remove_file(inside).unwrap();
+                fs::remove_file(path).expect("the lock file that is held");
+                drop(guard);
+            });
+        }
+        in_time(tasks.join_all()).await;
+    });
+    say("removed");
+}

@@ -33,9 +33,10 @@ use crate::os::foreign::is_foreign;
 use crate::os::names::{Names, Proof};
 use crate::os::{Access, Identity, Location, Opened};
 
-/// Two processes that create and remove one file may make each other's open fail; after so many
-/// rounds the last error is reported.
+/// Processes that create and remove one file may make each other's open fail; after so many rounds, and so
+/// long a time, the last error is reported.
 const OPEN_ROUNDS: usize = 16;
+const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The kernel takes a lease away after 45 seconds (proc(5), `lease-break-time`).
 const LONGEST_LEASE: Duration = Duration::from_secs(60);
@@ -143,7 +144,9 @@ fn open_file(location: &Location, access: Access) -> Result<(File, Identity, boo
     let _occupied = CLOSING_RELEASES.then(occupy_standard_streams);
     let failed = |error| open_error(location, error);
     let mut last = None;
-    for _ in 0..OPEN_ROUNDS {
+    let (begun, mut rounds) = (Instant::now(), 0);
+    while rounds < OPEN_ROUNDS || begun.elapsed() < OPEN_PATIENCE {
+        rounds += 1;
         let (file, writable) = match look_at(location) {
             Ok(look) => {
                 regular(look.mode(), location)?;
