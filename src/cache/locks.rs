@@ -1,7 +1,8 @@
 //! The locks of a cache directory. They lie beside it, so no wipe of the directory touches them.
 //!
-//! - The **directory**: byte 0 of the lock file. Held exclusively by whoever changes values, for the
-//!   time of some file-system calls, or of a walk.
+//! - The **directory**: byte 0 of the lock file. Held exclusively by whoever walks over the values or
+//!   changes one with a limit to keep, and shared by whoever changes one without, for the time of some
+//!   file-system calls.
 //! - A **fill** for each key: the lock file is a `LockSpace`. Held from before the look that finds
 //!   nothing until the value is in place, by whoever fills, replaces or removes the value.
 //! - A **writer** for each open cache directory: a range of its own, below those of the space. Held

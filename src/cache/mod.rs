@@ -38,7 +38,7 @@ pub use stats::Stats;
 pub use store::Removed;
 
 use crate::error::{Error, ErrorKind, Operation};
-use crate::lock::{ExclusiveGuard, FileLock, Waiting};
+use crate::lock::{ExclusiveGuard, FileLock, SharedGuard, Waiting};
 use crate::registry::registry;
 use crate::wait;
 use fill::{Found, find_or_fill};
@@ -343,7 +343,7 @@ impl CacheDir {
     pub async fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
         let key = Key::new(key.as_ref());
         let (_, fill) = self.lock_fill(&key).await?;
-        let directory = self.lock_directory().await?;
+        let directory = self.lock_directory_for_one().await?;
         let path = self.inner.store.value(&key);
         let remove = self.change(Operation::RemoveValue, path, move |inner| {
             let _guards = (directory, fill);
@@ -483,7 +483,7 @@ impl CacheDir {
         received: Received,
         fill: FillLock,
     ) -> Result<Entry, Error> {
-        let directory = self.lock_directory().await?;
+        let directory = self.lock_directory_for_one().await?;
         let (path, key) = (self.inner.store.value(key), key.clone());
         let incoming = received.into_incoming();
         let publish = self.change(Operation::StoreValue, path, move |inner| {
@@ -542,6 +542,16 @@ impl CacheDir {
             return Err(Error::os(ErrorKind::Io, Operation::ChangeCache, self.path(), error));
         }
         locks.get_or_try_init(|| Locks::open(lock_file, &store.settings, &self.waits)).await
+    }
+
+    /// For a change of one value.
+    async fn lock_directory_for_one(&self) -> Result<DirectoryLock, Error> {
+        let directory = self.locks().await?.directory();
+        if self.inner.store.keeps_books() {
+            Ok(DirectoryLock::Alone(self.waits.lock(directory).await?))
+        } else {
+            Ok(DirectoryLock::Together(self.waits.lock_shared(directory).await?))
+        }
     }
 
     async fn lock_directory(&self) -> Result<ExclusiveGuard, Error> {
@@ -614,6 +624,16 @@ impl CacheDir {
 fn is_lease(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
     source.is_some_and(|source: &io::Error| source.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Of who changes one value.
+#[derive(Debug)]
+#[allow(dead_code)] // held
+enum DirectoryLock {
+    /// Who has a limit keeps books, and is the only one to do so.
+    Alone(ExclusiveGuard),
+    /// Others may change other values, and nobody walks over them.
+    Together(SharedGuard),
 }
 
 /// Says when its caller does not want the answer any more.

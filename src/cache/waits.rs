@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::lock::{ExclusiveGuard, FileLock, Waiting};
+use crate::lock::{Acquire, ExclusiveGuard, FileLock, Guard, SharedGuard, Waiting};
 
 type Tell = Arc<dyn Fn(&Waiting<'_>) + Send + Sync>;
 
@@ -17,7 +17,14 @@ pub(super) struct Waits {
 
 impl Waits {
     pub(super) async fn lock(&self, lock: &FileLock) -> Result<ExclusiveGuard, Error> {
-        let mut acquire = lock.lock();
+        self.wait(lock.lock()).await
+    }
+
+    pub(super) async fn lock_shared(&self, lock: &FileLock) -> Result<SharedGuard, Error> {
+        self.wait(lock.lock_shared()).await
+    }
+
+    async fn wait<G: Guard>(&self, mut acquire: Acquire<G>) -> Result<G, Error> {
         if let Some(limit) = self.limit {
             acquire = acquire.timeout(limit);
         }

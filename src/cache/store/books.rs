@@ -6,6 +6,10 @@
 //! what others have wiped, does not stay: whoever prunes counts anew, and after as many values as
 //! there were somebody does so in any case. Books that are missing or damaged are made anew by
 //! counting.
+//!
+//! Who has no limit keeps no books, and holds the directory's lock only shared. The first one after
+//! somebody has counted says in the books that they are out of date; who has a limit then counts anew,
+//! under the lock that keeps those others out.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -18,6 +22,9 @@ use crate::cache::key::hexadecimal;
 use crate::os::shared_directory::{Found, Purpose};
 
 const NAME: &str = "books";
+
+/// What `stored` says when values come that nobody counts.
+const OUT_OF_DATE: u64 = u64::MAX;
 
 /// Longer books are none.
 const LONGEST: u64 = 4096;
@@ -54,9 +61,15 @@ impl Books {
         self.values = self.values.saturating_sub(values);
     }
 
-    /// Counting costs a look at each value. It is due after about as many have come.
+    /// Counting costs a look at each value. It is due after about as many have come, or when more have
+    /// come than were counted.
     pub(super) fn is_count_due(&self) -> bool {
         self.stored.saturating_mul(2) >= self.values.saturating_add(FEW)
+    }
+
+    /// Values have come that were not counted, by those who have no limit to keep.
+    pub(super) fn are_out_of_date(&self) -> bool {
+        self.stored == OUT_OF_DATE
     }
 
     fn parse(text: &str) -> Parsed {
@@ -123,6 +136,33 @@ impl Store {
             Parsed::Foreign(format) => Err(foreign(format)),
             Parsed::Damaged => self.count(),
         }
+    }
+
+    /// Whether this one keeps the books, which takes the directory's lock exclusively.
+    pub(in crate::cache) fn keeps_books(&self) -> bool {
+        self.settings.max_size.is_some()
+    }
+
+    /// The books of those who keep them; for others, whether the directory is another version's.
+    pub(super) fn books_if_kept(&self) -> io::Result<Option<Books>> {
+        if self.keeps_books() {
+            return self.books().map(Some);
+        }
+        match self.read_books()? {
+            Parsed::Foreign(format) => Err(foreign(format)),
+            Parsed::Books(_) | Parsed::Damaged => Ok(None),
+        }
+    }
+
+    /// Says in the books that values come that are not counted, for those who keep them. Several may do so
+    /// at once: they write the same.
+    pub(super) fn give_up_books(&self, writer: &str) -> io::Result<()> {
+        let books = match self.read_books()? {
+            Parsed::Books(books) if books.are_out_of_date() => return Ok(()),
+            Parsed::Foreign(format) => return Err(foreign(format)),
+            Parsed::Books(_) | Parsed::Damaged => Books { stored: OUT_OF_DATE, ..Books::default() },
+        };
+        self.write_books(books, writer)
     }
 
     /// Looks whether the directory is another version's, so that those who read no books know.

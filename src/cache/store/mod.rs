@@ -12,7 +12,8 @@
 //!   books                  how many bytes and values there are
 //! ```
 //!
-//! Who changes values holds the directory's lock (`locks`), exclusively; who reads them holds nothing:
+//! Who changes a value holds the lock of its key and that of the directory (`locks`): shared, if there is no
+//! limit to keep, or else exclusively, as for a walk. Who reads values holds nothing:
 //! 1. A value appears and is replaced by renaming a file that is complete. A file that is in its place
 //!    is never written again. So whoever has opened a value has all of it, and keeps it.
 //! 2. A file with a key belongs to whatever value stands beside it: it is changed only while there is

@@ -163,15 +163,18 @@ impl Store {
 
     /// Removes the value of a key; whether there was one.
     pub(in crate::cache) fn remove(&self, key: &Key, writer: &str) -> io::Result<bool> {
-        let mut books = self.books()?;
+        // Where nobody keeps books they may say too much.
+        let mut books = self.books_if_kept()?;
         let place = Place::of(key.value());
         let shard = Shard { directory: self.directory(place)?, ..Shard::default() };
         let Some(directory) = &shard.directory else { return Ok(false) };
         let length = directory.status(key.value())?.filter(|status| status.is_file);
         let was_there = shard.remove_value(key.value())?;
         let Some(status) = length.filter(|_| was_there) else { return Ok(false) };
-        books.take_off(1, status.length);
-        self.write_books_if_possible(books, writer);
+        if let Some(books) = &mut books {
+            books.take_off(1, status.length);
+            self.write_books_if_possible(*books, writer);
+        }
         Ok(true)
     }
 

@@ -1,4 +1,5 @@
-//! Putting a value in its place, under the directory's lock.
+//! Putting a value in its place, under the directory's lock: exclusively for who keeps to a limit, and shared
+//! for others, who meet only in the fill of one key.
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -23,11 +24,13 @@ impl Store {
         writer: &str,
     ) -> io::Result<Entry> {
         let length = incoming.length;
-        let is_too_large = self.settings.max_size.is_some_and(|most| length > most);
-        let books = match is_too_large {
-            true => None,
-            false => self.with_room_for(key, length, writer)?,
+        let Some(most) = self.settings.max_size else {
+            self.give_up_books(writer)?;
+            let (file, _) = self.replace(key, incoming, writer)?;
+            return entry(file, self.value(key));
         };
+        let books =
+            if length > most { None } else { self.with_room_for(key, length, most, writer)? };
         let Some(mut books) = books else {
             // The one before it is out of date.
             self.remove(key, writer)?;
@@ -55,9 +58,14 @@ impl Store {
 
     /// The books, after room was made for so many bytes more in place of the value of the key. `None` if
     /// what is in the way cannot be removed.
-    fn with_room_for(&self, key: &Key, length: u64, writer: &str) -> io::Result<Option<Books>> {
+    fn with_room_for(
+        &self,
+        key: &Key,
+        length: u64,
+        most: u64,
+        writer: &str,
+    ) -> io::Result<Option<Books>> {
         let books = self.books()?;
-        let Some(most) = self.settings.max_size else { return Ok(Some(books)) };
         let replaced = match self.directory(Place::of(key.value()))? {
             Some(shard) => length_in(&shard, key)?.unwrap_or(0),
             None => 0,
@@ -66,9 +74,12 @@ impl Store {
         if !is_too_much(books.bytes) && !books.is_count_due() {
             return Ok(Some(books));
         }
-        // Some more than needed, so that the next one does not have to walk again.
         let room = most - length;
-        let size = if is_too_much(books.bytes) { room - room / 10 } else { room };
+        let mut size = room;
+        if is_too_much(books.bytes) && !books.are_out_of_date() {
+            // Some more than needed, so that the next one does not have to walk again.
+            size -= room / 10;
+        }
         let books = self.shrink(Some(size), |_| {})?.books;
         if books.bytes.saturating_add(length) <= most {
             return Ok(Some(books));

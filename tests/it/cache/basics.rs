@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::AsyncReadExt;
 use tokio_filelock::cache::{FillError, SyncPolicy};
-use tokio_filelock::{CacheDir, ErrorKind};
+use tokio_filelock::{CacheDir, ErrorKind, FileLock, Protocol};
 
 use super::{directory, files, open, options, temporary_files};
 use crate::support::place::Place;
@@ -237,6 +237,47 @@ async fn what_was_used_last_stays() {
         assert_eq!(cache.get([key]).await.unwrap().is_some(), is_there, "{key}");
     }
     assert_eq!(cache.stats().await.unwrap().bytes, 900);
+}
+
+/// Who has a limit counts what others have inserted who have none.
+#[tokio::test]
+async fn a_limit_is_kept_beside_those_who_have_none() {
+    let place = Place::new();
+    let limited = options().max_size(500).open(directory(&place)).await.unwrap();
+    let unlimited = open(&place).await;
+    for round in 0..3_u8 {
+        for key in 0..10_u8 {
+            unlimited.insert([round, key], &[key; 100][..]).await.unwrap();
+        }
+        assert!(unlimited.stats().await.unwrap().bytes >= 1000);
+        limited.insert("key", &[round; 200][..]).await.unwrap();
+        assert!(limited.stats().await.unwrap().bytes <= 500);
+        limited.insert("another", &[round; 200][..]).await.unwrap();
+        let stats = limited.stats().await.unwrap();
+        assert!(stats.bytes <= 500 && stats.bytes >= 400, "{stats:?}");
+        assert!(unlimited.remove("another").await.unwrap());
+    }
+}
+
+/// An insert without a limit goes on while another one is at it; whoever walks waits for both.
+#[tokio::test]
+async fn inserts_of_different_keys_do_not_wait_for_each_other() {
+    let place = Place::new();
+    let cache = open(&place).await;
+    let directory_lock = FileLock::options().protocol(Protocol::Fcntl).open(place.at("cache.lock"));
+    let directory_lock = directory_lock.await.unwrap();
+    // As an insert that is in the middle of it.
+    let held = directory_lock.lock_shared().await.unwrap();
+    in_time(cache.insert("key", &b"value"[..])).await.unwrap();
+    assert!(in_time(cache.remove("key")).await.unwrap());
+    let mut pruning = tokio_test::task::spawn(cache.prune());
+    assert!(pruning.poll().is_pending());
+    let limited = options().max_size(500).open(directory(&place)).await.unwrap();
+    let limited = limited.with_timeout(Duration::from_millis(10));
+    let error = limited.insert("key", &b"value"[..]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    drop(held);
+    in_time(pruning).await.unwrap();
 }
 
 #[tokio::test]
