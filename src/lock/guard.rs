@@ -77,7 +77,8 @@ impl ExclusiveGuard {
     /// [records](crate::OpenOptions::record).
     ///
     /// A process has died with the lock if it ended in any way before it let go, also by an orderly
-    /// exit with a guard alive or forgotten. A guard that is dropped during a panic has let go. So
+    /// exit with a guard alive or forgotten. So a guard in a `static`, which Rust never drops, is to be
+    /// taken out and dropped before the end of a program that has done its work. A guard that is dropped during a panic has let go. So
     /// has, with [`Protocol::Fcntl`](crate::Protocol::Fcntl), one that was
     /// [downgraded](Self::downgrade); with `Flock` the process holds exclusively until its shared
     /// guards are gone, and counts as one that died while it held.

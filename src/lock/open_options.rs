@@ -100,6 +100,9 @@ impl OpenOptions {
     /// and refused with [`ErrorKind::WrongAccess`](crate::ErrorKind::WrongAccess) by fcntl(2) and
     /// on NFS. Without this option a file that cannot be opened for writing is opened for reading,
     /// to the same effect.
+    ///
+    /// Who watches the directory (inotify(7)) takes the closing of a file that was open for writing for
+    /// a change; not that of one that was open for reading only.
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.access.read_only = read_only;
         self

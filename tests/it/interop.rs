@@ -7,7 +7,7 @@ use crate::support::foreign::{PROGRAMS, Program};
 use crate::support::locker::is_free;
 use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
-use crate::support::{Mode, PROTOCOLS, assert_would_block, in_time, kernel, open};
+use crate::support::{Mode, PROTOCOLS, assert_would_block, in_time, kernel, open, until};
 
 /// What is held, what is tried, and whether it is to be had.
 const MODES: [(Mode, Mode, bool); 4] = [
@@ -139,4 +139,42 @@ async fn locks_of_another_protocol_are_not_seen() {
     assert!(is_free(&place.lock_file(), Protocol::Fcntl, Mode::Exclusive));
     assert!(!is_free(&place.lock_file(), Protocol::Flock, Mode::Exclusive));
     drop(guard);
+}
+
+/// Whoever watches the directory for files that were written. One for each process, at its last handle.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn watchers_see_a_lock_file_closed_once_and_not_at_all_if_it_is_read_only() {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+    for protocol in PROTOCOLS {
+        for read_only in [false, true] {
+            let place = Place::new();
+            std::fs::write(place.lock_file(), "").unwrap();
+            let watch = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+            let changes = AddWatchFlags::IN_CLOSE_WRITE
+                | AddWatchFlags::IN_MODIFY
+                | AddWatchFlags::IN_ATTRIB
+                | AddWatchFlags::IN_CREATE;
+            let closed = AddWatchFlags::IN_CLOSE_NOWRITE;
+            watch.add_watch(place.directory(), changes | closed).unwrap();
+            let mut seen = Vec::new();
+            let options = FileLock::options().protocol(protocol).read_only(read_only);
+            let locks = [options.clone(), options].map(|options| {
+                let lock = options.blocking_open(place.lock_file()).unwrap();
+                drop(lock.try_lock_shared().unwrap());
+                lock
+            });
+            seen.extend(watch.read_events().into_iter().flatten());
+            assert!(seen.iter().all(|event| event.mask == closed), "{protocol:?}: {seen:?}");
+            drop(locks);
+            let expected = if read_only { closed } else { AddWatchFlags::IN_CLOSE_WRITE };
+            until("the last handle is closed", || {
+                seen = watch.read_events().unwrap_or_default();
+                !seen.is_empty()
+            });
+            assert!(seen.iter().all(|event| event.mask == expected), "{protocol:?}: {seen:?}");
+            assert_eq!(seen.len(), 1, "{protocol:?}: {seen:?}");
+        }
+    }
 }
