@@ -74,8 +74,10 @@ pub enum ErrorKind {
     Replaced,
     /// This process has the file open for locks of another [`Protocol`](crate::Protocol).
     ProtocolMismatch,
-    /// The tokio runtime shut down before the work on a file was done.
-    RuntimeShutdown,
+    /// Another process holds the lock, and there is no thread to wait for it on: the process may not have
+    /// another one. Tasks of this process hand the lock on without, and what ends by itself is done on
+    /// the thread that asks.
+    NoThread,
     /// The handle or guard belongs to a process that this one was forked from.
     Forked,
     /// Other code of this process closed the descriptor of the lock file, or gave its number to another
@@ -168,11 +170,6 @@ impl Error {
             error.0.holders = Holders::from([holder]);
         }
         error
-    }
-
-    pub(crate) fn runtime_shutdown(operation: Operation, path: impl Into<PathBuf>) -> Self {
-        let detail = "the tokio runtime shut down before that was done";
-        Self::found(ErrorKind::RuntimeShutdown, operation, path, detail)
     }
 
     fn new(
@@ -276,6 +273,10 @@ impl Error {
                  allow it (`k` in AppArmor, `lock` in SELinux, the call in the sandbox), or use a \
                  lock file that this program may lock"
             }
+            ErrorKind::NoThread => {
+                "raise the limit of threads (RLIMIT_NPROC, the pids limit of the control group), or \
+                 try again without waiting"
+            }
             ErrorKind::WrongAccess => {
                 "this needs a descriptor open for writing: check the permissions of the lock file, \
                  or take a shared lock, and leave no record"
@@ -361,7 +362,7 @@ impl From<Error> for io::Error {
             }
             ErrorKind::Replaced
             | ErrorKind::LockServiceUnavailable
-            | ErrorKind::RuntimeShutdown
+            | ErrorKind::NoThread
             | ErrorKind::Forked
             | ErrorKind::ForeignDescriptor
             | ErrorKind::Io => match &error.0.source {

@@ -97,10 +97,6 @@ impl Task {
             self.book.begin(self.holder.task, operation, &lock);
             let outcome = self.perform(operation, &lock).await;
             if let Err(error) = &outcome {
-                if error.kind() == ErrorKind::RuntimeShutdown && self.book.is_ending() {
-                    // What a task may see of its runtime's end is the last that it sees.
-                    future::pending::<()>().await;
-                }
                 finding(format_args!("{operation:?} of {lock}: {:?}: {error}", error.kind()));
             }
             self.book.end(self.holder.task, operation, |count| match outcome {

@@ -7,7 +7,6 @@ use std::fmt;
 use std::io::{Read, Write, stdin, stdout};
 use std::panic;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -32,14 +31,12 @@ pub(crate) struct Book {
     counts: Mutex<Counts>,
     /// What each task does, and since when.
     doing: Vec<Mutex<Option<(Instant, String)>>>,
-    /// Whether the runtime is being dropped.
-    is_ending: AtomicBool,
 }
 
 impl Book {
     fn new(tasks: usize) -> Self {
         let doing = (0..tasks).map(|_| Mutex::default()).collect();
-        Self { counts: Mutex::default(), doing, is_ending: AtomicBool::new(false) }
+        Self { counts: Mutex::default(), doing }
     }
 
     pub(crate) fn begin(&self, task: usize, operation: Operation, lock: &Lock) {
@@ -55,15 +52,9 @@ impl Book {
         note(count);
     }
 
-    pub(crate) fn is_ending(&self) -> bool {
-        self.is_ending.load(Ordering::Relaxed)
-    }
-
     /// Drops the runtime with all tasks, whatever they do.
     fn end_all(&self, runtime: Runtime) {
-        self.is_ending.store(true, Ordering::Relaxed);
         drop(runtime);
-        self.is_ending.store(false, Ordering::Relaxed);
         self.doing.iter().for_each(|doing| *locked(doing) = None);
     }
 

@@ -57,14 +57,9 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] if the file cannot be read, [`ErrorKind::RuntimeShutdown`] if the runtime shut
-    /// down before that.
+    /// [`ErrorKind::Io`] if the file cannot be read.
     pub async fn read(self) -> Result<Vec<u8>, Error> {
-        let path = self.path.clone();
-        match wait::call(registry().pool(), || self.read_all()).await {
-            Some(read) => read,
-            None => Err(Error::runtime_shutdown(Operation::ReadValue, path)),
-        }
+        wait::call(registry().pool(), || self.read_all()).await
     }
 
     /// Blocks for the time of the calls.

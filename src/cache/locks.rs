@@ -17,7 +17,7 @@ use std::path::Path;
 use super::key::Key;
 use super::store::Settings;
 use super::waits::Waits;
-use crate::error::{Error, Operation, TryLockError};
+use crate::error::{Error, TryLockError};
 use crate::lock::{ExclusiveGuard, FileLock};
 use crate::os::{Protocol, Region};
 use crate::registry::registry;
@@ -79,11 +79,10 @@ async fn become_writer(file: &FileLock, waits: &Waits) -> Result<(String, Exclus
     let (writer, lock) = any_writer(file);
     let trying = lock.clone();
     match wait::call(registry().pool(), move || trying.try_lock()).await {
-        Some(Ok(alive)) => return Ok((writer, alive)),
+        Ok(alive) => return Ok((writer, alive)),
         // Another one has it, by a strange chance, or another program has the whole file.
-        Some(Err(TryLockError::WouldBlock(_))) => {}
-        Some(Err(TryLockError::Error(error))) => return Err(error),
-        None => return Err(Error::runtime_shutdown(Operation::Open, file.path())),
+        Err(TryLockError::WouldBlock(_)) => {}
+        Err(TryLockError::Error(error)) => return Err(error),
     }
     // Then this is busy as well, and it can be told who waits for whom.
     let (writer, lock) = any_writer(file);

@@ -209,7 +209,7 @@ impl CacheDir {
     /// # Errors
     ///
     /// [`ErrorKind::NotAFile`] if something else stands in place of the value, [`ErrorKind::Io`] if the
-    /// file cannot be opened, [`ErrorKind::RuntimeShutdown`] if the runtime shut down before that.
+    /// file cannot be opened.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>, Error> {
         let found = self.look(&Arc::new(Key::new(key.as_ref()))).await?;
         self.count_look(found.is_some());
@@ -300,7 +300,6 @@ impl CacheDir {
     /// left behind. As [`FileLock::lock`](crate::FileLock::lock) if the locks cannot be had, and
     /// [`ErrorKind::TimedOut`] if others hold them for longer than
     /// [`timeout`](CacheOptions::timeout), with their names.
-    /// [`ErrorKind::RuntimeShutdown`] if the runtime shut down before the end.
     ///
     /// # Examples
     ///
@@ -443,15 +442,11 @@ impl CacheDir {
             }
         };
         match self.run(look.clone()).await {
-            Some(Err(error)) if is_lease(&error) => {}
-            Some(looked) => return looked,
-            None => {
-                let path = self.inner.store.value(key);
-                return Err(Error::runtime_shutdown(Operation::ReadValue, path));
-            }
+            Err(error) if is_lease(&error) => {}
+            looked => return looked,
         }
-        // Another process gives it back, or the kernel takes it, in some seconds. No thread of the
-        // runtime waits for that.
+        // Another process gives it back, or the kernel takes it, in some seconds. Other calls do not wait
+        // behind that.
         let (inner, is_cancelled) = (self.inner.clone(), wanted.is_cancelled.clone());
         let wait = move || {
             let begun = Instant::now();
@@ -602,19 +597,11 @@ impl CacheDir {
         path: impl Into<PathBuf>,
         job: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let failed = match self.run(job).await {
-            Some(Ok(done)) => return Ok(done),
-            Some(Err(error)) => named(operation, path, error),
-            None => Error::runtime_shutdown(operation, path),
-        };
-        Err(failed)
+        let done = self.run(job).await;
+        done.map_err(|error| named(operation, path, error))
     }
 
-    /// `None` if the runtime shut down before.
-    async fn run<T: Send + 'static>(
-        &self,
-        job: impl FnOnce(&Inner) -> T + Send + 'static,
-    ) -> Option<T> {
+    async fn run<T: Send + 'static>(&self, job: impl FnOnce(&Inner) -> T + Send + 'static) -> T {
         let inner = self.inner.clone();
         wait::call(registry().pool(), move || job(&inner)).await
     }

@@ -192,10 +192,7 @@ impl CacheOptions {
             let (path, options) = (path.clone(), self.clone());
             move || options.find(&path)
         };
-        let (store, lock_file) = match wait::call(registry().pool(), find).await {
-            Some(found) => found?,
-            None => return Err(Error::runtime_shutdown(Operation::OpenCache, path)),
-        };
+        let (store, lock_file) = wait::call(registry().pool(), find).await?;
         let cache = CacheDir::new(store, lock_file, self.read_only, self.waits);
         cache.clean_up().await?;
         Ok(cache)

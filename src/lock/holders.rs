@@ -37,13 +37,12 @@ impl FileLock {
     ///
     /// # Cancel safety
     ///
-    /// Can be dropped at any time; the look goes on for a moment, on the blocking pool.
+    /// Can be dropped at any time; the look goes on for a moment, on a thread of this crate.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child,
-    /// [`ErrorKind::RuntimeShutdown`](crate::ErrorKind::RuntimeShutdown) if the runtime shut down
-    /// before the look, [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where neither the
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where neither the
     /// operating system nor a record tells (docs/PLATFORMS.md).
     ///
     /// # Examples
@@ -67,10 +66,7 @@ impl FileLock {
         self.check_owner(Operation::FindHolders)?;
         let member = self.member();
         let job = move || holders(&member, Effort::Thorough);
-        match wait::call(self.handle.registry.pool(), job).await {
-            Some(holders) => self.told(holders),
-            None => Err(Error::runtime_shutdown(Operation::FindHolders, self.path())),
-        }
+        self.told(wait::call(self.handle.registry.pool(), job).await)
     }
 
     /// [`holders`](FileLock::holders) for code outside of async: makes the system calls on the

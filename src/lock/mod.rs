@@ -30,7 +30,7 @@ use crate::os::{self, Location, Protocol};
 use crate::queue::Mode;
 use crate::registry::{Denied, Hold, Membership, Registry, Signature, registry, try_hold};
 use crate::shim::{Arc, Mutex};
-use crate::wait;
+use crate::wait::{self, NoThread};
 
 /// A lock on a file, which tasks, threads and processes await.
 ///
@@ -208,7 +208,8 @@ impl FileLock {
     ///
     /// The future gives [`ErrorKind::Unsupported`], [`ErrorKind::LockServiceUnavailable`],
     /// [`ErrorKind::PermissionDenied`], [`ErrorKind::WrongAccess`], [`ErrorKind::Deadlock`] or
-    /// [`ErrorKind::Io`] if the operating system refuses for another reason than contention; [`ErrorKind::Replaced`] if the lock file
+    /// [`ErrorKind::Io`] if the operating system refuses for another reason than contention;
+    /// [`ErrorKind::NoThread`] if another process has the lock, and there is no thread to wait on; [`ErrorKind::Replaced`] if the lock file
     /// was removed and could not be opened again; [`ErrorKind::Forked`] in a forked child.
     pub fn lock(&self) -> Acquire<ExclusiveGuard> {
         Acquire::new(self.clone())
@@ -455,7 +456,12 @@ impl FileLock {
     }
 
     fn lock_error(&self, mode: Mode, error: std::io::Error) -> Error {
-        Error::os(os::lock_error_kind(&error), operation(mode), self.path(), error)
+        let kind = if NoThread::is_said_by(&error) {
+            ErrorKind::NoThread
+        } else {
+            os::lock_error_kind(&error)
+        };
+        Error::os(kind, operation(mode), self.path(), error)
     }
 
     fn replaced(&self, mode: Mode) -> Error {

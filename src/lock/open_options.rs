@@ -125,8 +125,8 @@ impl OpenOptions {
     /// Where a task of this handle that has to wait for another process parks the wait;
     /// [`WaitOn::WaitPool`] by default.
     ///
-    /// With [`WaitOn::RuntimePool`] the wait is a `spawn_blocking` call of the runtime whose task
-    /// begins to wait: one for each contended file, however many tasks wait. (A wait that begins when
+    /// With [`WaitOn::RuntimePool`] the wait is a `spawn_blocking` call of the multi-thread runtime whose
+    /// task begins to wait: one for each contended file, however many tasks wait. (A wait that begins when
     /// another task lets go, or an errand of a remote file system comes back busy, is parked on the
     /// wait pool: that is nobody's runtime in particular.) It counts towards
     /// [`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads), and it costs:
@@ -137,9 +137,10 @@ impl OpenOptions {
     ///   another runtime waits for, holds up the drop until the lock arrives. So does one whose signal
     ///   was taken by the program meanwhile ([`interrupt`](crate::interrupt)).
     ///
-    /// The runtime's pool is also used where the process may not have another thread. If that pool
-    /// has none either, tokio panics; the panic is caught here, reported by the panic hook, and
-    /// becomes an error of the lock.
+    /// A current-thread runtime is not asked, for its pool panics if it has no thread and may not have
+    /// one. That of a multi-thread runtime leaves the call in its queue then, so a thread is started, and
+    /// ended, to see whether there is one to be had. Otherwise, and with [`WaitOn::WaitPool`], the error is
+    /// [`ErrorKind::NoThread`].
     pub fn wait_on(mut self, wait_on: WaitOn) -> Self {
         self.wait_on = wait_on;
         self
@@ -234,8 +235,10 @@ impl OpenOptions {
     /// Opens the lock file.
     ///
     /// Changes nothing of a file that exists, follows no symbolic link in the last component of
-    /// the path, and accepts regular files only. The file-system calls run on the runtime's
-    /// blocking pool, or on the crate's own where there is no runtime.
+    /// the path, and accepts regular files only. The file-system calls run on a
+    /// thread of this crate, at most 512 of such calls at a time; where the process may not have another
+    /// thread, on this one. No runtime waits for them when it is dropped, nor knows of them: with
+    /// [`tokio::time::pause`] a timeout around the future is up at once.
     ///
     /// # Cancel safety
     ///
@@ -251,18 +254,14 @@ impl OpenOptions {
     /// file open with the other protocol,
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where locks are known to exclude
     /// this machine only and that [is not enough](Self::this_machine_only),
-    /// [`ErrorKind::RuntimeShutdown`](crate::ErrorKind::RuntimeShutdown) if the runtime shut down
-    /// before the call ran, [`ErrorKind::Io`](crate::ErrorKind::Io) otherwise.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) otherwise.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<FileLock, Error> {
         let path = path.as_ref().to_owned();
         let job = {
             let path = path.clone();
             move || self.blocking_open(&path)
         };
-        match wait::call(registry().pool(), job).await {
-            Some(opened) => opened,
-            None => Err(Error::runtime_shutdown(Operation::Open, &path)),
-        }
+        wait::call(registry().pool(), job).await
     }
 
     /// [`open`](OpenOptions::open) for code outside of async: makes the file-system calls on the

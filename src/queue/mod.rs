@@ -53,7 +53,8 @@ pub(crate) enum OsCall {
     Try { mode: Mode, epoch: u64 },
     /// Ask and block; answered by `os_acquired`, `os_interrupted`, `os_stale` or `os_failed`.
     Wait { mode: Mode, epoch: u64 },
-    /// Let those of other processes in who were woken by the unlock, then as `Wait`.
+    /// Let those of other processes in who were woken by the unlock, then as `Wait`; answered by
+    /// `os_not_stood_back` as well.
     StandBack { mode: Mode, epoch: u64 },
     /// Make the wait of this epoch return early, if that is possible. Has no answer of its own.
     Interrupt { epoch: u64 },
@@ -392,6 +393,15 @@ impl<W, E> Queue<W, E> {
             }
             None => self.phase = Phase::Free,
         }
+        effects
+    }
+
+    /// There is no thread to stand back on: the lock is asked for at once.
+    pub(crate) fn os_not_stood_back(&mut self, epoch: u64) -> Effects<W> {
+        let mut effects = Effects::default();
+        self.attempted(epoch);
+        self.phase = Phase::Free;
+        self.advance(&mut effects);
         effects
     }
 

@@ -33,6 +33,7 @@ enum Event {
     Busy,
     Failed(Name),
     Interrupted,
+    NotStoodBack,
     Stale,
     Released,
 }
@@ -110,6 +111,7 @@ impl Player {
             Busy => self.queue.os_busy(epoch),
             Failed(error) => self.queue.os_failed(epoch, error),
             Interrupted => self.queue.os_interrupted(epoch),
+            NotStoodBack => self.queue.os_not_stood_back(epoch),
             Stale => self.queue.os_stale(epoch, new_rank),
             Released => self.queue.os_released(),
         };
@@ -1116,6 +1118,30 @@ fn standing_back_is_interrupted_as_a_wait_is() {
             (Released, "stand back, wait exclusive"),
             (Cancel("b"), "interrupt, drop b"),
             (Interrupted, ""),
+        ],
+    );
+}
+
+#[test]
+fn without_a_thread_to_stand_back_on_the_lock_is_asked_for_at_once() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Acquired, "wake a"),
+            (Lock("b"), "queued"),
+            (EndTenure(End::Unseen), ""),
+            (Release("a"), "unlock"),
+            (Released, "stand back, wait exclusive"),
+            (NotStoodBack, "try exclusive"),
+            (Acquired, "wake b"),
+            (Lock("c"), "queued"),
+            (EndTenure(End::Unseen), ""),
+            (Release("b"), "unlock"),
+            (Released, "stand back, wait exclusive"),
+            (Cancel("c"), "interrupt, drop c"),
+            (NotStoodBack, ""),
+            (Lock("d"), "queued, try exclusive"),
         ],
     );
 }

@@ -374,6 +374,15 @@ impl Entry {
         }
     }
 
+    /// There is no thread for a wait.
+    fn not_parked(&self, call: OsCall, epoch: u64, error: io::Error) -> Effects<Waker> {
+        match call {
+            // The lock was free a moment ago, and others have had that moment.
+            OsCall::StandBack { .. } => self.event(|queue| queue.os_not_stood_back(epoch)),
+            _ => self.event(|queue| queue.os_failed(epoch, error)),
+        }
+    }
+
     fn failed(&self, epoch: u64, error: io::Error) -> Effects<Waker> {
         if self.locked_file().check().is_err() {
             self.foreign(epoch)
@@ -646,15 +655,12 @@ fn carry_out_call(
                 let _ = match placed {
                     Ok(()) => carry_out(&parked, effects, Thread::Parked),
                     Err(error) => {
-                        let effects = parked.entry().event(|queue| queue.os_failed(epoch, error));
+                        let effects = parked.entry().not_parked(call, epoch, error);
                         carry_out(&parked, effects, Thread::Caller)
                     }
                 };
             });
-            match started {
-                Ok(()) => None,
-                Err(error) => Some(entry.event(|queue| queue.os_failed(epoch, error))),
-            }
+            started.err().map(|error| entry.not_parked(call, epoch, error))
         }
         OsCall::Interrupt { epoch } => {
             entry.interrupt(epoch);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{FILES, LockSpace, lock_file};
-use crate::error::{Error, Operation};
+use crate::error::Error;
 use crate::os::Location;
 use crate::registry::registry;
 use crate::wait;
@@ -87,10 +87,7 @@ impl LockSpaceOptions {
             let path = path.clone();
             move || self.blocking_open(&path)
         };
-        match wait::call(registry().pool(), job).await {
-            Some(opened) => opened,
-            None => Err(Error::runtime_shutdown(Operation::Open, &path)),
-        }
+        wait::call(registry().pool(), job).await
     }
 
     /// [`open`](LockSpaceOptions::open) for code outside of async: makes the file-system calls on

@@ -1,36 +1,34 @@
 //! Where calls that may block run. The one layer that names tokio's runtime.
 //!
 //! - A **parked wait** ends when another process lets go, perhaps never. It runs on the wait pool
-//!   ([`Pool`]), unless the user asks for the runtime's ([`WaitOn`]) or there is no thread to be
-//!   had: a runtime waits for its own blocking pool when it is dropped, and a full pool would stop
-//!   `tokio::fs` and everybody's `spawn_blocking`.
+//!   ([`Pool`]), unless the user asks for the runtime's ([`WaitOn`]): a runtime waits for its own
+//!   blocking pool when it is dropped, and a full pool would stop `tokio::fs` and everybody's
+//!   `spawn_blocking`.
 //! - An **errand** ends by itself, but others may wait for it: a lock call on a remote file system
 //!   that does not wait for a holder, an unlock, a look at a path with the lock held. It runs on
-//!   the wait pool too. On the runtime's, an unlock would queue behind the very threads that wait
-//!   for it.
-//! - A **call** ends by itself, and nobody but its caller waits for it: opening. It is an ordinary
-//!   blocking call of the caller's runtime, or of the wait pool where there is none. A runtime
-//!   that shuts down drops it unrun, and that is its caller's error.
+//!   the wait pool too, at once.
+//! - A **call** ends by itself, and nobody but its caller waits for it: opening. It runs on the wait
+//!   pool, behind others if there are very many.
 //!
-//! Parked waits and errands run exactly once, whatever becomes of the runtime that was asked: one
-//! that is dropped unrun moves to the wait pool.
+//! Where the process may not have another thread, errands and calls run on the thread that asks, and a
+//! wait is an error ([`NoThread`]). tokio's pool is no way out: it panics if it has no thread either, or
+//! leaves what it was given in its queue.
+//!
+//! All of them run exactly once. A parked wait that a runtime drops unrun moves to the wait pool.
 
 mod pool;
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 
 #[cfg(not(tokio_filelock_loom))]
-use std::panic::{self, AssertUnwindSafe};
-
-#[cfg(not(tokio_filelock_loom))]
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 pub(crate) use pool::{Job, Pool};
 
 use crate::foreign;
-use crate::shim::{Arc, Mutex};
 
 /// Where a wait for another process is parked; see
 /// [`OpenOptions::wait_on`](crate::OpenOptions::wait_on).
@@ -42,16 +40,40 @@ pub enum WaitOn {
     #[default]
     WaitPool,
     /// On the blocking pool of the tokio runtime of the task that has to wait first, where it
-    /// counts towards `max_blocking_threads`. Without a runtime: as `WaitPool`.
+    /// counts towards `max_blocking_threads`. Without a multi-thread runtime: as `WaitPool`.
     RuntimePool,
 }
+
+/// There is no thread to be had for what blocks.
+#[derive(Debug)]
+pub(crate) struct NoThread(io::Error);
+
+impl NoThread {
+    /// The kind of the system's error may be `WouldBlock`, which means something else to those who lock.
+    fn of(error: io::Error) -> io::Error {
+        io::Error::other(Self(error))
+    }
+
+    /// Whether this is what an error says.
+    pub(crate) fn is_said_by(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|error| error.is::<Self>())
+    }
+}
+
+impl fmt::Display for NoThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no thread can be had to wait on: {}", self.0)
+    }
+}
+
+impl std::error::Error for NoThread {}
 
 /// Parks a wait: runs a job that may block until another process acts. The job gets an error, and
 /// must not block, if the thread it was promised is not to be had after all.
 ///
 /// # Errors
 ///
-/// No thread can be had, and there is no runtime to ask for one. The job is dropped then.
+/// No thread can be had. The job is dropped then.
 pub(crate) fn park(
     pool: &Pool,
     wait_on: WaitOn,
@@ -65,13 +87,13 @@ pub(crate) fn park(
             Some(job) => job,
         },
     };
-    run_somewhere(pool, job).map_err(|(_, error)| error)
+    pool.submit(job).map_err(|(_, error)| error)
 }
 
 /// Runs a short job that others depend on. Where no thread can be had, late on this one is better
 /// than never.
 pub(crate) fn errand(pool: &Pool, job: impl FnOnce() + Send + 'static) {
-    if let Err((job, error)) = run_somewhere(pool, Box::new(|_| job())) {
+    if let Err((job, error)) = pool.submit(Box::new(|_| job())) {
         job(Err(error));
     }
 }
@@ -81,13 +103,35 @@ pub(crate) async fn errand_with_answer<T: Send + 'static>(
     pool: &Pool,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> T {
+    let (job, answered) = with_answer(job);
+    errand(pool, job);
+    answered.await.expect("an errand runs")
+}
+
+/// Runs a call for its caller; it runs even if the caller does not wait any more.
+pub(crate) async fn call<T: Send + 'static>(
+    pool: &Pool,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    // No threads, and no file locks either: the job says so, and blocks nobody.
+    if cfg!(not(any(unix, windows))) {
+        return job();
+    }
+    let (job, answered) = with_answer(job);
+    pool.call(Box::new(|_| job()));
+    answered.await.expect("a call runs")
+}
+
+fn with_answer<T: Send + 'static>(
+    job: impl FnOnce() -> T + Send + 'static,
+) -> (impl FnOnce() + Send + 'static, oneshot::Receiver<T>) {
     let (answer, answered) = oneshot::channel();
-    errand(pool, move || {
+    let job = move || {
         let done = job();
         // Wakes whoever waits.
         foreign::contained(|| drop(answer.send(done)));
-    });
-    answered.await.expect("an errand runs")
+    };
+    (job, answered)
 }
 
 /// Runs an errand for a caller that is willing to block its thread.
@@ -100,81 +144,47 @@ pub(crate) fn blocking_errand<T: Send + 'static>(
     answered.recv().expect("an errand runs")
 }
 
-/// Runs a call for its caller. `None` if the runtime shut down before it ran.
+/// Gives the job to the blocking pool of this thread's runtime, if it is a multi-thread one and a thread
+/// can be had; otherwise it comes back. A runtime that shuts down drops it, and so sends it to the wait
+/// pool.
 ///
-/// Where the runtime has no thread to give and may not have one, it runs as an errand does.
-pub(crate) async fn call<T: Send + 'static>(
-    pool: &Pool,
-    job: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    // No threads, and no file locks either: the job says so, and blocks nobody.
-    if cfg!(not(any(unix, windows))) {
-        return Some(job());
-    }
-    #[cfg(not(tokio_filelock_loom))]
-    let job = match Handle::try_current() {
-        Err(_) => job,
-        Ok(runtime) => {
-            let kept = Arc::new(Mutex::new(Some(job)));
-            let sent = kept.clone();
-            let run = move || {
-                let job = sent.lock().take();
-                job.map(|job| job())
-            };
-            // tokio panics without a thread; see `run_on_runtime`.
-            let spawn = AssertUnwindSafe(|| runtime.spawn_blocking(run));
-            match panic::catch_unwind(spawn) {
-                Ok(running) => return running.await.ok().flatten(),
-                Err(_) => kept.lock().take()?,
-            }
-        }
-    };
-    Some(errand_with_answer(pool, job).await)
-}
-
-/// On the wait pool, or else on the runtime's pool.
-fn run_somewhere(pool: &Pool, job: Job) -> Result<(), (Job, io::Error)> {
-    let Err((job, error)) = pool.submit(job) else { return Ok(()) };
-    match run_on_runtime(pool, job) {
-        None => Ok(()),
-        Some(job) => Err((job, error)),
-    }
-}
-
-/// Gives the job to the blocking pool of this thread's runtime; comes back if there is no runtime,
-/// or no thread that it could give. A
-/// runtime that shuts down drops it, and so sends it to the wait pool.
+/// tokio panics if its pool has no thread and may not have one, which can be seen only by asking; that of a
+/// multi-thread runtime has those of the workers.
+#[cfg(not(tokio_filelock_loom))]
 fn run_on_runtime(pool: &Pool, job: Job) -> Option<Job> {
-    let sent = Arc::new(Mutex::new(Some(job)));
-    let carrier = SentToRuntime { job: sent.clone(), pool: pool.clone() };
-    #[cfg(not(tokio_filelock_loom))]
-    if let Ok(runtime) = Handle::try_current() {
-        // tokio panics if its pool has no thread and may not have one, and leaves in its queue what
-        // it was given: the job is taken out of there.
-        let spawn = AssertUnwindSafe(|| drop(runtime.spawn_blocking(move || carrier.run())));
-        return match panic::catch_unwind(spawn) {
-            Ok(()) => None,
-            Err(_) => sent.lock().take(),
-        };
+    let Ok(runtime) = Handle::try_current() else { return Some(job) };
+    if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread || !threads_can_be_had() {
+        return Some(job);
     }
-    #[cfg(tokio_filelock_loom)]
-    let carrier = model_runtime::spawn_blocking(carrier)?;
-    let job = carrier.job.lock().take();
-    drop((carrier, sent));
-    job
+    let carrier = SentToRuntime { job: Some(job), pool: pool.clone() };
+    drop(runtime.spawn_blocking(move || carrier.run()));
+    None
+}
+
+#[cfg(tokio_filelock_loom)]
+fn run_on_runtime(pool: &Pool, job: Job) -> Option<Job> {
+    let carrier = SentToRuntime { job: Some(job), pool: pool.clone() };
+    let mut carrier = model_runtime::spawn_blocking(carrier)?;
+    carrier.job.take()
+}
+
+/// Takes the time of a thread that does nothing. Without threads what is given to tokio's pool would stay
+/// in its queue.
+#[cfg(not(tokio_filelock_loom))]
+fn threads_can_be_had() -> bool {
+    std::thread::Builder::new().spawn(|| ()).is_ok_and(|thread| thread.join().is_ok())
 }
 
 /// A job that goes to the wait pool when it is dropped, if it has not run before.
 struct SentToRuntime {
-    job: Arc<Mutex<Option<Job>>>,
+    job: Option<Job>,
     pool: Pool,
 }
 
 impl SentToRuntime {
     #[cfg(not(tokio_filelock_loom))]
-    fn run(self) {
-        let job = self.job.lock().take();
-        if let Some(job) = job {
+    fn run(mut self) {
+        if let Some(job) = self.job.take() {
             job(Ok(()));
         }
     }
@@ -182,7 +192,7 @@ impl SentToRuntime {
 
 impl Drop for SentToRuntime {
     fn drop(&mut self) {
-        let Some(job) = self.job.lock().take() else { return };
+        let Some(job) = self.job.take() else { return };
         if let Err((job, error)) = self.pool.submit(job) {
             job(Err(error));
         }

@@ -1,4 +1,4 @@
-//! The wait pool: threads for calls that block until somebody else acts.
+//! The wait pool: threads for what blocks, until somebody else acts or until it ends by itself.
 //!
 //! A parked wait may take for ever, so a job never queues behind another one: each gets an idle
 //! thread or a new one. Threads stay idle for a few seconds, because a contended file is usually
@@ -8,7 +8,9 @@
 //! 1. `jobs.len() <= idle`: every queued job has an idle thread of its own that will take it.
 //!    `submit` queues only below that bound, and a thread leaves `idle` by taking a job or, with
 //!    no job queued, by ending.
-//! 2. A thread that gives up waiting looks at the queue once more in the same critical section in
+//! 2. `calls` is empty unless `calling` threads, one or more, are on their way through it: whoever adds to
+//!    it becomes one of them or finds [`CALLS`] of them, and none leaves before it is empty.
+//! 3. A thread that gives up waiting looks at the queue once more in the same critical section in
 //!    which it leaves, so no job is handed to a thread that has gone.
 
 use std::collections::VecDeque;
@@ -16,6 +18,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use super::NoThread;
+use crate::foreign;
 use crate::shim::{Arc, Condvar, Mutex, spawn_thread};
 
 /// What runs on a thread that may block. It is told where it is: `Ok` there, or why no such thread
@@ -24,6 +28,9 @@ pub(crate) type Job = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// How long an idle thread stays for the next wait.
 const IDLE: Duration = Duration::from_secs(4);
+
+/// Calls run on so many threads at most, as many as tokio's pool has by default; a model has one.
+const CALLS: usize = if cfg!(tokio_filelock_loom) { 1 } else { 512 };
 
 /// The name of every thread of the pool; Linux shows 15 characters.
 pub(crate) const THREAD_NAME: &str = "filelock-wait";
@@ -41,6 +48,10 @@ struct Shared {
 struct State {
     jobs: VecDeque<Job>,
     idle: usize,
+    /// Jobs that end by themselves.
+    calls: VecDeque<Job>,
+    /// Threads that run them.
+    calling: usize,
 }
 
 impl fmt::Debug for Pool {
@@ -68,11 +79,52 @@ impl Pool {
             drop(first);
             shared.work_from(job);
         });
-        spawned.map_err(|error| (slot.lock().take().expect("no thread took it"), error))
+        spawned.map_err(|error| {
+            let job = slot.lock().take().expect("no thread took it");
+            (job, NoThread::of(error))
+        })
+    }
+
+    /// Runs a job that ends by itself: on a thread of the pool, behind others if there are very many, or on
+    /// this one, together with what is added meanwhile, if no other can be had.
+    pub(crate) fn call(&self, job: Job) {
+        {
+            let mut state = self.0.state.lock();
+            state.calls.push_back(job);
+            if state.calling == CALLS {
+                return;
+            }
+            state.calling += 1;
+        }
+        let shared = self.0.clone();
+        if let Err((job, error)) = self.submit(Box::new(move |placed| shared.run_calls(placed))) {
+            job(Err(error));
+        }
     }
 }
 
 impl Shared {
+    /// This thread is counted in `calling`.
+    fn run_calls(&self, placed: io::Result<()>) {
+        loop {
+            let job = {
+                let mut state = self.state.lock();
+                // Without a thread of its own it leaves the rest to those who have one.
+                let job = match placed {
+                    Err(_) if state.calling > 1 => None,
+                    _ => state.calls.pop_front(),
+                };
+                if job.is_none() {
+                    state.calling -= 1;
+                }
+                job
+            };
+            let Some(job) = job else { return };
+            // Not even a bug of ours may take the calls of others away.
+            foreign::contained(|| job(Ok(())));
+        }
+    }
+
     fn work_from(&self, first: Option<Job>) {
         let mut next = first;
         while let Some(job) = next {
@@ -125,6 +177,27 @@ mod models {
                     ran.more.notify_all();
                 });
                 assert!(pool.submit(job).is_ok());
+            }
+            let mut jobs = ran.jobs.lock();
+            while *jobs < 2 {
+                jobs = ran.more.wait(jobs);
+            }
+        });
+    }
+
+    /// Two calls where one thread may run calls: whichever ends first, the other one runs.
+    #[test]
+    fn a_call_behind_another() {
+        model("a_call_behind_another", Some(3), || {
+            let pool = Pool::default();
+            let ran = Arc::new(Ran::default());
+            for _ in 0..2 {
+                let ran = ran.clone();
+                pool.call(Box::new(move |placed: io::Result<()>| {
+                    placed.unwrap();
+                    *ran.jobs.lock() += 1;
+                    ran.more.notify_all();
+                }));
             }
             let mut jobs = ran.jobs.lock();
             while *jobs < 2 {

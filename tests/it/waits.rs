@@ -16,12 +16,12 @@ use nix::unistd::Pid;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, yield_now};
-use tokio_filelock::{Error, ExclusiveGuard, FileLock, OpenOptions, WaitOn};
+use tokio_filelock::{Error, ErrorKind, ExclusiveGuard, FileLock, OpenOptions, Tenure, WaitOn};
 
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
-use crate::support::{Mode, PROTOCOLS, in_time, kernel, protocol, returns};
+use crate::support::{Mode, PROTOCOLS, assert_names, in_time, kernel, protocol, returns};
 
 // ---- cancelled waits ----
 
@@ -389,47 +389,82 @@ fn wait_once(
 // ---- the process that may not have more threads ----
 
 #[test]
-fn without_a_thread_to_be_had_the_wait_parks_on_the_runtimes_pool() {
-    let place = Place::new();
-    let path = place.lock_file();
-    fs::write(&path, "").unwrap();
-    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
-    let holder = Locker::holding(&path, tokio_filelock::Protocol::Flock, Mode::Exclusive);
-    let waiter = Process::in_role("no more threads", &[path.to_str().unwrap(), "Flock"]);
-    waiter.expect("refused without a runtime");
-    waiter.expect("waiting");
-    holder.finish();
-    waiter.expect("held");
-    waiter.finish();
+fn without_a_thread_to_be_had_a_wait_is_an_error_and_the_tasks_of_the_process_need_none() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        let holder = Locker::holding(&path, protocol, Mode::Exclusive);
+        let arguments = [path.to_str().unwrap(), &format!("{protocol:?}")];
+        let mut child = Process::in_role("no more threads", &arguments);
+        child.expect("refused");
+        holder.finish();
+        child.tell("the lock is free");
+        child.expect("counted");
+        child.finish();
+    }
 }
 
+/// No panic is part of it: one would end the process.
 pub(crate) fn no_more_threads(arguments: &[String]) {
     use nix::sys::resource::{Resource, setrlimit};
 
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    // The pool has one thread by then, which stays for some seconds.
-    runtime.block_on(runtime.spawn_blocking(|| ())).unwrap();
+    const TASKS: u64 = 4;
+    const ROUNDS: u64 = 50;
+
+    let [path, name] = arguments else { panic!("{arguments:?}") };
+    let multi_thread = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let current_thread = Builder::new_current_thread().enable_all().build().unwrap();
+    // Root may have as many as it likes.
     crate::support::locker::become_nobody();
     setrlimit(Resource::RLIMIT_NPROC, 1, 1).unwrap();
     std::thread::Builder::new().spawn(|| ()).expect_err("no thread is to be had");
+    std::panic::set_hook(Box::new(|panic| {
+        println!("{panic}");
+        std::process::abort();
+    }));
 
-    let lock = open_from(arguments);
-    let error = futures::executor::block_on(lock.lock()).unwrap_err();
-    assert_eq!(error.kind(), tokio_filelock::ErrorKind::Io, "{error}");
-    // Nor has a runtime that has no thread in its pool yet one to give.
-    let cold = Builder::new_current_thread().enable_all().build().unwrap();
-    let error = cold.block_on(lock.lock()).unwrap_err();
-    assert_eq!(error.kind(), tokio_filelock::ErrorKind::Io, "{error}");
-    drop(cold);
-    say("refused without a runtime");
-    runtime.block_on(async {
-        let mut acquire = pin!(lock.lock());
-        get_in_line(acquire.as_mut()).await;
-        kernel::await_waiting_calls(lock.path(), 1);
-        say("waiting");
-        drop(in_time(acquire).await.unwrap());
-        say("held");
+    // Every tenure ends when a task of this process waits, and the process would stand back.
+    let options = || {
+        let tenure = Tenure::default().time(Duration::ZERO);
+        FileLock::options().protocol(protocol(name)).tenure(tenure)
+    };
+    let lock = current_thread.block_on(options().open(path)).unwrap();
+    let on_runtime = options().wait_on(WaitOn::RuntimePool);
+    let other = multi_thread.block_on(multi_thread.spawn(on_runtime.open(path.clone())));
+    let other = other.unwrap().unwrap();
+    let asked = |lock: &FileLock| {
+        let ask = || {
+            let lock = lock.clone();
+            async move { lock.lock().await.map(drop).unwrap_err() }
+        };
+        let in_task = multi_thread.block_on(multi_thread.spawn(ask())).unwrap();
+        [futures::executor::block_on(ask()), current_thread.block_on(ask()), in_task]
+    };
+    for error in asked(&lock).into_iter().chain(asked(&other)) {
+        assert_names(&error, ErrorKind::NoThread, lock.path());
+        assert!(error.to_string().contains("RLIMIT_NPROC"), "{error}");
+        assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::Other);
+    }
+    say("refused");
+    assert_eq!(commands().next().as_deref(), Some("the lock is free"));
+    let before = lock.counters().tenures;
+    current_thread.block_on(async {
+        let count = async |lock: &FileLock| {
+            for _ in 0..ROUNDS {
+                let guard = lock.lock().await.unwrap();
+                // Lets the others get in line.
+                tokio::task::yield_now().await;
+                drop(guard);
+            }
+        };
+        tokio::join!(count(&lock), count(&other), count(&lock), count(&other));
     });
+    assert_eq!(lock.counters().acquisitions, TASKS * ROUNDS);
+    let tenures = lock.counters().tenures - before;
+    assert!(tenures > 1, "the process would have stood back after {tenures} tenures");
+    say("counted");
 }
 
 // ---- what the roles share ----
