@@ -5,13 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::holder::{HeldBy, Holder, Holders, Lasting};
+use crate::holder::{HeldBy, Holder, Holders, Lasting, Shown};
 
 /// Why a lock file could not be opened, locked or unlocked.
 ///
 /// The message says what was tried on which path, what came of it, and what can be done about
-/// it. The kind is for programs, [`source`](std::error::Error::source) is the error of the
-/// operating system where there is one.
+/// it, in one line; letters that move a terminal or are not seen are escaped. The kind is for programs,
+/// [`os_error`](Error::os_error) is the error of the operating system where there is one. The message has
+/// its text, so [`source`](std::error::Error::source) does not give it once more.
 ///
 /// # Examples
 ///
@@ -220,6 +221,13 @@ impl Error {
         self.0.source.as_ref().is_some_and(|source| source.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// The error of the operating system that this one is about, if there is one: for its
+    /// [`raw_os_error`](io::Error::raw_os_error). The message has its text.
+    #[must_use]
+    pub fn os_error(&self) -> Option<&io::Error> {
+        self.0.source.as_ref()
+    }
+
     /// Something may not be written to, by permission or by the file system.
     pub(crate) fn is_refusal(&self) -> bool {
         let refused = [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem];
@@ -307,7 +315,7 @@ impl fmt::Display for Error {
         if let Some(key) = &self.0.key {
             write!(f, " key `{key}` of")?;
         }
-        write!(f, " `{}`", self.0.path.display())?;
+        write!(f, " `{}`", Shown::path(&self.0.path))?;
         if let Some(detail) = &self.0.detail {
             let is_sentence = self.0.kind != ErrorKind::TimedOut;
             write!(f, "{}{detail}", if is_sentence { ": " } else { " " })?;
@@ -343,8 +351,9 @@ impl fmt::Debug for Error {
 }
 
 impl std::error::Error for Error {
+    /// What is behind the error of the operating system, whose text the message has already.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_ref().map(|source| source as _)
+        self.os_error().and_then(std::error::Error::source)
     }
 }
 
@@ -419,6 +428,86 @@ impl From<TryLockError> for io::Error {
     fn from(error: TryLockError) -> Self {
         match error {
             TryLockError::WouldBlock(error) | TryLockError::Error(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests {
+    use super::*;
+
+    const KINDS: [ErrorKind; 13] = [
+        ErrorKind::TimedOut,
+        ErrorKind::WouldBlock,
+        ErrorKind::InvalidInput,
+        ErrorKind::Unsupported,
+        ErrorKind::LockServiceUnavailable,
+        ErrorKind::WrongAccess,
+        ErrorKind::PermissionDenied,
+        ErrorKind::Deadlock,
+        ErrorKind::Replaced,
+        ErrorKind::ProtocolMismatch,
+        ErrorKind::NoThread,
+        ErrorKind::Forked,
+        ErrorKind::Io,
+    ];
+
+    /// As anyhow's `{:#}` and other reporters do: a message, and what is behind it.
+    fn report(error: &dyn std::error::Error) -> String {
+        let mut report = error.to_string();
+        let mut next = error.source();
+        while let Some(error) = next {
+            report = format!("{report}: {error}");
+            next = error.source();
+        }
+        report
+    }
+
+    #[test]
+    fn a_report_says_nothing_twice() {
+        let path = Path::new("/var/lock/app.lock");
+        let cause = "the cause of it all";
+        for kind in KINDS {
+            let sources = [
+                io::Error::from_raw_os_error(2),
+                io::Error::other(cause),
+                io::Error::other(std::fmt::Error),
+            ];
+            for source in sources {
+                let said = source.to_string();
+                let error = || {
+                    let source = match source.raw_os_error() {
+                        Some(number) => io::Error::from_raw_os_error(number),
+                        None => io::Error::other(said.clone()),
+                    };
+                    Error::os(kind, Operation::Open, path, source)
+                };
+                let reports = [
+                    report(&error()),
+                    report(&error().met_while_reopening(Operation::LockShared)),
+                    report(&TryLockError::from(error())),
+                    report(&io::Error::from(error())),
+                ];
+                for report in reports {
+                    assert_eq!(report.matches(&said).count(), 1, "{report}");
+                    assert_eq!(report.matches("app.lock").count(), 1, "{report}");
+                }
+                assert_eq!(error().os_error().unwrap().to_string(), said);
+            }
+            let found = Error::found(kind, Operation::Open, path, cause);
+            assert_eq!(report(&found).matches(cause).count(), 1);
+            assert!(found.os_error().is_none());
+        }
+    }
+
+    /// Those kinds of io::Error mean that it may be asked again.
+    #[test]
+    fn only_contention_would_block() {
+        for kind in KINDS {
+            let source = io::Error::from(io::ErrorKind::WouldBlock);
+            let error = io::Error::from(Error::os(kind, Operation::Open, "app.lock", source));
+            let would_block = error.kind() == io::ErrorKind::WouldBlock;
+            assert_eq!(would_block, kind == ErrorKind::WouldBlock, "{kind:?}");
         }
     }
 }

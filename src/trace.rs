@@ -24,7 +24,7 @@ mod imp {
     use tracing::{Level, Span, debug, debug_span, enabled, info, trace, warn};
 
     use crate::foreign;
-    use crate::holder::{Mode, Record};
+    use crate::holder::{Mode, Record, Shown};
     use crate::os::Identity;
     use crate::shim;
 
@@ -41,7 +41,7 @@ mod imp {
         /// Does nothing if it has begun.
         pub(crate) fn begin(&mut self, path: &Path, mode: Mode) {
             self.0.get_or_insert_with(|| {
-                let path = path.display();
+                let path = Shown::path(path);
                 let span = span(|| debug_span!(target: TARGET, "wait", %path, ?mode));
                 (shim::now(), span)
             });
@@ -51,7 +51,7 @@ mod imp {
         pub(crate) fn end(&mut self, path: &Path, mode: Mode) {
             let Some((since, span)) = self.0.take() else { return };
             let waited = shim::now().saturating_duration_since(since);
-            let path = path.display();
+            let path = Shown::path(path);
             foreign::contained(move || {
                 span.in_scope(|| {
                     if waited >= LONG {
@@ -85,7 +85,7 @@ mod imp {
             token: Option<u64>,
             abandoned: Option<&Record>,
         ) -> Self {
-            let path = path.display();
+            let path = Shown::path(path);
             if let Some(dead) = abandoned {
                 let (pid, token) = (dead.pid(), dead.token());
                 let (program, label) = (dead.program(), dead.label());

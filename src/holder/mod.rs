@@ -6,7 +6,8 @@
 mod death;
 mod record;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +15,6 @@ pub(crate) use death::{Circumstances, Fate, fate};
 pub use record::Record;
 pub(crate) use record::{LONGEST, Process, Written, is_fit_for_a_record, program_name};
 
-#[cfg(unix)]
 pub(crate) use record::is_printable;
 
 #[cfg(fuzzing)]
@@ -216,6 +216,33 @@ impl fmt::Display for Holder {
     }
 }
 
+/// A text from outside, such as a path: what is no text, or not to be seen, is escaped.
+pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Shown<'a> {
+    pub(crate) fn path(path: &'a Path) -> Self {
+        Self(path.as_os_str().as_encoded_bytes())
+    }
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for letter in chunk.valid().chars() {
+                if is_printable(letter) {
+                    f.write_char(letter)?;
+                } else {
+                    write!(f, "{}", letter.escape_default())?;
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A duration with one unit and no noise: `5.2 s`, `5 s`, `130 ms`.
 pub(crate) struct Lasting(pub(crate) Duration);
 
@@ -313,6 +340,26 @@ mod tests {
         ];
         for (holders, sentence) in table {
             assert_eq!(HeldBy(&holders).to_string(), sentence);
+        }
+    }
+
+    #[test]
+    fn what_is_not_to_be_seen_is_escaped() {
+        let table: [(&[u8], &str); 7] = [
+            (b"/tmp/app.lock", "/tmp/app.lock"),
+            ("/tmp/Größe/日本.lock".as_bytes(), "/tmp/Größe/日本.lock"),
+            // As macOS writes it, with the marks apart.
+            ("u\u{308}.lock".as_bytes(), "u\u{308}.lock"),
+            (b"\x1b]0;owned\x07\x1b[2J\n\t", "\\u{1b}]0;owned\\u{7}\\u{1b}[2J\\n\\t"),
+            (
+                "a\u{202e}kcol\u{2066}\u{200b}\u{feff}".as_bytes(),
+                "a\\u{202e}kcol\\u{2066}\\u{200b}\\u{feff}",
+            ),
+            (b"Stick-\xdfe\xff", "Stick-\\xdfe\\xff"),
+            (b"C:\\locks", "C:\\locks"),
+        ];
+        for (bytes, text) in table {
+            assert_eq!(Shown(bytes).to_string(), text);
         }
     }
 

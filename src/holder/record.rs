@@ -268,17 +268,26 @@ fn number(text: &str) -> Option<u64> {
     if is_canonical { text.parse().ok() } else { None }
 }
 
-/// One line of at most 200 bytes, without control characters.
+/// One line of at most 200 bytes, each letter of which is seen.
 pub(crate) fn is_fit_for_a_record(value: &str) -> bool {
     !value.is_empty() && value.len() <= LONGEST_VALUE && value.chars().all(is_printable)
 }
 
-/// It stays in its line and in its place. A process chooses its name, and whoever may write the lock
-/// file its record; they do not choose what an operator's terminal does, nor in which order he reads.
+/// It is seen, stays in its line and in its place. A process chooses its name, and whoever may write the
+/// lock file its record; they do not choose what an operator's terminal does, nor in which order it is
+/// read, nor hide a difference between two names.
 pub(crate) fn is_printable(letter: char) -> bool {
     let separates_lines = matches!(letter, '\u{2028}' | '\u{2029}');
-    let changes_direction = matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    !(letter.is_control() || separates_lines || changes_direction)
+    let changes_direction = matches!(letter,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    // Those that Unicode calls default ignorable, and what annotates or fills.
+    let is_invisible = matches!(letter,
+        '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}'
+        | '\u{206a}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+        | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}');
+    !(letter.is_control() || separates_lines || changes_direction || is_invisible)
 }
 
 /// The name of the program at this path, if it has one that is fit for a record.

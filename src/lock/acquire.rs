@@ -160,7 +160,7 @@ impl<G: Guard> Acquire<G> {
     ///
     /// # Panics
     ///
-    /// The future panics when it has to wait and is not polled in a tokio runtime with its timer
+    /// The future panics at its first poll if it is not polled in a tokio runtime with its timer
     /// enabled ([`enable_time`](tokio::runtime::Builder::enable_time)).
     ///
     /// # Examples
@@ -201,6 +201,9 @@ impl<G: Guard> Future for Acquire<G> {
             return Poll::Ready(Err(error));
         }
         start_timer(this.limit, this.sleep.as_mut());
+        if let Some(on_wait) = this.on_wait {
+            on_wait.start_timer();
+        }
         let answer = loop {
             match acquire(lock, G::MODE, this.state, this.moves, cx) {
                 Poll::Ready(answer) => break answer,

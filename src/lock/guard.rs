@@ -121,7 +121,7 @@ impl ExclusiveGuard {
     ///
     /// # Panics
     ///
-    /// Without a tokio runtime with its timer enabled.
+    /// Without a tokio runtime with its timer enabled, contended or not.
     pub async fn until_contended(&self) {
         until_contended(&self.hold).await;
     }
@@ -195,7 +195,7 @@ impl SharedGuard {
     ///
     /// # Panics
     ///
-    /// Without a tokio runtime with its timer enabled.
+    /// Without a tokio runtime with its timer enabled, contended or not.
     pub async fn until_contended(&self) {
         until_contended(&self.hold).await;
     }
@@ -205,8 +205,11 @@ impl SharedGuard {
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 async fn until_contended(hold: &Hold) {
+    // Before the first look, so that a missing timer is found in the first test.
+    let mut pause = tokio::time::sleep(LOOK_EVERY);
     while !hold.is_contended() {
-        tokio::time::sleep(LOOK_EVERY).await;
+        pause.await;
+        pause = tokio::time::sleep(LOOK_EVERY);
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::{FileLock, Handle};
 use crate::error::Error;
+use crate::holder::Shown;
 use crate::os::Region;
 use crate::queue::Mode;
 use crate::registry::{Membership, Wanted};
@@ -60,7 +61,7 @@ impl Key {
         if characters.next().is_some() {
             text.push('…');
         }
-        text.escape_debug().collect()
+        Shown(text.as_bytes()).to_string()
     }
 
     fn wanted(&self) -> Wanted {

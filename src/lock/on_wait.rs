@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::FileLock;
 use super::key::Key;
-use crate::holder::{HeldBy, Holder, Holders, Lasting};
+use crate::holder::{HeldBy, Holder, Holders, Lasting, Shown};
 
 /// How often it is looked whether the holder has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ impl fmt::Display for Waiting<'_> {
         if let Some(key) = key {
             write!(f, "key `{key}` of ")?;
         }
-        write!(f, "`{}` for {}: ", path.display(), Lasting(*waited))?;
+        write!(f, "`{}` for {}: ", Shown::path(path), Lasting(*waited))?;
         HeldBy(holders).fmt(f)
     }
 }
@@ -85,14 +85,25 @@ impl OnWait {
         Self { after, tell: Box::new(tell), since: None, step: Step::Start, told: None }
     }
 
+    /// Looked for at the first poll, contended or not, as that of a limit.
+    ///
+    /// # Panics
+    ///
+    /// There is no timer.
+    pub(super) fn start_timer(&mut self) {
+        if let Step::Start = self.step {
+            self.since = Some(Instant::now());
+            self.step = Step::Sleeping(Box::pin(tokio::time::sleep(self.after)));
+        }
+    }
+
     /// The lock is still waited for. Has the task woken when there may be something to tell.
     pub(super) fn poll(&mut self, lock: &FileLock, cx: &mut Context<'_>) {
-        let since = *self.since.get_or_insert_with(Instant::now);
+        self.start_timer();
+        let since = self.since.expect("set with the timer");
         loop {
             match &mut self.step {
-                Step::Start => {
-                    self.step = Step::Sleeping(Box::pin(tokio::time::sleep(self.after)));
-                }
+                Step::Start => unreachable!("started above"),
                 Step::Sleeping(sleep) => match sleep.as_mut().poll(cx) {
                     Poll::Ready(()) => self.step = Step::Looking(Box::pin(lock.clone().look())),
                     Poll::Pending => return,

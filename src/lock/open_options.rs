@@ -225,7 +225,7 @@ impl OpenOptions {
     }
 
     /// What this process does with the lock, for its [`record`](Self::record): one line of at most
-    /// 200 bytes, without control characters or marks of text direction. Without a record it goes
+    /// 200 bytes, without control characters, marks of text direction or letters that are not seen. Without a record it goes
     /// nowhere.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
@@ -285,7 +285,8 @@ impl OpenOptions {
         if let Some(label) = &self.label {
             if !is_fit_for_a_record(label) {
                 return Err(refused(
-                    "its label is not one line of 1 to 200 bytes without control characters",
+                    "its label is not one line of 1 to 200 bytes without control characters, marks of \
+                     text direction and letters that are not seen",
                 ));
             }
         }

@@ -97,12 +97,52 @@ async fn paths_that_lead_nowhere_are_refused() {
         for error in errors_of_opening(&path).await {
             assert_names(&error, ErrorKind::Io, &path);
             assert_eq!(errno(&error), number, "{error}");
-            let source = std::error::Error::source(&error).expect("the error of the system");
+            let source = error.os_error().expect("the error of the system");
             assert!(error.to_string().contains(&source.to_string()), "{error}");
             assert_eq!(io::Error::from(error).kind(), kind, "{path:?}");
         }
     }
     assert_eq!(Snapshot::of(place.directory()), before);
+}
+
+/// Nor does a path reach the terminal as it stands: it may be somebody else's.
+#[tokio::test]
+async fn a_path_that_would_move_the_terminal_is_escaped_in_messages() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let table: [(&[u8], &str); 4] = [
+        (b"\x1b[2J\x07.lock", "\\u{1b}[2J\\u{7}.lock"),
+        (b"two\nlines.lock", "two\\nlines.lock"),
+        ("\u{202e}kcol.\u{200b}ppa".as_bytes(), "\\u{202e}kcol.\\u{200b}ppa"),
+        (b"Stick-\xdfe.lock", "Stick-\\xdfe.lock"),
+    ];
+    let place = Place::new();
+    for (name, shown) in table {
+        let path = place.directory().join("missing").join(OsStr::from_bytes(name));
+        let error = FileLock::open(&path).await.unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(&format!("/missing/{shown}`")), "{message}");
+        assert!(!message.contains(char::is_control), "{message:?}");
+        assert_eq!(error.path(), path);
+        // What is told while one waits, too.
+        let path = place.directory().join(OsStr::from_bytes(name));
+        let lock = FileLock::open(&path).await.unwrap();
+        let guard = lock.lock().await.unwrap();
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let waiting = lock.lock().on_wait(Duration::ZERO, move |waiting| {
+            let _ = tell.send(waiting.to_string());
+        });
+        let mut waiting = tokio_test::task::spawn(waiting);
+        let told = std::future::poll_fn(|cx| {
+            assert!(waiting.poll().is_pending());
+            cx.waker().wake_by_ref();
+            told.poll_recv(cx)
+        });
+        let told = in_time(told).await.unwrap();
+        assert!(told.contains(&format!("/{shown}`")) && !told.contains(char::is_control), "{told}");
+        drop(guard);
+    }
 }
 
 #[tokio::test]
@@ -374,6 +414,5 @@ pub(crate) fn run_out_of_descriptors(arguments: &[String]) {
 
 /// The number of the system's error under this one.
 fn errno(error: &Error) -> Option<Errno> {
-    let source = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
-    source.raw_os_error().map(Errno::from_raw)
+    error.os_error()?.raw_os_error().map(Errno::from_raw)
 }

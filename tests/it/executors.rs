@@ -5,6 +5,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc;
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -155,9 +156,18 @@ fn assert_panics<T>(call: impl FnOnce() -> T, says: &str) {
 fn a_limit_without_a_timer_panics_at_the_first_poll_and_locks_nothing() {
     let place = Place::new();
     let lock = FileLock::options().blocking_open(place.lock_file()).unwrap();
-    let limited: [fn(&FileLock); 2] = [
+    let limited: [fn(&FileLock); 4] = [
         |lock| drop(block_on(lock.lock().timeout(Duration::from_secs(1)))),
         |lock| drop(block_on(lock.lock_shared().deadline(Instant::now()))),
+        |lock| drop(block_on(lock.lock().on_wait(Duration::from_secs(1), |_| ()))),
+        |lock| {
+            let guard = block_on(lock.lock()).unwrap();
+            // Contended, so it has nothing to wait for.
+            let mut next = Box::pin(lock.lock());
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(next.as_mut().poll(&mut context).is_pending());
+            block_on(guard.until_contended());
+        },
     ];
     for limited in limited {
         assert_panics(|| limited(&lock), "no reactor running");

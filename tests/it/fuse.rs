@@ -111,8 +111,7 @@ async fn an_answer_does_not_wait_for_the_call_of_the_next_in_line() {
 }
 
 fn raw_os_error(error: &Error) -> Option<i32> {
-    let source = std::error::Error::source(error)?;
-    source.downcast_ref::<std::io::Error>()?.raw_os_error()
+    error.os_error()?.raw_os_error()
 }
 
 #[tokio::test]

@@ -323,9 +323,19 @@ fn a_gigabyte_of_something_else_is_replaced() {
 #[test]
 fn labels_that_are_no_line_are_refused() {
     let place = Place::new();
-    for label in
-        ["", "two\nlines", "a\ttab", "\u{7f}", "two\u{2028}lines", "\u{202e}", &"x".repeat(201)]
-    {
+    for label in [
+        "",
+        "two\nlines",
+        "a\ttab",
+        "\u{7f}",
+        "two\u{2028}lines",
+        "\u{202e}",
+        "\u{61c}a",
+        "a\u{200b}",
+        "\u{feff}a",
+        "\u{e0041}",
+        &"x".repeat(201),
+    ] {
         let options = FileLock::options().record(true).label(label);
         let error = options.blocking_open(place.lock_file()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{label:?}");

@@ -180,8 +180,11 @@ async fn a_file_that_is_not_shared_is_an_error() {
     let to_himself = options.open(place.lock_file()).unwrap();
     let error = FileLock::open(place.lock_file()).await.unwrap_err();
     assert_names(&error, ErrorKind::Io, &place.lock_file());
-    let source = std::error::Error::source(&error).unwrap().downcast_ref::<io::Error>().unwrap();
-    assert_eq!(source.raw_os_error(), Some(32), "ERROR_SHARING_VIOLATION: {error}");
+    assert_eq!(
+        error.os_error().unwrap().raw_os_error(),
+        Some(32),
+        "ERROR_SHARING_VIOLATION: {error}"
+    );
     drop(to_himself);
     drop(open(place.lock_file(), Protocol::Flock).await.lock().await.unwrap());
 }

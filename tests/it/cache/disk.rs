@@ -23,8 +23,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 fn source(error: &Error) -> io::ErrorKind {
-    let source = std::error::Error::source(error).unwrap();
-    source.downcast_ref::<io::Error>().unwrap().kind()
+    error.os_error().unwrap().kind()
 }
 
 /// In a mount namespace of its own, which goes with the process.

@@ -124,7 +124,12 @@ pub(crate) fn assert_would_block<G: fmt::Debug>(tried: Result<G, TryLockError>) 
 pub(crate) fn assert_names(error: &Error, kind: ErrorKind, path: &Path) {
     assert_eq!(error.kind(), kind, "{error}");
     assert_eq!(error.path(), path, "{error}");
-    let name = format!("`{}`", path.display());
+    let shown = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    let path: String = path.display().to_string().chars().map(shown).collect();
+    let name = format!("`{path}`");
     assert!(error.to_string().contains(&name), "the message does not say {name}: {error}");
 }
 

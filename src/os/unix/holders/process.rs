@@ -102,14 +102,18 @@ pub(super) fn sees_all() -> bool {
 pub(super) fn name(pid: u32) -> Option<String> {
     let name = fs::read(directory(pid).join("comm")).ok()?;
     let name = String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name));
+    Some(shown(&name)).filter(|name| !name.is_empty())
+}
+
+fn shown(name: &str) -> String {
     let shown = |letter| if is_printable(letter) { letter } else { char::REPLACEMENT_CHARACTER };
-    Some(name.chars().map(shown).collect()).filter(|name: &String| !name.is_empty())
+    name.chars().map(shown).collect()
 }
 
 pub(super) fn user(pid: u32) -> Option<String> {
     let id = fs::metadata(directory(pid)).ok()?.uid();
     let user = User::from_uid(Uid::from_raw(id)).ok().flatten();
-    Some(user.map_or_else(|| id.to_string(), |user| user.name))
+    Some(user.map_or_else(|| id.to_string(), |user| shown(&user.name)))
 }
 
 pub(super) fn all() -> impl Iterator<Item = u32> {
