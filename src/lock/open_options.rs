@@ -157,7 +157,8 @@ impl OpenOptions {
     /// and then opening is an error where it is known to be so.
     ///
     /// Known are 9p, sshfs, NFS mounts with `nolock` or `local_lock`, and CIFS mounts with `nobrl`,
-    /// by what `/proc/self/mountinfo` says of the mount. docs/PLATFORMS.md tells what is not known.
+    /// by what `/proc/thread-self/mountinfo` says of the mount. Where that does not tell of the mount of a
+    /// remote file system, opening is an error as well. docs/PLATFORMS.md tells what is not known.
     ///
     /// # Examples
     ///

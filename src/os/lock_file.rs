@@ -14,7 +14,7 @@ use super::file_system::{FileSystem, Kind};
 use super::interrupt::Interrupt;
 use super::names::{Answer, Names, Sameness};
 use super::platform::holders::{self, Inode};
-use super::platform::mount::Mount;
+use super::platform::mount::Reach;
 use super::platform::{self, content, open, same};
 use super::turnstile::{
     self, Gate, Turn, Turnstile, Turnstiles, lock_in_turn, new_number, try_in_turn,
@@ -52,7 +52,7 @@ pub(crate) struct LockFile {
     writable: bool,
     file_system: FileSystem,
     /// Where locks may exclude this machine only; `None` on a local file system.
-    mount: Option<Mount>,
+    reach: Option<Reach>,
     /// The process that opened it, and that its locks name.
     pid: u32,
     turnstiles: Turnstiles,
@@ -71,17 +71,18 @@ impl LockFile {
         let Kind { file_system, keyed } =
             platform::file_system::of(&file).map_err(|error| open::open_error(at, error))?;
         let names = open::names(&file, file.identity(), keyed);
+        let is_local = file_system == FileSystem::Local;
         // On a server it would meet the range locks.
-        if access.in_use && file_system == FileSystem::Local {
+        if access.in_use && is_local {
             Lock::mark_in_use(&file);
         }
-        let mount = if file_system == FileSystem::Local { None } else { Mount::of(&file) };
+        let reach = (!is_local).then(|| Reach::of(&file));
         Ok(Self {
             file,
             names,
             writable,
             file_system,
-            mount,
+            reach,
             pid: process::id(),
             turnstiles: Turnstiles::default(),
             inode: OnceLock::new(),
@@ -150,7 +151,7 @@ impl LockFile {
 
     /// Why locks of this protocol exclude the programs of this machine only, if they do.
     pub(crate) fn excludes_this_machine_only(&self, protocol: Protocol) -> Option<&'static str> {
-        self.mount.as_ref()?.excludes_this_machine_only(protocol)
+        self.reach.as_ref()?.excludes_this_machine_only(protocol)
     }
 
     /// Whether the descriptor still is that of the file, and a path leads to it. One system call.
@@ -216,7 +217,7 @@ impl LockFile {
 
     /// A wait in the kernel must not be given up. Also where nothing tells of the mount.
     fn keeps_locks_given_up(&self) -> bool {
-        self.mount.as_ref().is_none_or(Mount::keeps_locks_given_up)
+        self.reach.as_ref().is_none_or(Reach::keeps_locks_given_up)
     }
 
     /// As `lock` on a local file system, with no regard for others who wait.

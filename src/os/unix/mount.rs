@@ -3,73 +3,136 @@
 //! Some mounts answer lock calls from the kernel's own table and tell no server: the lock is
 //! granted, and another host gets it as well. Nothing in the answer tells; the mount's options do,
 //! where they are known (proc_pid_mountinfo(5), nfs(5), mount.cifs(8)). What no option tells stays
-//! unnoticed: a FUSE server that has no locks, a server that grants what it does not keep.
+//! unnoticed: a FUSE server that has no locks, a server that grants what it does not keep. Where the table of
+//! mounts does not tell of the mount of a file that is not local, that is no answer, and no good one.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::AsRawFd;
 
 use crate::os::Protocol;
 
-/// What a mount is, in the words of `/proc/self/mountinfo`.
+/// What a mount is, in the words of `/proc/thread-self/mountinfo`: bytes, for names need not be text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::os) struct Mount {
-    kind: String,
-    options: String,
+    kind: Vec<u8>,
+    options: Vec<u8>,
 }
 
-impl Mount {
-    /// `None` where `/proc` does not tell.
-    pub(in crate::os) fn of(file: &File) -> Option<Self> {
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
-        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        mounts.lines().find(|line| line.split(' ').next() == Some(id)).and_then(Self::parse)
+/// Whom the locks of a mount exclude, as far as it can be found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::os) enum Reach {
+    Of(Mount),
+    /// The system tells of its mounts, and not of this one: `/proc` is not mounted, or another
+    /// namespace's, or the mount is out of the process's sight.
+    Unknown,
+    /// The system tells of no mount.
+    Untold,
+}
+
+/// What the kernel says of a descriptor of this thread: threads need not share them, nor their mounts.
+pub(super) fn descriptor(file: &File) -> io::Result<Vec<u8>> {
+    fs::read(format!("/proc/thread-self/fdinfo/{}", file.as_raw_fd()))
+}
+
+/// The value of a line of [`descriptor`].
+fn value<'a>(descriptor: &'a [u8], key: &str) -> Option<&'a [u8]> {
+    let mut lines = descriptor.split(|byte| *byte == b'\n');
+    lines.find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b":\t"))
+}
+
+/// The line of a mount in the table of this thread.
+fn line(mount: &[u8]) -> Option<Vec<u8>> {
+    let table = fs::read("/proc/thread-self/mountinfo").ok()?;
+    let mut lines = table.split(|byte| *byte == b'\n');
+    lines.find(|line| words(line).next() == Some(mount)).map(<[u8]>::to_vec)
+}
+
+/// Spaces within a word are escaped.
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| *byte == b' ')
+}
+
+impl Reach {
+    pub(in crate::os) fn of(file: &File) -> Self {
+        let tells =
+            cfg!(all(any(target_os = "linux", target_os = "android"), not(tokio_filelock_posix)));
+        if !tells {
+            return Reach::Untold;
+        }
+        Mount::of(file).map_or(Reach::Unknown, Reach::Of)
     }
 
-    /// `28 23 0:23 / /mnt rw,relatime shared:1 - nfs4 host:/ rw,vers=4.2,local_lock=none`
-    fn parse(line: &str) -> Option<Self> {
-        let (_, of_file_system) = line.split_once(" - ")?;
-        let mut words = of_file_system.split(' ');
-        let kind = words.next()?.to_owned();
-        let options = words.nth(1)?.to_owned();
-        Some(Self { kind, options })
-    }
-
-    fn has(&self, option: &str) -> bool {
-        self.options.split(',').any(|known| known == option)
+    /// Why locks of this protocol may exclude the programs of this machine only, if it is not known that
+    /// they reach others.
+    pub(in crate::os) fn excludes_this_machine_only(
+        &self,
+        protocol: Protocol,
+    ) -> Option<&'static str> {
+        match self {
+            Reach::Of(mount) => mount.excludes_this_machine_only(protocol),
+            Reach::Unknown => Some(
+                "whether its locks reach other machines cannot be found out, for \
+                 `/proc/thread-self/mountinfo` does not tell of its mount",
+            ),
+            Reach::Untold => None,
+        }
     }
 
     /// A wait that is given up may leave the lock with the server, where nobody holds it and nobody
     /// gets it any more: lockd's, of NFS 3 and 2, when its grant and the cancel cross.
     pub(in crate::os) fn keeps_locks_given_up(&self) -> bool {
+        match self {
+            Reach::Of(mount) => mount.keeps_locks_given_up(),
+            Reach::Unknown | Reach::Untold => true,
+        }
+    }
+}
+
+impl Mount {
+    fn of(file: &File) -> Option<Self> {
+        let descriptor = descriptor(file).ok()?;
+        Self::parse(&line(value(&descriptor, "mnt_id")?)?)
+    }
+
+    /// `28 23 0:23 / /mnt rw,relatime shared:1 - nfs4 host:/ rw,vers=4.2,local_lock=none`
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut of_file_system = words(line).skip_while(|word| *word != b"-").skip(1);
+        let kind = of_file_system.next()?.to_owned();
+        let options = of_file_system.nth(1)?.to_owned();
+        Some(Self { kind, options })
+    }
+
+    fn has(&self, option: &str) -> bool {
+        self.options.split(|byte| *byte == b',').any(|known| known == option.as_bytes())
+    }
+
+    fn keeps_locks_given_up(&self) -> bool {
         let by_lockd = ["vers=3", "vers=2"].iter().any(|version| self.has(version));
-        self.kind == "nfs" && by_lockd && !self.has("local_lock=all")
+        self.kind == b"nfs" && by_lockd && !self.has("local_lock=all")
     }
 
     /// Why locks of this protocol exclude the programs of this machine only, if it is known that
     /// they do.
-    pub(in crate::os) fn excludes_this_machine_only(
-        &self,
-        protocol: Protocol,
-    ) -> Option<&'static str> {
+    fn excludes_this_machine_only(&self, protocol: Protocol) -> Option<&'static str> {
         let has = |option| self.has(option);
-        match (self.kind.as_str(), protocol) {
-            ("nfs" | "nfs4", _) if has("local_lock=all") || has("nolock") => {
+        match (self.kind.as_slice(), protocol) {
+            (b"nfs" | b"nfs4", _) if has("local_lock=all") || has("nolock") => {
                 Some("its NFS mount keeps locks on this machine (`nolock` or `local_lock`)")
             }
-            ("nfs" | "nfs4", Protocol::Flock) if has("local_lock=flock") => {
+            (b"nfs" | b"nfs4", Protocol::Flock) if has("local_lock=flock") => {
                 Some("its NFS mount keeps `flock` locks on this machine (`local_lock=flock`)")
             }
-            ("nfs" | "nfs4", Protocol::Fcntl) if has("local_lock=posix") => {
+            (b"nfs" | b"nfs4", Protocol::Fcntl) if has("local_lock=posix") => {
                 Some("its NFS mount keeps `fcntl` locks on this machine (`local_lock=posix`)")
             }
-            ("cifs" | "smb3", _) if has("nobrl") => {
+            (b"cifs" | b"smb3", _) if has("nobrl") => {
                 Some("its CIFS mount keeps locks on this machine (`nobrl`)")
             }
             // A child process closes its copy of the descriptor, and the server takes that for an
             // unlock.
-            ("9p", _) => Some("on 9p other machines may get the lock while it is held"),
-            ("fuse.sshfs", _) => Some("sshfs keeps locks on this machine"),
+            (b"9p", _) => Some("on 9p other machines may get the lock while it is held"),
+            (b"fuse.sshfs", _) => Some("sshfs keeps locks on this machine"),
             _ => None,
         }
     }
@@ -80,7 +143,7 @@ mod tests {
     use super::*;
 
     fn reach(line: &str) -> [bool; 2] {
-        let mount = Mount::parse(line).unwrap();
+        let mount = Mount::parse(line.as_bytes()).unwrap();
         [Protocol::Flock, Protocol::Fcntl]
             .map(|protocol| mount.excludes_this_machine_only(protocol).is_none())
     }
@@ -106,6 +169,7 @@ mod tests {
             ("41 23 0:31 / /mnt/d rw - 9p 127.0.0.1 rw,access=user,trans=tcp", [false, false]),
             ("42 23 0:32 / /mnt/e rw shared:7 - fuse.sshfs u@h: rw,user_id=0", [false, false]),
             ("42 23 0:32 / /mnt/e rw shared:7 - fuse server rw,user_id=0", [true, true]),
+            ("42 23 0:32 / /mnt/a\\040-\\040b rw - 9p none rw", [false, false]),
         ];
         for (line, expected) in table {
             assert_eq!(reach(line), expected, "{line}");
@@ -121,13 +185,31 @@ mod tests {
             ("40 23 0:30 / /mnt/c rw - cifs //h/share rw,vers=3.0", false),
         ];
         for (line, keeps) in table {
-            assert_eq!(Mount::parse(line).unwrap().keeps_locks_given_up(), keeps, "{line}");
+            let mount = Mount::parse(line.as_bytes()).unwrap();
+            assert_eq!(mount.keeps_locks_given_up(), keeps, "{line}");
+        }
+        assert!(Reach::Unknown.keeps_locks_given_up() && Reach::Untold.keeps_locks_given_up());
+    }
+
+    #[test]
+    fn names_need_not_be_text() {
+        let line =
+            b"43 23 0:33 / /mnt/Stick-\xdfe rw shared:8 - fuse.sshfs \xff@\xfe: rw,user_id=0";
+        let mount = Mount::parse(line).unwrap();
+        assert!(mount.excludes_this_machine_only(Protocol::Flock).is_some());
+    }
+
+    #[test]
+    fn what_can_not_be_found_out_is_not_taken_for_good() {
+        for protocol in [Protocol::Flock, Protocol::Fcntl] {
+            assert!(Reach::Unknown.excludes_this_machine_only(protocol).is_some());
+            assert!(Reach::Untold.excludes_this_machine_only(protocol).is_none());
         }
     }
 
     #[test]
     fn the_mount_of_an_open_file_is_found() {
         let mount = Mount::of(&File::open("/proc/self/status").unwrap()).unwrap();
-        assert_eq!(mount.kind, "proc");
+        assert_eq!(mount.kind, b"proc");
     }
 }

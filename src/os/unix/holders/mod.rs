@@ -112,7 +112,7 @@ impl Inode {
     /// btrfs and overlayfs show other numbers in stat(2) than the file system's own.
     fn as_mounted(process: &Path, descriptor: RawFd) -> Option<Self> {
         let info = process.join("fdinfo").join(descriptor.to_string());
-        let info = fs::read_to_string(info).ok()?;
+        let info = process::text(info).ok()?;
         let value =
             |key: &str| info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"));
         let number = value("ino")?.parse().ok()?;

@@ -2,8 +2,8 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process;
 
 use nix::errno::Errno;
@@ -14,6 +14,7 @@ use super::super::kernel::record;
 use super::table::Line;
 use super::{Inode, directory};
 use crate::holder::{Circumstances, Process, is_fit_for_a_record, is_printable, program_name};
+use crate::os::unix::mount;
 
 /// The inode of the first pid namespace, `PROC_PID_INIT_INO`.
 const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
@@ -65,7 +66,7 @@ pub(super) fn own_pid() -> u32 {
 /// `/proc` is that of this process's own pid namespace: it lists the pids that a process has from there
 /// on, down to its own namespace. To compare one pid would not do: a process may have one number in both.
 fn is_of_own_namespace() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = text("/proc/self/status").unwrap_or_default();
     let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
     pids.is_some_and(|pids| pids.split_ascii_whitespace().count() == 1)
 }
@@ -73,7 +74,7 @@ fn is_of_own_namespace() -> bool {
 /// When the process started, in clock ticks after the boot: the 22nd field of `stat`. The kernel adds
 /// what the time namespace of this process, which reads it, puts the boot back (time_namespaces(7)).
 fn started(process: &str) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let stat = text(format!("/proc/{process}/stat")).ok()?;
     // The second field is the name, in parentheses, with whatever in it.
     let (_, fields) = stat.rsplit_once(") ")?;
     fields.split(' ').nth(19)?.parse().ok()
@@ -121,12 +122,17 @@ pub(super) fn all() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
+/// A file of `/proc`, in which names need not be text.
+pub(super) fn text(path: impl AsRef<Path>) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+}
+
 /// The locks that a process keeps by its descriptors.
 pub(super) fn locks(pid: u32) -> io::Result<Vec<Line>> {
     let mut locks = Vec::new();
     for descriptor in fs::read_dir(directory(pid).join("fdinfo"))? {
         // Descriptors come and go.
-        let Ok(info) = descriptor.and_then(|entry| fs::read_to_string(entry.path())) else {
+        let Ok(info) = descriptor.and_then(|entry| text(entry.path())) else {
             continue;
         };
         locks.extend(locks_in(&info));
@@ -136,8 +142,8 @@ pub(super) fn locks(pid: u32) -> io::Result<Vec<Line>> {
 
 /// The locks that a file of this process keeps.
 pub(super) fn locks_of(file: &File) -> Vec<Line> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
-    locks_in(&info.unwrap_or_default()).collect()
+    let info = mount::descriptor(file).unwrap_or_default();
+    locks_in(&String::from_utf8_lossy(&info)).collect()
 }
 
 /// A thread of the process is seen to wait for a byte-range lock of this file: it is in a system call

@@ -58,7 +58,7 @@ impl Look {
     ///
     /// Those of open(2), and `NotFound` where `/proc` is not mounted.
     pub(in crate::os::unix) fn open(&self, write: bool) -> io::Result<File> {
-        let path = format!("/proc/self/fd/{}", self.held.as_raw_fd());
+        let path = format!("/proc/thread-self/fd/{}", self.held.as_raw_fd());
         OpenOptions::new().read(true).write(write).custom_flags(libc::O_NOCTTY).open(path)
     }
 }

@@ -52,7 +52,7 @@ pub(in crate::os::unix) fn open_beneath(
 
 /// The number of the mount, if `/proc` tells.
 pub(in crate::os::unix) fn mount(directory: BorrowedFd<'_>) -> Option<u64> {
-    let info = fs::read(format!("/proc/self/fdinfo/{}", directory.as_raw_fd())).ok()?;
+    let info = fs::read(format!("/proc/thread-self/fdinfo/{}", directory.as_raw_fd())).ok()?;
     let info = String::from_utf8(info).ok()?;
     info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }

@@ -26,7 +26,7 @@ pub(in crate::os::unix) fn create(
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR;
     let file = open_at(from, directory_of(path), flags, mode_bits(mode))?;
     // Its one name until it has another.
-    let name: PathBuf = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
+    let name: PathBuf = format!("/proc/thread-self/fd/{}", file.as_raw_fd()).into();
     unless_refused(fs::set_permissions(&name, Permissions::from_mode(mode)))?;
     linkat(AT_FDCWD, &name, from, path, AtFlags::AT_SYMLINK_FOLLOW)?;
     Ok(file)
