@@ -58,7 +58,8 @@ impl ExclusiveGuard {
 
     /// A number that grows by one with every exclusive tenure of any process that leaves
     /// [records](crate::OpenOptions::record) in this lock file, across restarts. Guards that were handed the
-    /// lock inside one tenure have the same one. `None` if the tenure began without records.
+    /// lock inside one tenure have the same one. `None` if the tenure began without records, or its record could not be
+    /// written and was not [required](crate::OpenOptions::require_record).
     ///
     /// For fencing: a storage that remembers the highest token it has seen can refuse a writer that
     /// was stopped for so long that others have had the lock since. And two equal tokens say that no
@@ -69,7 +70,7 @@ impl ExclusiveGuard {
     /// file was written to disk.
     #[must_use]
     pub fn token(&self) -> Option<u64> {
-        self.told.as_ref().map(|told| told.token)
+        self.told.as_ref().and_then(|told| told.token)
     }
 
     /// What the previous exclusive holder left, if it died while it held the lock: its work may be
@@ -230,7 +231,7 @@ impl sealed::Guard for ExclusiveGuard {
 
     fn new(lock: FileLock, hold: Hold) -> Self {
         let told = hold.tell().map(Box::new);
-        let token = told.as_ref().map(|told| told.token);
+        let token = told.as_ref().and_then(|told| told.token);
         let abandoned = told.as_ref().and_then(|told| told.abandoned.as_ref());
         let _traced = trace::Held::begin(lock.path(), Self::MODE.into(), token, abandoned);
         Self { hold, lock, told, _traced }

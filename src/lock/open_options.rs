@@ -36,6 +36,7 @@ pub struct OpenOptions {
     wait_on: WaitOn,
     tenure: Tenure,
     record: bool,
+    require_record: bool,
     label: Option<String>,
     this_machine_only: bool,
 }
@@ -51,6 +52,7 @@ impl OpenOptions {
             wait_on: WaitOn::default(),
             tenure: Tenure::default(),
             record: false,
+            require_record: false,
             label: None,
             this_machine_only: false,
         }
@@ -196,6 +198,12 @@ impl OpenOptions {
     /// pid; it **replaces the content of the lock file**. It is never forced to disk: after a crash of
     /// the machine an older one may be there, with an older token.
     ///
+    /// Where it cannot be written (a disk that is full, a quota, a file system that was made read-only, a
+    /// server that fails) the lock is given all the same, with no token, and the content of the file stays as it was:
+    /// a dead holder is told then, and to the next one again; that this holder dies is not. With
+    /// [`require_record`](Self::require_record) it is an error instead. That the file itself may not be written
+    /// to is an error of opening.
+    ///
     /// Handles of one file share the record: it is written from the next tenure on after any of them
     /// asked for it, with the [`label`](Self::label) that was given last, for as long as the process
     /// has the file open.
@@ -225,6 +233,33 @@ impl OpenOptions {
         self
     }
 
+    /// Whether an exclusive lock without its [`record`](Self::record) is worse than none; `false` by default.
+    ///
+    /// Where the record cannot be written, as on a full disk, nobody gets the exclusive lock then, through
+    /// any handle of the file in this process: the error is that of the write, mostly
+    /// [`ErrorKind::Io`]. For those who rely on the
+    /// [`token`](crate::ExclusiveGuard::token) or on [`abandoned`](crate::ExclusiveGuard::abandoned).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio_filelock::FileLock;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("leader.lock");
+    /// let lock = FileLock::options().record(true).require_record(true).open(&path).await?;
+    /// let guard = lock.lock().await?;
+    /// assert!(guard.token().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn require_record(mut self, require_record: bool) -> Self {
+        self.require_record = require_record;
+        self
+    }
+
     /// What this process does with the lock, for its [`record`](Self::record): one line of at most
     /// 200 bytes, without control characters, marks of text direction or letters that are not seen. Without a record it goes
     /// nowhere.
@@ -247,8 +282,8 @@ impl OpenOptions {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if a [`label`](Self::label) is not fit for a record, or a record is
-    /// to be left through a handle that is read-only; [`ErrorKind::WrongAccess`] if one is to be left in
+    /// [`ErrorKind::InvalidInput`] if a [`label`](Self::label) is not fit for a record, a record is
+    /// required and none is to be left, or one is to be left through a handle that is read-only; [`ErrorKind::WrongAccess`] if one is to be left in
     /// a file that may not be written;
     /// [`ErrorKind::NotAFile`](crate::ErrorKind::NotAFile) if something else stands there,
     /// [`ErrorKind::ProtocolMismatch`](crate::ErrorKind::ProtocolMismatch) if this process has the
@@ -291,13 +326,17 @@ impl OpenOptions {
                 ));
             }
         }
+        if self.require_record && !self.record {
+            return Err(refused("a record is required and none is to be left: `record` is off"));
+        }
         if self.record && self.access.read_only {
             return Err(refused(
                 "a record can not be left through a read-only handle: open it for writing, or \
                  without a record",
             ));
         }
-        Ok(self.record.then(|| Arc::new(Signature::new(self.label.as_deref()))))
+        let signature = || Signature::new(self.label.as_deref(), self.require_record);
+        Ok(self.record.then(|| Arc::new(signature())))
     }
 
     pub(super) fn takes(&self) -> Protocol {

@@ -75,6 +75,8 @@ struct State {
     /// How to end the wait that is parked, if there is one: of which epoch, and by what.
     parked: Option<(u64, Arc<Interrupt>)>,
     signature: Option<Arc<Signature>>,
+    /// Of one of those who asked: no exclusive lock without.
+    record_is_required: bool,
     /// In an exclusive tenure, if somebody wanted records when it began.
     recorded: Option<Recorded>,
     /// The record of the last tenure, as it stands in the file if nobody else was there since.
@@ -113,6 +115,7 @@ impl Entry {
             handovers_without_clock: 0,
             parked: None,
             signature: None,
+            record_is_required: false,
             recorded: None,
             written: Written::default(),
             traced: None,
@@ -180,7 +183,10 @@ impl Entry {
 
     /// From the next exclusive tenure on, holders leave a record with this signature.
     pub(super) fn record(&self, signature: Arc<Signature>) {
-        self.state.lock().signature = Some(signature);
+        let mut state = self.state.lock();
+        state.record_is_required |= signature.is_required;
+        state.signature = Some(signature);
+        drop(state);
         self.records.store(true, Ordering::Release);
     }
 
@@ -474,10 +480,15 @@ impl Entry {
         if !std::ptr::eq(file, self.locked_file()) {
             file.check()?;
         }
-        let recorded = Recorded::begin(file, &signature, written)
-            .map_err(|error| of_record("written", error))?;
-        self.state.lock().recorded = Some(recorded);
-        Ok(())
+        let (recorded, answer) = Recorded::begin(file, &signature, written);
+        let mut state = self.state.lock();
+        match answer {
+            Err(error) if state.record_is_required => Err(of_record("written", error)),
+            _ => {
+                state.recorded = Some(recorded);
+                Ok(())
+            }
+        }
     }
 
     /// Nobody has an exclusive guard any more.

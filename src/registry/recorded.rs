@@ -5,6 +5,10 @@
 //! one who died. Nothing here makes sure of that order: `entry` does, which calls `begin` in the
 //! attempt and `end` in the unlock.
 //!
+//! A record that cannot be written leaves the content as it was, as far as that can be had: its token must
+//! not be lost, and half a record not be taken for one. Whether the tenure goes on without is not decided
+//! here.
+//!
 //! The find of a dead holder goes to the first exclusive guard of the tenure. A tenure without one
 //! (whoever asked has given up) puts the dead holder's record back, for the next one to find.
 
@@ -19,35 +23,47 @@ use crate::os::{self, LockFile};
 pub(crate) struct Signature {
     pid: u32,
     lines: String,
+    /// Rather no lock than one without the record.
+    pub(super) is_required: bool,
 }
 
 impl Signature {
     /// Makes some system calls.
-    pub(crate) fn new(label: Option<&str>) -> Self {
+    pub(crate) fn new(label: Option<&str>, is_required: bool) -> Self {
         let process = os::this_process();
-        Self { pid: process.pid, lines: process.lines(label) }
+        Self { pid: process.pid, lines: process.lines(label), is_required }
     }
 }
 
 /// What an exclusive guard gets to know of the record.
 #[derive(Debug)]
 pub(crate) struct Told {
-    pub(crate) token: u64,
+    /// `None` if the record could not be written.
+    pub(crate) token: Option<u64>,
     pub(crate) abandoned: Option<Record>,
 }
 
 #[derive(Debug)]
 pub(super) struct Recorded {
-    written: Written,
+    /// `None` if it could not be.
+    written: Option<Written>,
     /// That of a holder that died, until an exclusive guard is told.
     abandoned: Option<Record>,
 }
 
 impl Recorded {
     /// The OS lock is ours, exclusively. `last` is what this process wrote before, to be reused.
-    pub(super) fn begin(file: &LockFile, signature: &Signature, last: Written) -> io::Result<Self> {
+    /// The error is that of a record that could not be written.
+    pub(super) fn begin(
+        file: &LockFile,
+        signature: &Signature,
+        last: Written,
+    ) -> (Self, io::Result<()>) {
         let mut content = [0; LONGEST + 1];
-        let length = file.read(&mut content)?;
+        let length = match file.read(&mut content) {
+            Ok(length) => length,
+            Err(error) => return (Self { written: None, abandoned: None }, Err(error)),
+        };
         let content = &content[..length];
         // Mostly nobody else was there in between. Then there is nothing to be found out: also if
         // the last tenure could not be marked as released.
@@ -59,34 +75,39 @@ impl Recorded {
                 None => (0, None),
             }
         };
-        if length > LONGEST {
-            // No record. One that is only longer than ours is covered, and never cut: its token must
-            // be there whenever we die.
-            file.truncate(0)?;
-        }
+        // One that is longer is no record. One that is only longer than ours is covered, and never cut: its
+        // token must be there whenever we die.
+        let cut = if length > LONGEST { file.truncate(0) } else { Ok(()) };
         let mut written = last;
         let token = before.saturating_add(1);
         written.hold(signature.pid, token, since(), &signature.lines, length);
-        file.write(&written.text, 0)?;
-        Ok(Self { written, abandoned })
+        let answer = cut.and_then(|()| file.write(&written.text, 0));
+        if answer.is_err() && length <= LONGEST {
+            // What was there has its room.
+            let _ = file.write(content, 0).and_then(|()| file.truncate(length as u64));
+        }
+        let written = answer.is_ok().then_some(written);
+        (Self { written, abandoned }, answer)
     }
 
     /// An exclusive guard is given out.
     pub(super) fn tell(&mut self) -> Told {
-        Told { token: self.written.token, abandoned: self.abandoned.take() }
+        let token = self.written.as_ref().map(|written| written.token);
+        Told { token, abandoned: self.abandoned.take() }
     }
 
     /// The OS lock is about to go back. Returns what the file holds then, as far as it is this
     /// process's.
-    pub(super) fn end(mut self, file: &LockFile) -> (Written, io::Result<()>) {
+    pub(super) fn end(self, file: &LockFile) -> (Written, io::Result<()>) {
+        let Some(mut written) = self.written else { return (Written::default(), Ok(())) };
         match self.abandoned {
             Some(abandoned) => {
-                let text = abandoned.text(self.written.text.len());
+                let text = abandoned.text(written.text.len());
                 (Written::default(), file.write(&text, 0))
             }
             None => {
-                let ended = self.written.release(|state, at| file.write(state, at));
-                (self.written, ended)
+                let ended = written.release(|state, at| file.write(state, at));
+                (written, ended)
             }
         }
     }

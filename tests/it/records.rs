@@ -10,7 +10,7 @@ use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::gettid;
-use tokio_filelock::{ErrorKind, ExclusiveGuard, FileLock, Protocol};
+use tokio_filelock::{ErrorKind, ExclusiveGuard, FileLock, Protocol, Record};
 
 use crate::support::locker::{Locker, is_free};
 use crate::support::needs::{Need, lacks, unshare};
@@ -375,22 +375,30 @@ fn a_record_needs_a_handle_that_may_write() {
     assert_eq!(nobody.try_lock(Mode::Exclusive), "held");
 }
 
-/// May not write a byte to any file.
+/// May not write to any file beyond so many bytes, as on a disk that is full in the middle of a write.
 pub(crate) fn find_no_room(arguments: &[String]) {
-    let [path] = arguments else { panic!("path") };
-    let lock = recording(Path::new(path), Protocol::Flock);
+    let [path, room, required] = arguments else { panic!("path, bytes, whether it is required") };
+    let options = FileLock::options().record(true).label("x".repeat(200));
+    let options = options.require_record(required.parse().unwrap());
+    let lock = options.blocking_open(path).unwrap();
     // With the signal blocked the limit is an error.
     SigSet::from(Signal::SIGXFSZ).thread_block().unwrap();
-    setrlimit(Resource::RLIMIT_FSIZE, 0, 0).unwrap();
-    let error = lock.blocking_lock().unwrap_err();
-    say(&format!("{:?}: {error}", error.kind()));
+    let room = room.parse().unwrap();
+    setrlimit(Resource::RLIMIT_FSIZE, room, room).unwrap();
+    match lock.blocking_lock() {
+        Err(error) => say(&format!("{:?}: {error}", error.kind())),
+        Ok(guard) => {
+            let abandoned = guard.abandoned().map(Record::token);
+            say(&format!("token {:?}, abandoned {abandoned:?}", guard.token()));
+            futures::executor::block_on(guard.unlock()).unwrap();
+        }
+    }
     // A shared lock leaves no record.
     drop(lock.blocking_lock_shared().unwrap());
     say("shared");
     commands().for_each(drop);
 }
 
-/// No lock without the record that was asked for, and nothing stays locked.
 /// The wait was parked on a descriptor that may not write. What it brings goes to a handle that leaves
 /// records, or to the one that waited, in a process that leaves records by now.
 #[tokio::test]
@@ -433,10 +441,10 @@ async fn a_wait_on_a_read_only_descriptor_brings_a_lock_with_a_record() {
 }
 
 #[test]
-fn a_record_that_can_not_be_written_is_an_error_of_the_lock() {
+fn a_record_that_can_not_be_written_is_an_error_where_it_is_required() {
     let place = Place::new();
     let path = place.lock_file();
-    let child = Process::in_role("find no room", &[path.to_str().unwrap()]);
+    let child = Process::in_role("find no room", &[path.to_str().unwrap(), "0", "true"]);
     let answer = child.event();
     let start = format!("Io: could not lock `{}`: its record can not be written: ", path.display());
     assert!(answer.starts_with(&start), "{answer}");
@@ -444,6 +452,41 @@ fn a_record_that_can_not_be_written_is_an_error_of_the_lock() {
     assert!(is_free(&path, Protocol::Flock, Mode::Exclusive));
     assert_eq!(fs::read(&path).unwrap(), b"");
     child.finish();
+    // One handle decides for all of a process, and only where there are records.
+    let options = FileLock::options().require_record(true);
+    let error = options.blocking_open(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}
+
+/// Nor is a token lost or given twice, nor half a record taken for one.
+#[test]
+fn a_record_that_can_not_be_written_leaves_what_was_there() {
+    let place = Place::new();
+    let path = place.lock_file();
+    // What the room is not enough for: nothing, a record that was released, one of a dead holder.
+    for before in ["nothing", "released", "dead"] {
+        let _ = fs::remove_file(&path);
+        let (token, abandoned) = match before {
+            "nothing" => (0, None),
+            "released" => (next(&path, Protocol::Flock).0, None),
+            _ => {
+                assert_eq!(next(&path, Protocol::Flock), (1, None));
+                Locker::holding_with_record(&path, Protocol::Flock, "half a job").kill();
+                (2, Some(2))
+            }
+        };
+        let content = fs::read(&path).unwrap_or_default();
+        for room in [0, 1, 30, 60, content.len(), content.len() + 20] {
+            let arguments = [path.to_str().unwrap(), &room.to_string(), "false"];
+            let child = Process::in_role("find no room", &arguments);
+            child.expect(&format!("token None, abandoned {abandoned:?}"));
+            child.expect("shared");
+            child.finish();
+            assert_eq!(fs::read(&path).unwrap(), content, "{before}, {room} bytes");
+        }
+        // With room again the number goes on, and the dead holder is told.
+        assert_eq!(next(&path, Protocol::Flock), (token + 1, abandoned), "{before}");
+    }
 }
 
 // ---- killed at every step ----
