@@ -26,7 +26,7 @@ pub(super) struct Kind {
 
 /// By what the kernel finds the inode of a file, and with it the file's locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(unix), allow(dead_code))]
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
 pub(super) enum Keyed {
     /// By the number that `stat` shows: there is one inode to each.
     ByNumber,

@@ -24,7 +24,7 @@ pub(super) enum Proof {
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
     Handle(Box<[u8]>),
     /// It does not show.
-    #[cfg_attr(windows, allow(dead_code))]
+    #[cfg_attr(not(unix), allow(dead_code))]
     None,
 }
 
@@ -39,6 +39,7 @@ pub(crate) enum Sameness {
 /// Which of several files an open file is, as the kernel's locks show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
+    #[cfg_attr(not(unix), allow(dead_code))]
     Is(usize),
     None,
     Doubt,
