@@ -5,6 +5,7 @@
 //! names as well. Where the kernel names none (on another host, or outside of this pid namespace),
 //! it is believed only while the lock is busy, and unless its writer is proved dead.
 
+use std::io;
 use std::time::Duration;
 
 use super::FileLock;
@@ -42,7 +43,8 @@ impl FileLock {
     /// # Errors
     ///
     /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child,
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where neither the
+    /// [`ErrorKind::ForeignDescriptor`](crate::ErrorKind::ForeignDescriptor) if the lock file is not open
+    /// any more, [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where neither the
     /// operating system nor a record tells (docs/PLATFORMS.md).
     ///
     /// # Examples
@@ -65,7 +67,7 @@ impl FileLock {
     pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
         let member = self.member();
-        let job = move || holders(&member, Effort::Thorough);
+        let job = move || all_holders(&member);
         self.told(wait::call(self.handle.registry.pool(), job).await)
     }
 
@@ -77,11 +79,15 @@ impl FileLock {
     /// As [`holders`](FileLock::holders).
     pub fn blocking_holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
-        self.told(holders(&self.member(), Effort::Thorough))
+        self.told(all_holders(&self.member()))
     }
 
     /// Nobody is an answer only where somebody would have been seen.
-    fn told(&self, holders: Vec<Holder>) -> Result<Vec<Holder>, Error> {
+    fn told(&self, holders: io::Result<Vec<Holder>>) -> Result<Vec<Holder>, Error> {
+        let holders = holders.map_err(|error| {
+            let kind = os::lock_error_kind(&error);
+            self.named(Error::os(kind, Operation::FindHolders, self.path(), error))
+        })?;
         if holders.is_empty() && !os::tells_holders(self.protocol()) {
             let detail = "this operating system does not tell, and no record in the lock file does";
             let operation = Operation::FindHolders;
@@ -97,6 +103,12 @@ impl FileLock {
         let job = move || holders(&looking, Effort::Search);
         tokio::time::timeout(LOOK_LIMIT, look_together(&member, job)).await.unwrap_or_default()
     }
+}
+
+/// An error if the lock file is not open any more.
+fn all_holders(member: &Arc<Membership>) -> io::Result<Vec<Holder>> {
+    member.check()?;
+    Ok(holders(member, Effort::Thorough))
 }
 
 /// Makes system calls.

@@ -366,6 +366,10 @@ impl Entry {
         } else {
             self.has_waited.store(true, Ordering::Release);
         }
+        if self.file.is_gone() {
+            self.state.lock().parked = None;
+            return self.lost(epoch);
+        }
         let waited = self.attempt(|file| {
             // No wait is for the lock of a foreign file. Asked here and not when a try is busy, which is
             // to cost what the calls on the lock cost.

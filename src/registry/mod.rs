@@ -30,6 +30,7 @@ mod tenure;
 mod models;
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{LazyLock, OnceLock};
 
 use crate::error::{Error, ErrorKind, Operation};
@@ -458,6 +459,11 @@ impl Membership {
     /// One of those who keep this process from the OS lock, if that can be had in one system call.
     pub(crate) fn blocker(&self) -> Option<Holder> {
         self.entry().blocker()
+    }
+
+    /// An error if the descriptor does not stand for the file any more. Makes a system call.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        self.entry().check()
     }
 
     /// Who holds the OS lock, and whose calls wait for it, as the kernel sees it. Makes system calls.

@@ -53,6 +53,8 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("give up on a network", crate::network::give_up),
     ("signals", signals::in_child),
     ("wake on a large stack", foreign_code::wake_on_a_large_stack),
+    #[cfg(target_os = "linux")]
+    ("lose descriptors", crate::descriptors::in_child),
     ("fork", forked::in_child),
     ("hard links in a lower layer", same::hard_links_in_a_lower_layer),
     ("lock files of one number", same::lock_files_of_one_number),

@@ -17,6 +17,8 @@ mod child;
 mod cleaned;
 mod cooperative;
 mod crash;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod exclusion;
 mod executors;
 #[cfg(unix)]

@@ -15,6 +15,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -31,6 +32,8 @@ pub(in crate::os) struct Descriptor {
     file: ManuallyDrop<File>,
     identity: Identity,
     generation: Generation,
+    /// It was seen to be foreign. The file may be opened anew under this number.
+    foreign: AtomicBool,
     /// Let go of after the file is closed, or a child that is forked in between keeps the descriptor.
     listed: Listed,
 }
@@ -45,7 +48,8 @@ impl Descriptor {
             let (file, identity, more) = open()?;
             let listed = Listed::new(&file, identity);
             let file = ManuallyDrop::new(file);
-            Ok((Self { file, identity, generation: Generation::current(), listed }, more))
+            let (generation, foreign) = (Generation::current(), AtomicBool::new(false));
+            Ok((Self { file, identity, generation, foreign, listed }, more))
         };
         fork::open_listed(open_and_list)
     }
@@ -57,10 +61,10 @@ impl Descriptor {
     /// Whether it still is the descriptor of its file, and a path leads to that. One system call.
     pub(in crate::os) fn standing(&self) -> io::Result<Standing> {
         match fstat(&**self) {
-            Ok(now) if identity_in(&now) != self.identity => Ok(Standing::Foreign),
+            Ok(now) if identity_in(&now) != self.identity => Ok(self.set_foreign()),
             Ok(now) if now.st_nlink > 0 => Ok(Standing::Linked),
             Ok(_) => Ok(Standing::Unlinked),
-            Err(Errno::EBADF) => Ok(Standing::Foreign),
+            Err(Errno::EBADF) => Ok(self.set_foreign()),
             Err(error) if is_gone(&error.into()) => Ok(Standing::Unlinked),
             Err(error) => Err(error.into()),
         }
@@ -72,7 +76,17 @@ impl Descriptor {
     }
 
     fn is_own(&self) -> bool {
-        descriptor_of::identity(&**self) == Some(self.identity)
+        if !self.foreign.load(Ordering::Relaxed)
+            && descriptor_of::identity(&**self) != Some(self.identity)
+        {
+            self.set_foreign();
+        }
+        !self.foreign.load(Ordering::Relaxed)
+    }
+
+    fn set_foreign(&self) -> Standing {
+        self.foreign.store(true, Ordering::Relaxed);
+        Standing::Foreign
     }
 }
 
