@@ -15,7 +15,12 @@
 //! ended in 1, nor, as both numbers were equal there, among those that had begun. So it is counted as begun
 //! after 1, and before the copy. The fences order the count before the copy, and the listing before the
 //! look of 3: if the copy has missed the listing, the look cannot miss the count. The child keeps a
-//! descriptor of a description that carries no lock and never will.
+//! descriptor that carries no lock and never will. That this is rare is a courtesy: a fork that finds
+//! opens under way waits some milliseconds for them. Nothing rests on that.
+//!
+//! The other way round a fork may copy a descriptor, and the list after the descriptor was closed and taken off: a
+//! fork copies the descriptors first, and the memory with the list takes it a while. So what is closed stays in the list
+//! until no fork is under way ([`Forks::are_over`]). The child closes a number only if it stands for the file.
 //!
 //! Step 1 has a limit, and so has the number of rounds: a fork can be held up by whatever other libraries do
 //! in their handlers, and one of them may wait for the very thread that opens. When the time is up the
@@ -32,29 +37,44 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// The pauses while a fork is under way.
 const PAUSE: Duration = Duration::from_micros(50);
 
+/// So long a fork waits for opens that are under way.
+const COURTESY: Duration = Duration::from_millis(5);
+
 /// The forks of this process.
 #[derive(Debug)]
 pub(super) struct Forks {
     begun: AtomicUsize,
     /// In the parent, also without success.
     ended: AtomicUsize,
+    /// How many threads are in step 2.
+    opening: AtomicUsize,
 }
 
 impl Forks {
     #[cfg(not(tokio_filelock_loom))]
     pub(super) const fn new() -> Self {
-        Self { begun: AtomicUsize::new(0), ended: AtomicUsize::new(0) }
+        let [begun, ended, opening] = [const { AtomicUsize::new(0) }; 3];
+        Self { begun, ended, opening }
     }
 
     #[cfg(tokio_filelock_loom)]
     pub(super) fn new() -> Self {
-        Self { begun: AtomicUsize::new(0), ended: AtomicUsize::new(0) }
+        let [begun, ended, opening] = [(); 3].map(|()| AtomicUsize::new(0));
+        Self { begun, ended, opening }
     }
 
     /// A fork is about to copy the process.
     pub(super) fn begin(&self) {
         self.begun.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
+        let mut since = None;
+        while self.opening.load(Ordering::Relaxed) > 0 {
+            let now = shim::now();
+            if now.saturating_duration_since(*since.get_or_insert(now)) >= COURTESY {
+                break;
+            }
+            shim::pause(PAUSE);
+        }
     }
 
     /// A fork has copied the process, or failed to.
@@ -65,6 +85,7 @@ impl Forks {
     /// This is the child: the forks of the parent are none of its own.
     pub(super) fn forget(&self) {
         self.ended.store(self.begun.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.opening.store(0, Ordering::Relaxed);
     }
 
     /// How many forks there have been, unless one is under way.
@@ -74,6 +95,12 @@ impl Forks {
         let begun = self.begun.load(Ordering::Acquire);
         // More may have ended than begun: one that was under way when the handlers were set up.
         (ended >= begun).then_some(begun)
+    }
+
+    /// No fork is under way that began before this call.
+    pub(super) fn are_over(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.at_rest().is_some()
     }
 
     /// Opens and lists, and does both again if a fork has come in between.
@@ -90,7 +117,10 @@ impl Forks {
                     at_rest => break at_rest,
                 }
             };
-            let opened = open_and_list()?;
+            self.opening.fetch_add(1, Ordering::Relaxed);
+            let opened = open_and_list();
+            self.opening.fetch_sub(1, Ordering::Relaxed);
+            let opened = opened?;
             fence(Ordering::SeqCst);
             if before == Some(self.begun.load(Ordering::Relaxed)) || is_late() {
                 return Ok(opened);

@@ -463,6 +463,7 @@ impl Entry {
         let _ = file.unlock(self.protocol, self.region);
         match standing {
             Ok(Standing::Foreign) => self.foreign(epoch),
+            Err(_) if self.best_file().check().is_err() => self.foreign(epoch),
             Ok(_) => self.gone(epoch),
             Err(error) => self.event(|queue| queue.os_failed(epoch, error)),
         }
@@ -514,7 +515,8 @@ impl Entry {
 
     fn unlock_os(&self) -> (io::Result<()>, Effects<Waker>) {
         let ended = self.end_record();
-        let answer = if self.file.is_foreign() {
+        // The record may be on another descriptor.
+        let answer = if self.file.is_foreign() && self.locked_file().check().is_err() {
             Err(os::foreign_descriptor())
         } else {
             self.locked_file().unlock(self.protocol, self.region)

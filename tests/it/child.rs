@@ -54,6 +54,14 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("signals", signals::in_child),
     ("wake on a large stack", foreign_code::wake_on_a_large_stack),
     #[cfg(target_os = "linux")]
+    ("open where chmod is refused", crate::opening::open_where_chmod_is_refused),
+    #[cfg(target_os = "linux")]
+    ("create step by step", crate::opening::create_step_by_step),
+    #[cfg(target_os = "linux")]
+    ("have a lease", crate::opening::have_a_lease),
+    #[cfg(target_os = "linux")]
+    ("work in a directory", crate::opening::work_in_a_directory),
+    #[cfg(target_os = "linux")]
     ("lose descriptors", crate::descriptors::in_child),
     ("fork", forked::in_child),
     ("hard links in a lower layer", same::hard_links_in_a_lower_layer),

@@ -37,6 +37,8 @@ mod interop;
 mod lock_all;
 #[cfg(unix)]
 mod network;
+#[cfg(target_os = "linux")]
+mod opening;
 #[cfg(unix)]
 mod reach;
 #[cfg(unix)]

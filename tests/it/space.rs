@@ -251,6 +251,7 @@ pub(crate) fn run_out_of_descriptors(_: &[String]) {
     FILES.iter().for_each(|name| fs::write(place.at(name), "").unwrap());
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 64, most).unwrap();
+    drop(LockSpace::options().blocking_open(place.lock_file()).unwrap());
     let mut hoard: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     // To open a file that is there takes one more for a moment.
     hoard.truncate(hoard.len() - FILES.len() / 2 - 1);

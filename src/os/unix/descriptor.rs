@@ -39,14 +39,21 @@ pub(in crate::os) struct Descriptor {
 }
 
 impl Descriptor {
-    /// Opens a file. The function may be called several times, and gives the file, its identity, and what the
-    /// caller wants to know of it.
+    /// Opens a file, and asks which one it is. The first function may be called several times.
     pub(super) fn open<T, E>(
-        mut open: impl FnMut() -> Result<(File, Identity, T), E>,
+        mut open: impl FnMut() -> Result<(File, T), E>,
+        identify: impl Fn(&File) -> Result<Identity, E>,
+        failed: impl Fn(io::Error) -> E,
     ) -> Result<(Self, T), E> {
         let open_and_list = || {
-            let (file, identity, more) = open()?;
-            let listed = Listed::new(&file, identity);
+            let (mut file, more) = open()?;
+            let mut listed = Listed::new(&file);
+            if let Some(other) = above_standard_streams(&file).map_err(&failed)? {
+                listed = Listed::new(&other);
+                file = other;
+            }
+            let identity = identify(&file)?;
+            listed.is_of(identity);
             let file = ManuallyDrop::new(file);
             let (generation, foreign) = (Generation::current(), AtomicBool::new(false));
             Ok((Self { file, identity, generation, foreign, listed }, more))
@@ -141,10 +148,10 @@ pub(super) fn occupy_standard_streams() -> Vec<File> {
     occupied
 }
 
-/// The same open file under a number that is none of the standard streams'.
-pub(super) fn above_standard_streams(file: File) -> io::Result<File> {
+/// The same open file under a number that is none of the standard streams', if it has not got one.
+fn above_standard_streams(file: &File) -> io::Result<Option<File>> {
     if file.as_raw_fd() > libc::STDERR_FILENO {
-        return Ok(file);
+        return Ok(None);
     }
     // SAFETY: the file is open, and the call has no other precondition.
     let number =
@@ -153,5 +160,5 @@ pub(super) fn above_standard_streams(file: File) -> io::Result<File> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the call has made it, and nobody else has it.
-    Ok(unsafe { File::from_raw_fd(number) })
+    Ok(Some(unsafe { File::from_raw_fd(number) }))
 }

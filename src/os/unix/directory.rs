@@ -1,13 +1,13 @@
 //! A directory that is held open, to resolve paths from it.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use nix::libc;
 
-use super::descriptor::{Descriptor, above_standard_streams};
+use super::descriptor::Descriptor;
 use super::kernel::look::DIRECTORY;
 use crate::os::Identity;
 
@@ -18,13 +18,12 @@ impl Directory {
     pub(in crate::os) fn current() -> io::Result<Option<Self>> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(DIRECTORY | libc::O_DIRECTORY);
-        let open = || {
-            let file = above_standard_streams(options.open(".")?)?;
+        let open = || Ok::<_, io::Error>((options.open(".")?, ()));
+        let identify = |file: &File| {
             let metadata = file.metadata()?;
-            let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
-            Ok::<_, io::Error>((file, identity, ()))
+            Ok(Identity { device: metadata.dev(), inode: metadata.ino() })
         };
-        Ok(Some(Self(Descriptor::open(open)?.0)))
+        Ok(Some(Self(Descriptor::open(open, identify, |error| error)?.0)))
     }
 
     /// The descriptor, if it still is that of this directory.

@@ -23,7 +23,7 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Once, OnceLock};
 
 use nix::libc;
@@ -144,13 +144,18 @@ struct Chunk {
     next: OnceLock<Box<Chunk>>,
 }
 
-/// A descriptor, and the identity of the file that it was opened for: by halves, as not every processor
-/// has atomics of 64 bits.
+/// A descriptor, and the identity of the file that it was opened for, or zeros as long as that is not
+/// known. By halves, as not every processor has atomics of 64 bits.
 struct Place {
     descriptor: AtomicI32,
     device: [AtomicU32; 2],
     inode: [AtomicU32; 2],
+    /// The descriptor was closed while a fork was under way, which may have copied it before that.
+    left: AtomicBool,
 }
+
+/// The identity of a file that was opened a moment ago.
+const NOT_KNOWN: Identity = Identity { device: 0, inode: 0 };
 
 /// No descriptor in this place.
 const VACANT: i32 = -1;
@@ -171,23 +176,45 @@ impl Place {
             descriptor: AtomicI32::new(VACANT),
             device: [const { AtomicU32::new(0) }; 2],
             inode: [const { AtomicU32::new(0) }; 2],
+            left: AtomicBool::new(false),
         }
     }
 
-    fn take(&self, descriptor: i32, identity: Identity) -> bool {
-        let taken =
+    fn take(&self, descriptor: i32) -> bool {
+        let vacant =
             self.descriptor.compare_exchange(VACANT, TAKEN, Ordering::Acquire, Ordering::Relaxed);
-        if taken.is_err() {
+        if vacant.is_err() && !self.is_had_after_all() {
             return false;
         }
+        self.descriptor.store(TAKEN, Ordering::Relaxed);
+        self.know(NOT_KNOWN);
+        self.descriptor.store(descriptor, Ordering::Release);
+        true
+    }
+
+    /// It was left, the forks of that time are over, and no other thread is faster.
+    fn is_had_after_all(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+            && FORKS.are_over()
+            && self.left.compare_exchange(true, false, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// The descriptor is closed.
+    fn leave(&self) {
+        if FORKS.are_over() {
+            self.descriptor.store(VACANT, Ordering::Release);
+        } else {
+            self.left.store(true, Ordering::Release);
+        }
+    }
+
+    fn know(&self, identity: Identity) {
         let set = |halves: &[AtomicU32; 2], number: u64| {
             halves[0].store(number as u32, Ordering::Relaxed);
             halves[1].store((number >> 32) as u32, Ordering::Relaxed);
         };
         set(&self.device, identity.device);
         set(&self.inode, identity.inode);
-        self.descriptor.store(descriptor, Ordering::Release);
-        true
     }
 
     /// In the child.
@@ -203,7 +230,8 @@ impl Place {
         let identity = Identity { device: get(&self.device), inode: get(&self.inode) };
         // SAFETY: it is used for one call, which fails if it is not open.
         let number = unsafe { BorrowedFd::borrow_raw(descriptor) };
-        if descriptor_of::identity(number) == Some(identity) {
+        // One that was opened a moment ago, by another thread, is not another file's yet.
+        if identity == NOT_KNOWN || descriptor_of::identity(number) == Some(identity) {
             // SAFETY: it is that of a lock file, and its owner sees by the place that it is closed.
             unsafe { libc::close(descriptor) };
         }
@@ -217,16 +245,22 @@ static LIST: Chunk = Chunk::new();
 pub(super) struct Listed(&'static Place);
 
 impl Listed {
-    pub(super) fn new(descriptor: &impl AsRawFd, identity: Identity) -> Self {
+    /// To be called at once when it has been opened.
+    pub(super) fn new(descriptor: &impl AsRawFd) -> Self {
         let mut chunk = &LIST;
         loop {
             for place in &chunk.places {
-                if place.take(descriptor.as_raw_fd(), identity) {
+                if place.take(descriptor.as_raw_fd()) {
                     return Self(place);
                 }
             }
             chunk = chunk.next.get_or_init(|| Box::new(Chunk::new()));
         }
+    }
+
+    /// From now on a number that stands for another file is left alone.
+    pub(super) fn is_of(&self, identity: Identity) {
+        self.0.know(identity);
     }
 
     /// This process was forked since, and has not got it.
@@ -237,6 +271,6 @@ impl Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.0.descriptor.store(VACANT, Ordering::Release);
+        self.0.leave();
     }
 }

@@ -22,7 +22,7 @@ use nix::libc;
 use nix::sys::stat::{Mode, fstatat};
 
 use super::create::create;
-use super::descriptor::{Descriptor, above_standard_streams, identity_in, occupy_standard_streams};
+use super::descriptor::{Descriptor, identity_in, occupy_standard_streams};
 use super::errors::{errno, is_gone};
 use super::kernel::look::{ANY_SIZE, Look};
 use super::kernel::record::CLOSING_RELEASES;
@@ -45,7 +45,13 @@ const LONGEST_LEASE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(10);
 
 pub(in crate::os) fn open(location: &Location, access: Access) -> Result<Opened, Error> {
-    let (file, writable) = Descriptor::open(|| open_file(location, access))?;
+    let failed = |error| open_error(location, error);
+    let identify = |file: &File| {
+        let metadata = file.metadata().map_err(failed)?;
+        regular(metadata.mode(), location)?;
+        Ok(identity(&metadata))
+    };
+    let (file, (writable, _)) = Descriptor::open(|| open_file(location, access), identify, failed)?;
     kernel::access_time::keep(&file);
     Ok(Opened { file, writable })
 }
@@ -138,8 +144,9 @@ fn identity(metadata: &Metadata) -> Identity {
     Identity { device: metadata.dev(), inode: metadata.ino() }
 }
 
-/// The file, its identity, and whether it is open for writing.
-fn open_file(location: &Location, access: Access) -> Result<(File, Identity, bool), Error> {
+/// The file, whether it is open for writing, and what is not to be closed before the file is listed: a
+/// system call takes time in which a fork may come.
+fn open_file(location: &Location, access: Access) -> Result<(File, (bool, Option<Look>)), Error> {
     // Where to close a descriptor is to lose locks, it must not be a wrong one in the first place.
     let _occupied = CLOSING_RELEASES.then(occupy_standard_streams);
     let failed = |error| open_error(location, error);
@@ -147,38 +154,29 @@ fn open_file(location: &Location, access: Access) -> Result<(File, Identity, boo
     let (begun, mut rounds) = (Instant::now(), 0);
     while rounds < OPEN_ROUNDS || begun.elapsed() < OPEN_PATIENCE {
         rounds += 1;
-        let (file, writable) = match look_at(location) {
+        let answer = match look_at(location) {
             Ok(look) => {
                 regular(look.mode(), location)?;
                 match open_existing(&look, location, access) {
-                    // Removed in between.
-                    Err(error) if is_gone(&error) => {
-                        last = Some(error);
-                        continue;
-                    }
-                    opened => opened.map_err(failed)?,
+                    Ok((file, writable)) => return Ok((file, (writable, Some(look)))),
+                    Err(error) => error,
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && access.create => {
                 let (from, path) = start(location).map_err(failed)?;
                 match create(from, path, access.mode).map_err(failed)? {
-                    Some(file) => (file, true),
-                    None => {
-                        last = Some(Errno::EEXIST.into());
-                        continue;
-                    }
+                    Some(file) => return Ok((file, (true, None))),
+                    None => Errno::EEXIST.into(),
                 }
             }
-            Err(error) if errno(&error) == Some(Errno::ESTALE) => {
-                last = Some(error);
-                continue;
-            }
-            Err(error) => return Err(failed(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(failed(error)),
+            Err(error) => error,
         };
-        let file = above_standard_streams(file).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        regular(metadata.mode(), location)?;
-        return Ok((file, identity(&metadata), writable));
+        // Removed in between, or made.
+        if !is_gone(&answer) && answer.kind() != io::ErrorKind::AlreadyExists {
+            return Err(failed(answer));
+        }
+        last = Some(answer);
     }
     Err(failed(last.expect("the rounds end by an answer or an error")))
 }

@@ -84,12 +84,9 @@ impl Directory {
     /// [`io::ErrorKind::NotADirectory`] if something else stands there, a symbolic link for one.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let flags = flags(kernel::shared_directory::SEARCH);
-        let open = || {
-            let directory = File::from(again(|| open(path, flags, Mode::empty()))?);
-            let identity = Status::of_file(&directory)?.identity;
-            Ok((directory, identity, ()))
-        };
-        let opened = Descriptor::open(open).map_err(not_a_directory)?;
+        let open = || Ok((File::from(again(|| open(path, flags, Mode::empty()))?), ()));
+        let identify = |directory: &File| Ok(Status::of_file(directory)?.identity);
+        let opened = Descriptor::open(open, identify, |error| error).map_err(not_a_directory)?;
         Ok(Self(Handle::Kept(opened.0)))
     }
 

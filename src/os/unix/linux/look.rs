@@ -13,6 +13,7 @@ use nix::sys::stat::Mode;
 use super::{file_system, handle};
 use crate::os::file_system::Keyed;
 use crate::os::names::{Names, Proof};
+use crate::os::unix::fork::Listed;
 use crate::os::unix::open::open_at;
 use crate::os::{Identity, Location};
 
@@ -24,20 +25,22 @@ pub(in crate::os::unix) const DIRECTORY: libc::c_int = libc::O_PATH;
 
 /// What stands at a path, held without being open (open(2), `O_PATH`): a device does not notice, a
 /// FIFO does not block, and nobody can put another file in its place.
-#[derive(Debug)]
 pub(in crate::os::unix) struct Look {
     held: File,
     mode: u32,
     identity: Identity,
+    _listed: Listed,
 }
 
 impl Look {
     /// Does not follow a symbolic link in the last component.
     pub(in crate::os::unix) fn at(from: BorrowedFd<'_>, path: &Path) -> io::Result<Self> {
         let held = open_at(from, path, OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty())?;
+        let listed = Listed::new(&held);
         let metadata = held.metadata()?;
         let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
-        Ok(Self { held, mode: metadata.mode(), identity })
+        listed.is_of(identity);
+        Ok(Self { held, mode: metadata.mode(), identity, _listed: listed })
     }
 
     /// The type and the permissions.

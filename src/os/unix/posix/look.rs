@@ -22,7 +22,6 @@ pub(in crate::os::unix) const ANY_SIZE: OFlag = OFlag::empty();
 pub(in crate::os::unix) const DIRECTORY: libc::c_int = 0;
 
 /// What stood at a path. It may be something else by now.
-#[derive(Debug)]
 pub(in crate::os::unix) struct Look {
     mode: u32,
     identity: Identity,
