@@ -81,9 +81,7 @@ pub(crate) fn passed_in(namespaces: &[&str]) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return false;
     }
-    let starter = unshare(namespaces);
-    let mut command = Command::new(starter[0]);
-    command.args(&starter[1..]).arg(std::env::current_exe().expect("the path of this binary"));
+    let mut command = process::this_binary_under(&unshare(namespaces));
     command.args(["--exact", &name_of_test(), "--nocapture"]).env(INSIDE, "1");
     let Output { status, stdout, stderr } = command.output().expect("unshare(1) was tried before");
     for output in [stdout, stderr] {

@@ -123,15 +123,22 @@ impl Drop for Process {
 
 /// Runs this binary in a role, started by another program, which may be given with its arguments.
 pub(crate) fn command_in_role(program: &[&str], role: &str, arguments: &[&str]) -> Command {
-    let binary = std::env::current_exe().expect("the path of this binary");
-    // A binary for another machine needs something that runs it.
-    let runner = std::env::var(RUNNER).unwrap_or_default();
-    let words = runner.split(' ').filter(|word| !word.is_empty()).chain(program.iter().copied());
-    let mut words = words.map(OsStr::new).chain([binary.as_os_str()]);
-    let mut command = Command::new(words.next().expect("this binary at least"));
-    command.args(words);
+    let mut command = this_binary_under(program);
     command.args(["--exact", "child::entry", "--nocapture", "--test-threads=1"]);
     command.env(ROLE, [&[role], arguments].concat().join("\n"));
+    command
+}
+
+/// Runs this binary, started by another program, which may be given with its arguments.
+pub(crate) fn this_binary_under(program: &[&str]) -> Command {
+    let binary = std::env::current_exe().expect("the path of this binary");
+    // A binary for another machine needs something that runs it; the other program is of this one.
+    let runner = std::env::var(RUNNER).unwrap_or_default();
+    let runner = runner.split(' ').filter(|word| !word.is_empty());
+    let words = program.iter().copied().chain(runner).map(OsStr::new);
+    let mut words = words.chain([binary.as_os_str()]);
+    let mut command = Command::new(words.next().expect("this binary at least"));
+    command.args(words);
     command
 }
 
