@@ -1,24 +1,34 @@
 //! `Entries`: all values, one after the other.
 
+use std::fmt;
+use std::future::{Future, poll_fn};
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 use std::vec;
 
-use super::CacheDir;
-use super::key;
+use futures::Stream;
+
+use super::{CacheDir, Inner, key};
 use crate::error::{Error, Operation};
 
 /// The values of a [`CacheDir`], in no particular order: what [`CacheDir::entries`] gives.
 ///
 /// A subdirectory, a 256th of the values, is read at a time. Values that come or go meanwhile may be
 /// there or not.
-#[derive(Debug)]
+///
+/// A [`Stream`] of results as well.
 pub struct Entries {
     cache: CacheDir,
     /// What is left of the subdirectories.
     shards: vec::IntoIter<String>,
+    /// One that is being read.
+    listing: Option<Listing>,
     listed: vec::IntoIter<Listed>,
 }
+
+type Listing = Pin<Box<dyn Future<Output = Result<Vec<Listed>, Error>> + Send>>;
 
 /// A value in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +50,7 @@ pub struct Listed {
 impl Entries {
     pub(super) fn new(cache: CacheDir) -> Self {
         let shards = key::shards().collect::<Vec<_>>().into_iter();
-        Self { cache, shards, listed: Vec::new().into_iter() }
+        Self { cache, shards, listing: None, listed: Vec::new().into_iter() }
     }
 
     /// The next value, or `None` after the last one.
@@ -54,18 +64,40 @@ impl Entries {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) if a subdirectory cannot be read; the next call goes on
     /// after it.
     pub async fn next(&mut self) -> Result<Option<Listed>, Error> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await.transpose()
+    }
+}
+
+impl Stream for Entries {
+    type Item = Result<Listed, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             if let Some(listed) = self.listed.next() {
-                return Ok(Some(listed));
+                return Poll::Ready(Some(Ok(listed)));
             }
-            let Some(shard) = self.shards.as_slice().first().cloned() else { return Ok(None) };
-            let directory = self.cache.path().to_owned();
-            let list = self
-                .cache
-                .call(Operation::ListCache, directory, move |inner| inner.store.list(&shard));
-            let listed = list.await;
-            self.shards.next();
-            self.listed = listed?.into_iter();
+            if let Some(listing) = &mut self.listing {
+                let listed = ready!(listing.as_mut().poll(cx));
+                self.listing = None;
+                match listed {
+                    Ok(listed) => self.listed = listed.into_iter(),
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                }
+                continue;
+            }
+            let Some(shard) = self.shards.next() else { return Poll::Ready(None) };
+            let cache = self.cache.clone();
+            self.listing = Some(Box::pin(async move {
+                let directory = cache.path().to_owned();
+                let list = move |inner: &Inner| inner.store.list(&shard);
+                cache.call(Operation::ListCache, directory, list).await
+            }));
         }
+    }
+}
+
+impl fmt::Debug for Entries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entries").field("cache", &self.cache).finish_non_exhaustive()
     }
 }

@@ -1,11 +1,12 @@
 //! `Entry`: a value that was found, open.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind, Operation};
+use crate::os::shared_directory;
 use crate::registry::registry;
 use crate::wait;
 
@@ -49,38 +50,48 @@ impl Entry {
         self.modified
     }
 
-    /// The value, all of it in memory.
+    /// The value, all of it in memory. Can be called again, and by several tasks at once.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses the entry, as dropping the entry does.
+    /// Can be dropped at any time.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Io`] if the file cannot be read.
-    pub async fn read(self) -> Result<Vec<u8>, Error> {
-        wait::call(registry().pool(), || self.read_all()).await
+    pub async fn read(&self) -> Result<Vec<u8>, Error> {
+        let file = self.file.try_clone().map_err(|error| self.failed(error))?;
+        let length = self.bytes;
+        let read = wait::call(registry().pool(), move || read_all(&file, length)).await;
+        read.map_err(|error| self.failed(error))
     }
 
     /// Blocks for the time of the calls.
-    pub(super) fn read_all(mut self) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
-        let length = usize::try_from(self.bytes).unwrap_or(usize::MAX);
-        let room = bytes.try_reserve_exact(length).map_err(Into::into);
-        // A value is never written to in its place, so its length is known: one call reads all.
-        let read = room.and_then(|()| {
-            bytes.resize(length, 0);
-            self.file.read_exact(&mut bytes)
-        });
-        match read {
-            Ok(()) => Ok(bytes),
-            Err(error) => Err(Error::os(ErrorKind::Io, Operation::ReadValue, self.path, error)),
-        }
+    pub(super) fn read_all(self) -> Result<Vec<u8>, Error> {
+        read_all(&self.file, self.bytes).map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: io::Error) -> Error {
+        Error::os(ErrorKind::Io, Operation::ReadValue, &self.path, error)
     }
 
     /// The open file, at its start. To stream a large value: `tokio::fs::File::from_std`.
     #[must_use]
     pub fn into_file(self) -> File {
-        self.file
+        let mut file = self.file;
+        if cfg!(windows) {
+            // There reading moves the file's own place.
+            let _ = file.rewind();
+        }
+        file
     }
+}
+
+/// A value is never written to in its place, so its length is known: one call reads all.
+fn read_all(file: &File, length: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(usize::try_from(length).unwrap_or(usize::MAX))?;
+    bytes.resize(length as usize, 0);
+    shared_directory::read_exact_at_start(file, &mut bytes)?;
+    Ok(bytes)
 }

@@ -41,6 +41,7 @@ pub(super) struct Locks {
 impl Locks {
     pub(super) async fn open(
         path: &Path,
+        fills: Option<LockSpace>,
         settings: &Settings,
         waits: &Waits,
     ) -> Result<Self, Error> {
@@ -51,7 +52,10 @@ impl Locks {
             (file, space) = (file.mode(mode), space.mode(mode));
         }
         let directory = file.open(path).await?;
-        let fills = space.open(path).await?;
+        let fills = match fills {
+            Some(fills) => fills,
+            None => space.open(path).await?,
+        };
         let (writer, alive) = become_writer(&directory, waits).await?;
         Ok(Self { directory, fills, writer, _alive: alive })
     }

@@ -40,6 +40,7 @@ pub use store::Removed;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::lock::{ExclusiveGuard, FileLock, SharedGuard, Waiting};
 use crate::registry::registry;
+use crate::space::LockSpace;
 use crate::wait;
 use fill::{Found, find_or_fill};
 use key::Key;
@@ -47,7 +48,7 @@ use locks::Locks;
 use nested::{Asked, FillLock, Inside};
 use receive::Received;
 use stats::Counts;
-use store::{Freshness, Store, named};
+use store::{Freshness, Noted, Store, named};
 use waits::Waits;
 
 /// The kernel takes a lease away after 45 s (proc_sys_fs(5), `lease-break-time`).
@@ -115,6 +116,8 @@ pub struct CacheDir {
 struct Inner {
     store: Store,
     lock_file: PathBuf,
+    /// The caller's own.
+    fills: Option<LockSpace>,
     read_only: bool,
     /// Opened when they are needed first: hits do without.
     locks: OnceCell<Locks>,
@@ -151,9 +154,15 @@ impl CacheDir {
         CacheOptions::default()
     }
 
-    fn new(store: Store, lock_file: PathBuf, read_only: bool, waits: Waits) -> Self {
+    fn new(
+        store: Store,
+        lock_file: PathBuf,
+        fills: Option<LockSpace>,
+        read_only: bool,
+        waits: Waits,
+    ) -> Self {
         let (locks, counts) = (OnceCell::new(), Counts::default());
-        Self { inner: Arc::new(Inner { store, lock_file, read_only, locks, counts }), waits }
+        Self { inner: Arc::new(Inner { store, lock_file, fills, read_only, locks, counts }), waits }
     }
 
     /// A handle that waits for no longer than this for a lock that others hold: see
@@ -222,6 +231,21 @@ impl CacheDir {
         Ok(found)
     }
 
+    /// As [`get`](CacheDir::get), without being a use of the value: it goes as soon as it would have gone,
+    /// and [`stats`](CacheDir::stats) does not count it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](CacheDir::get).
+    pub async fn peek(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>, Error> {
+        let key = Arc::new(Key::new(key.as_ref()));
+        self.look_and(&key, Freshness::AsKnown, Noted::Not, Ok).await
+    }
+
     /// The content of a key's value, all of it in memory, if there is one: [`get`](CacheDir::get) and
     /// [`Entry::read`] in one step, and so a little faster.
     ///
@@ -234,7 +258,7 @@ impl CacheDir {
     /// As [`get`](CacheDir::get).
     pub async fn read(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
         let key = Arc::new(Key::new(key.as_ref()));
-        let read = self.look_and(&key, Freshness::AsKnown, Entry::read_all).await?;
+        let read = self.look_and(&key, Freshness::AsKnown, Noted::AsUse, Entry::read_all).await?;
         self.count_look(read.is_some());
         Ok(read)
     }
@@ -416,8 +440,98 @@ impl CacheDir {
         Entries::new(self.clone())
     }
 
+    /// [`get`](CacheDir::get) for code outside of async: blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](CacheDir::get).
+    ///
+    /// # Panics
+    ///
+    /// On a thread that is driving a runtime or another `block_on`. All blocking forms do.
+    pub fn blocking_get(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>, Error> {
+        wait::block_on(self.get(key))
+    }
+
+    /// [`read`](CacheDir::read) for code outside of async: blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](CacheDir::read).
+    ///
+    /// # Panics
+    ///
+    /// As [`blocking_get`](CacheDir::blocking_get).
+    pub fn blocking_read(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
+        wait::block_on(self.read(key))
+    }
+
+    /// [`get_or_insert_with`](CacheDir::get_or_insert_with) for code outside of async: blocks the thread,
+    /// and calls the function on it, which must not use blocking forms of the cache itself. The value is
+    /// bytes: a `Vec<u8>`, a `String`, a `&[u8]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_insert_with`](CacheDir::get_or_insert_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`blocking_get`](CacheDir::blocking_get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("cache");
+    /// let cache = tokio_filelock::CacheDir::options().blocking_open(&path)?;
+    /// let entry = cache.blocking_get_or_insert_with("greeting", || std::io::Result::Ok("hello"))?;
+    /// assert_eq!(entry.len(), 5);
+    /// assert_eq!(cache.blocking_read("greeting")?.unwrap(), b"hello");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn blocking_get_or_insert_with<V: AsRef<[u8]> + Unpin, E>(
+        &self,
+        key: impl AsRef<[u8]>,
+        fill: impl FnOnce() -> Result<V, E>,
+    ) -> Result<Entry, FillError<E>> {
+        let fill = || async { fill().map(|value| io::Cursor::new(value)) };
+        wait::block_on(self.get_or_insert_with(key, fill))
+    }
+
+    /// [`insert`](CacheDir::insert) for code outside of async: blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](CacheDir::insert).
+    ///
+    /// # Panics
+    ///
+    /// As [`blocking_get`](CacheDir::blocking_get).
+    pub fn blocking_insert(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<Entry, Error> {
+        wait::block_on(self.insert(key, value.as_ref()))
+    }
+
+    /// [`remove`](CacheDir::remove) for code outside of async: blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](CacheDir::remove).
+    ///
+    /// # Panics
+    ///
+    /// As [`blocking_get`](CacheDir::blocking_get).
+    pub fn blocking_remove(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
+        wait::block_on(self.remove(key))
+    }
+
     async fn look(&self, key: &Arc<Key>) -> Result<Option<Entry>, Error> {
-        self.look_and(key, Freshness::AsKnown, Ok).await
+        self.look_and(key, Freshness::AsKnown, Noted::AsUse, Ok).await
     }
 
     /// What is no file there is replaced by the fill.
@@ -426,7 +540,7 @@ impl CacheDir {
         key: &Arc<Key>,
         freshness: Freshness,
     ) -> Result<Option<Entry>, Error> {
-        let looked = self.look_and(key, freshness, Ok).await;
+        let looked = self.look_and(key, freshness, Noted::AsUse, Ok).await;
         looked.or_else(|error| match error.kind() {
             ErrorKind::NotAFile => Ok(None),
             _ => Err(error),
@@ -437,13 +551,14 @@ impl CacheDir {
         &self,
         key: &Arc<Key>,
         freshness: Freshness,
+        noted: Noted,
         then: fn(Entry) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
         let wanted = Wanted::default();
         let look = {
             let (key, is_cancelled) = (key.clone(), wanted.is_cancelled.clone());
             move |inner: &Inner| {
-                let found = inner.store.look(&key, freshness, &is_cancelled)?;
+                let found = inner.store.look(&key, freshness, noted, &is_cancelled)?;
                 found.map(then).transpose()
             }
         };
@@ -536,13 +651,14 @@ impl CacheDir {
     }
 
     async fn locks(&self) -> Result<&Locks, Error> {
-        let Inner { store, lock_file, read_only, locks, .. } = &*self.inner;
+        let Inner { store, lock_file, fills, read_only, locks, .. } = &*self.inner;
         if *read_only {
             let reason = "the cache directory was opened to be read only";
             let error = io::Error::new(io::ErrorKind::PermissionDenied, reason);
             return Err(Error::os(ErrorKind::Io, Operation::ChangeCache, self.path(), error));
         }
-        locks.get_or_try_init(|| Locks::open(lock_file, &store.settings, &self.waits)).await
+        let open = || Locks::open(lock_file, fills.clone(), &store.settings, &self.waits);
+        locks.get_or_try_init(open).await
     }
 
     /// For a change of one value.

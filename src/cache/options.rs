@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Operation};
 use crate::lock::Waiting;
 use crate::os::shared_directory::Directory;
 use crate::registry::registry;
+use crate::space::LockSpace;
 use crate::wait;
 
 /// What must survive a power failure. The death of a process loses nothing in any case.
@@ -62,6 +63,7 @@ pub struct CacheOptions {
     settings: Settings,
     read_only: bool,
     lock_file: Option<PathBuf>,
+    fills: Option<LockSpace>,
     waits: Waits,
 }
 
@@ -129,6 +131,15 @@ impl CacheOptions {
         self
     }
 
+    /// Takes the locks of fills from a space of the caller's own, in which the lock of a key is that of
+    /// the same name: whoever holds `locks.key(name)` keeps fills, inserts and removals of the key
+    /// out. By default the space is that of the [`lock_file`](CacheOptions::lock_file), which is needed for
+    /// the directory in any case. All who share the directory must give the same.
+    pub fn locks(mut self, locks: LockSpace) -> Self {
+        self.fills = Some(locks);
+        self
+    }
+
     /// Whether locks will do that exclude the programs of this machine only; see
     /// [`OpenOptions::this_machine_only`](crate::OpenOptions::this_machine_only). Otherwise opening is
     /// an error where it is known to be so.
@@ -193,9 +204,22 @@ impl CacheOptions {
             move || options.find(&path)
         };
         let (store, lock_file) = wait::call(registry().pool(), find).await?;
-        let cache = CacheDir::new(store, lock_file, self.read_only, self.waits);
+        let cache = CacheDir::new(store, lock_file, self.fills, self.read_only, self.waits);
         cache.clean_up().await?;
         Ok(cache)
+    }
+
+    /// [`open`](CacheOptions::open) for code outside of async: blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](CacheOptions::open).
+    ///
+    /// # Panics
+    ///
+    /// As [`CacheDir::blocking_get`].
+    pub fn blocking_open(self, directory: impl AsRef<Path>) -> Result<CacheDir, Error> {
+        wait::block_on(self.open(directory))
     }
 
     /// Blocks for the time of the calls.

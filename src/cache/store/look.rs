@@ -24,6 +24,13 @@ pub(in crate::cache) enum Freshness {
     AtServer,
 }
 
+/// Whether a look is a use of the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cache) enum Noted {
+    AsUse,
+    Not,
+}
+
 /// A value that stands in its place, and is that of its key.
 struct Looked {
     file: File,
@@ -36,6 +43,7 @@ impl Store {
         &self,
         key: &Key,
         freshness: Freshness,
+        noted: Noted,
         is_cancelled: &AtomicBool,
     ) -> Result<Option<Entry>, Error> {
         let path = || self.value(key);
@@ -61,7 +69,9 @@ impl Store {
                     return Err(Error::found(kind, Operation::ReadValue, path(), detail));
                 }
             };
-            note_use(&file, &status);
+            if noted == Noted::AsUse {
+                note_use(&file, &status);
+            }
             return Ok(Some(Entry::new(file, path(), status.length, status.modified)));
         }
         Ok(None)

@@ -53,7 +53,7 @@ use crate::os::shared_directory::Directory;
 use crate::shim::{Arc, Mutex};
 
 pub(super) use incoming::Incoming;
-pub(super) use look::Freshness;
+pub(super) use look::{Freshness, Noted};
 pub use prune::Removed;
 
 /// Somebody who wipes the directory may make a step fail again and again; after so many rounds its

@@ -10,6 +10,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -306,6 +307,11 @@ impl Status {
 /// Makes the content of a file survive a power failure, where the file system can.
 pub(crate) fn sync_file(file: &File) -> io::Result<()> {
     where_it_can(file.sync_data())
+}
+
+/// Reads from the start of a file, whatever the place of its descriptor.
+pub(crate) fn read_exact_at_start(file: &File, to: &mut [u8]) -> io::Result<()> {
+    file.read_exact_at(to, 0)
 }
 
 /// Whether to set the times of a file may copy all of it.

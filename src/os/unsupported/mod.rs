@@ -172,6 +172,10 @@ pub(crate) mod shared_directory {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    pub(crate) fn read_exact_at_start(_file: &File, _to: &mut [u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     pub(crate) fn copies_to_note(_file: &File) -> bool {
         false
     }

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, ReadDir};
 use std::io;
-use std::os::windows::fs::{MetadataExt, OpenOptionsExt};
+use std::os::windows::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -216,6 +216,18 @@ impl Status {
 /// Makes the content of a file survive a power failure.
 pub(crate) fn sync_file(file: &File) -> io::Result<()> {
     file.sync_data()
+}
+
+/// Reads from the start of a file, whatever its place, which moves.
+pub(crate) fn read_exact_at_start(file: &File, to: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < to.len() {
+        match file.seek_read(&mut to[done..], done as u64)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => done += more,
+        }
+    }
+    Ok(())
 }
 
 /// Whether to set the times of a file may copy all of it.

@@ -1,6 +1,7 @@
 //! The cache directory.
 
 mod basics;
+mod conveniences;
 pub(crate) mod disk;
 pub(crate) mod fills;
 pub(crate) mod held_up;
