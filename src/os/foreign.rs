@@ -28,6 +28,7 @@ pub(crate) fn foreign_descriptor() -> io::Error {
 }
 
 /// The error says so.
+#[cfg_attr(not(unix), allow(dead_code))]
 pub(crate) fn is_foreign(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Foreign>())
 }

@@ -119,6 +119,7 @@ pub(crate) enum Standing {
     /// No path does any more.
     Unlinked,
     /// The descriptor does not stand for the file any more ([`foreign`]).
+    #[cfg_attr(not(unix), allow(dead_code))] // handles of Windows are not given anew so
     Foreign,
 }
 
@@ -147,6 +148,7 @@ pub(crate) enum Waited {
 
 /// Who holds this lock?
 #[derive(Debug)]
+#[cfg_attr(not(unix), allow(dead_code))] // other systems do not tell
 struct Question<'a> {
     file: &'a File,
     protocol: Protocol,

@@ -18,6 +18,7 @@ const ROLES: &[(&str, Role)] = &[
     ("count impatiently", cancel::count_impatiently),
     ("count verified", replaced::count_verified),
     ("remove", replaced::remove),
+    ("remove what one holds", replaced::remove_what_one_holds),
 ];
 
 #[cfg(not(target_os = "linux"))]
@@ -42,7 +43,6 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("read until told", turns::read_until_told),
     ("write", turns::write),
     ("count until told", turns::count_until_told),
-    ("remove what one holds", replaced::remove_what_one_holds),
     ("take turns", turns::take_turns),
     ("sign", turns::sign),
     ("keep a hundred tasks busy", turns::keep_a_hundred_tasks_busy),

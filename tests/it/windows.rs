@@ -1,7 +1,6 @@
 //! What is Windows' own: one list of locks for both protocols, names, attributes, share modes.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::windows::fs::OpenOptionsExt;
 use std::path::Path;
 
