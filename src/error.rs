@@ -71,8 +71,14 @@ pub enum ErrorKind {
     /// hosts that are none, so the wait goes on. Tasks that wait for each other in a circle do so for ever;
     /// see [`lock_all`](crate::lock_all).)
     Deadlock,
-    /// The lock file was removed or replaced again and again, or once and may not be created.
+    /// The lock file was removed or replaced again and again, or once and may not be created; or it is to be
+    /// removed, and its path leads to another one.
     Replaced,
+    /// The lock file is to be removed, and there is something in it: a record, whose token would begin anew, or
+    /// what is no lock file.
+    NotEmpty,
+    /// The lock file is to be removed, and has another name as well.
+    Linked,
     /// This process has the file open for locks of another [`Protocol`](crate::Protocol).
     ProtocolMismatch,
     /// Another process holds the lock, and there is no thread to wait for it on: the process may not have
@@ -98,6 +104,8 @@ pub(crate) enum Operation {
     LockExclusive,
     LockShared,
     Unlock,
+    RemoveFile,
+    RemoveUnused,
     FindHolders,
     OpenCache,
     ChangeCache,
@@ -117,6 +125,8 @@ impl fmt::Display for Operation {
             Operation::LockExclusive => "lock",
             Operation::LockShared => "lock (shared)",
             Operation::Unlock => "unlock",
+            Operation::RemoveFile => "remove lock file",
+            Operation::RemoveUnused => "remove unused lock files in",
             Operation::FindHolders => "find the holders of",
             Operation::OpenCache => "open cache directory",
             Operation::ChangeCache => "change cache directory",
@@ -370,6 +380,8 @@ impl From<Error> for io::Error {
                 io::ErrorKind::InvalidInput
             }
             ErrorKind::Replaced
+            | ErrorKind::NotEmpty
+            | ErrorKind::Linked
             | ErrorKind::LockServiceUnavailable
             | ErrorKind::NoThread
             | ErrorKind::Forked

@@ -19,10 +19,11 @@ pub use cache::CacheDir;
 pub use error::{Error, ErrorKind, TryLockError};
 pub use holder::{Holder, Mode, Record, Source};
 pub use lock::{
-    Acquire, AcquireAll, Counters, ExclusiveGuard, FileLock, Guard, Guards, OpenOptions,
-    SharedGuard, Waiting, blocking_lock_all, blocking_lock_all_shared, lock_all, lock_all_shared,
+    Acquire, AcquireAll, Counters, ExclusiveGuard, FileLock, Guard, Guards, OpenOptions, Removed,
+    SharedGuard, UnusedFiles, Waiting, blocking_lock_all, blocking_lock_all_shared, lock_all,
+    lock_all_shared,
 };
-pub use os::Protocol;
+pub use os::{Kept, Protocol};
 pub use registry::Tenure;
 pub use space::{LockSpace, LockSpaceOptions};
 pub use wait::WaitOn;

@@ -1,12 +1,13 @@
 //! The guards: owned, `Send + Sync + 'static`, released by dropping.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use super::FileLock;
-use crate::error::{Error, Operation};
+use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::Record;
-use crate::os;
+use crate::os::{self, Kept};
 use crate::queue::Mode;
 use crate::registry::{Hold, Told};
 use crate::trace;
@@ -100,6 +101,84 @@ impl ExclusiveGuard {
     /// the record as released. Whoever waits in this process gets the lock in any case.
     pub async fn unlock(self) -> Result<(), Error> {
         unlock(self.lock, self.hold).await
+    }
+
+    /// Removes the lock file, and releases the lock.
+    ///
+    /// Lock files do no harm where they are; remove one when there would be too many of them. The name goes
+    /// while the lock is held, and only if it leads to this file, which has no other name and nothing in it. All
+    /// others who wait for the lock, in this process and in others, look for the file after they have it, and
+    /// go on to a new one.
+    ///
+    /// This is safe only if *every* program that locks the file looks, after it has the lock, whether the file
+    /// still has a name or the path still leads to it, as this crate does. flock(1), `std::fs::File::lock`
+    /// and cargo do not: one of them can hold the lock of the old file while another program holds that of the new one.
+    ///
+    /// # Cancel safety
+    ///
+    /// On a local file system the file is removed at the first poll. Elsewhere it is removed in any case once the
+    /// future was polled; dropping it then loses the answer.
+    ///
+    /// # Errors
+    ///
+    /// The lock is released in any case. [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a
+    /// key of a [`LockSpace`](crate::LockSpace), and for a file in which keys are open or locked;
+    /// [`ErrorKind::NotEmpty`](crate::ErrorKind::NotEmpty) if a [record](crate::OpenOptions::record)
+    /// or anything else was written into it; [`ErrorKind::Linked`](crate::ErrorKind::Linked) if it has another
+    /// hard link; [`ErrorKind::Replaced`](crate::ErrorKind::Replaced) if its path leads elsewhere;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) on other systems than Unix;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the directory may not be written.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("job-17.lock");
+    /// let lock = tokio_filelock::FileLock::open(&path).await?;
+    /// let guard = lock.lock().await?;
+    /// // The job is done, and none of its name comes again.
+    /// # #[cfg(unix)]
+    /// guard.remove_file().await?;
+    /// # #[cfg(unix)]
+    /// assert!(!path.exists());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn remove_file(self) -> Result<(), Error> {
+        let Self { hold, lock, told: _, _traced } = self;
+        lock.check_owner(Operation::RemoveFile)?;
+        if lock.key().is_some() {
+            let detail = "it is one of several locks in its file";
+            let kind = ErrorKind::InvalidInput;
+            return Err(lock.named(Error::found(kind, Operation::RemoveFile, lock.path(), detail)));
+        }
+        let found = |kind, kept: &Kept| {
+            Error::found(kind, Operation::RemoveFile, lock.path(), kept.to_string())
+        };
+        match hold.remove_file(lock.location()).await? {
+            None => Ok(()),
+            Some(Kept::Failed(error)) => {
+                let kind = match error.kind() {
+                    io::ErrorKind::Unsupported => ErrorKind::Unsupported,
+                    _ => ErrorKind::Io,
+                };
+                Err(Error::os(kind, Operation::RemoveFile, lock.path(), error))
+            }
+            Some(Kept::Locked) => {
+                let detail = "keys of a `LockSpace` lie in it, which are in use";
+                Err(Error::found(
+                    ErrorKind::InvalidInput,
+                    Operation::RemoveFile,
+                    lock.path(),
+                    detail,
+                ))
+            }
+            Some(kept @ Kept::NotEmpty) => Err(found(ErrorKind::NotEmpty, &kept)),
+            Some(kept @ Kept::Linked) => Err(found(ErrorKind::Linked, &kept)),
+            Some(kept) => Err(found(ErrorKind::Replaced, &kept)),
+        }
     }
 
     /// Whether somebody waits for the lock: another task of this process, or a process that uses

@@ -8,6 +8,7 @@ mod lock_all;
 mod moves;
 mod on_wait;
 mod open_options;
+mod unused;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub use lock_all::{
 };
 pub use on_wait::Waiting;
 pub use open_options::OpenOptions;
+pub use unused::{Removed, UnusedFiles};
 
 use key::Key;
 use moves::MOST_IN_VAIN;
@@ -386,6 +388,10 @@ impl FileLock {
         let guards = &self.handle.guards;
         // One of two that come together may be lost, at the price of none.
         guards.store(guards.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    fn location(&self) -> Location {
+        self.handle.path.clone()
     }
 
     fn guards_given(&self) -> usize {

@@ -15,13 +15,13 @@ use super::interrupt::Interrupt;
 use super::names::{Answer, Names, Sameness};
 use super::platform::holders::{self, Inode};
 use super::platform::mount::Reach;
-use super::platform::{self, content, open, same};
+use super::platform::{self, content, open, remove, same};
 use super::turnstile::{
     self, Gate, Turn, Turnstile, Turnstiles, lock_in_turn, new_number, try_in_turn,
 };
 use super::{
-    Access, Attempt, Descriptor, Effort, Identity, Location, Lock, Opened, Protocol, Question,
-    Region, Standing, Waited, is_contention,
+    Access, Attempt, Descriptor, Effort, Identity, Kept, Location, Lock, Opened, Protocol,
+    Question, Region, Standing, Waited, is_contention,
 };
 use crate::error::{Error, ErrorKind};
 use crate::holder::{Holder, Mode};
@@ -287,6 +287,15 @@ impl LockFile {
 
     fn question(&self, protocol: Protocol, region: Region) -> Question<'_> {
         Question { file: &self.file, protocol, region, pid: self.pid, is_local: self.is_local() }
+    }
+
+    /// Removes the file that is at this place, if it is this one, for which it must be locked exclusively.
+    pub(crate) fn remove(
+        &self,
+        location: &Location,
+        protocol: Protocol,
+    ) -> io::Result<Option<Kept>> {
+        remove::remove(location, &self.file, protocol)
     }
 
     /// Reads the beginning of the file, as much as there is or fits.

@@ -44,6 +44,7 @@ pub(crate) use location::Location;
 pub(crate) use names::{Answer, Names, Sameness};
 pub(crate) use platform::errors::{is_gone, lock_error_kind};
 pub(crate) use platform::holders::{describe_this_process, look_up, tells_holders, this_process};
+pub(crate) use platform::remove::remove_unused;
 pub(crate) use platform::{fork, interrupt, shared_directory};
 #[cfg(not(tokio_filelock_loom))]
 pub(crate) use {interrupt::Interrupt, lock_file::LockFile};
@@ -108,6 +109,44 @@ pub(crate) struct Access {
     /// To wait until other processes give their leases on the file back (fcntl(2)); otherwise that is
     /// `WouldBlock`.
     pub(crate) patient: bool,
+}
+
+/// Why a lock file was not removed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Kept {
+    /// Another program, or another part of this one, has a lock in the file, or waits for one.
+    Locked,
+    /// It was changed too short a time ago.
+    Recent,
+    /// There is something in it: a [record](crate::OpenOptions::record), whose token would begin anew, or what
+    /// is no lock file.
+    NotEmpty,
+    /// It has another name as well.
+    Linked,
+    /// The name does not lead to the file that was locked; or there is none of this name any more.
+    Replaced,
+    /// It is not a regular file.
+    NotAFile,
+    /// Its file system is not known to be local, so neither locks nor links tell for certain.
+    Remote,
+    /// The system refused something.
+    Failed(std::io::Error),
+}
+
+impl std::fmt::Display for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kept::Locked => "it is locked, or a lock in it is waited for",
+            Kept::Recent => "it was changed a short time ago",
+            Kept::NotEmpty => "there is something in it",
+            Kept::Linked => "it has another name as well",
+            Kept::Replaced => "its name does not lead to it any more",
+            Kept::NotAFile => "it is not a regular file",
+            Kept::Remote => "its file system is not known to be local",
+            Kept::Failed(error) => return error.fmt(f),
+        })
+    }
 }
 
 /// What an open file is to its path.

@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 use super::names::{Answer, Names, Proof};
 use super::platform::FileId;
 use super::turnstile::{self, Gate, Taken, Turn, Turnstile, Turnstiles, lock_in_turn, try_in_turn};
-use super::{Access, Attempt, Effort, Identity, Location, Protocol, Region, Standing, Waited};
+use super::{
+    Access, Attempt, Effort, Identity, Kept, Location, Protocol, Region, Standing, Waited,
+};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::{Holder, Mode};
 use crate::shim::{Arc, AtomicBool, Condvar, Mutex, Ordering, yield_now};
@@ -360,6 +362,20 @@ impl LockFile {
 
     pub(crate) fn pid(&self) -> u32 {
         1
+    }
+
+    pub(crate) fn remove(
+        &self,
+        location: &Location,
+        _protocol: Protocol,
+    ) -> io::Result<Option<Kept>> {
+        let is_here = |inode: &Arc<Inode>| Arc::ptr_eq(inode, &self.inode);
+        let there = DISK.lock().paths.get(&**location).cloned();
+        if !there.as_ref().is_some_and(is_here) {
+            return Ok(Some(Kept::Replaced));
+        }
+        unlink(location);
+        Ok(None)
     }
 
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {

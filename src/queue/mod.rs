@@ -347,6 +347,12 @@ impl<W, E> Queue<W, E> {
         effects
     }
 
+    /// A holder has removed the file.
+    pub(crate) fn removed(&mut self, new_rank: impl FnMut() -> Rank) -> Effects<W> {
+        self.stale = true;
+        self.send_on(new_rank)
+    }
+
     // ---- events from the OS ----
 
     pub(crate) fn os_acquired(&mut self, epoch: u64) -> Effects<W> {

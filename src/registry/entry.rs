@@ -16,9 +16,12 @@ use super::open_file::OpenFile;
 use super::recorded::{Recorded, Signature, Told};
 use super::request::new_rank;
 use super::{Membership, Tenure};
+use crate::error::Error;
 use crate::foreign;
 use crate::holder::{self, Holder, LONGEST, Record, Written};
-use crate::os::{self, Attempt, Effort, Interrupt, LockFile, Protocol, Region, Standing, Waited};
+use crate::os::{
+    self, Attempt, Effort, Interrupt, Kept, Location, LockFile, Protocol, Region, Standing, Waited,
+};
 use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Rank, Requested};
 use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::trace;
@@ -511,6 +514,24 @@ impl Entry {
         let (written, ended) = recorded.end(file);
         self.state.lock().written = written;
         ended.map_err(|error| of_record("marked as released", error))
+    }
+
+    /// The exclusive holder removes the file at this place, if it is this one. From then on all others look
+    /// for another one. Makes system calls.
+    pub(super) fn remove_file(&self, at: &Location) -> Result<Result<Effects<Waker>, Kept>, Error> {
+        let file = self.locked_file();
+        if !file.is_at(at)? {
+            return Ok(Err(Kept::Replaced));
+        }
+        match file.remove(at, self.protocol) {
+            Ok(None) => {
+                // Before anybody is told to open the path anew.
+                self.file.set_gone();
+                Ok(Ok(self.event(|queue| queue.removed(new_rank))))
+            }
+            Ok(Some(kept)) => Ok(Err(kept)),
+            Err(error) => Ok(Err(Kept::Failed(error))),
+        }
     }
 
     fn unlock_os(&self) -> (io::Result<()>, Effects<Waker>) {

@@ -11,7 +11,9 @@ use std::task::{Context, Poll, Waker};
 use super::Membership;
 use super::entry::{Thread, carry_out};
 use super::recorded::Told;
+use crate::error::Error;
 use crate::foreign;
+use crate::os::{Kept, Location};
 use crate::queue::{Effects, Mode, Patience, Rank, Requested, Settled, Ticket};
 use crate::shim::Arc;
 use crate::wait;
@@ -264,6 +266,20 @@ impl Hold {
         let pool = member.pool().clone();
         let job = move || carry_out(&member, effects, Thread::Asked);
         wait::errand_with_answer(&pool, job).await
+    }
+
+    /// Removes the lock file at this place, and releases in any case.
+    pub(crate) async fn remove_file(self, at: Location) -> Result<Option<Kept>, Error> {
+        let is_local = self.is_local();
+        let pool = self.member().pool().clone();
+        let job = move || match self.member().entry().remove_file(&at)? {
+            Ok(effects) => {
+                let _ = carry_out(self.member(), effects, Thread::Caller);
+                Ok(None)
+            }
+            Err(kept) => Ok(Some(kept)),
+        };
+        if is_local { job() } else { wait::errand_with_answer(&pool, job).await }
     }
 
     /// From exclusive to shared.

@@ -43,6 +43,10 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("read until told", turns::read_until_told),
     ("write", turns::write),
     ("count until told", turns::count_until_told),
+    #[cfg(unix)]
+    ("remove by the guard", replaced::removed::remove_by_the_guard),
+    #[cfg(unix)]
+    ("count and reopen", replaced::removed::count_and_reopen),
     ("take turns", turns::take_turns),
     ("sign", turns::sign),
     ("keep a hundred tasks busy", turns::keep_a_hundred_tasks_busy),

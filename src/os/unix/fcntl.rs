@@ -49,6 +49,12 @@ impl Range {
         Self { start: region.start, length: 1 + u64::from(pid) }
     }
 
+    /// From the first byte to the last one that there can be.
+    pub(super) const ALL: Self = Self { start: 0, length: 0 };
+
+    /// Beyond the slot of a file with one lock.
+    pub(super) const OF_KEYS: Self = Self { start: 1 << 23, length: 0 };
+
     pub(super) const fn byte(start: u64) -> Self {
         Self { start, length: 1 }
     }

@@ -13,6 +13,7 @@ pub(crate) mod interrupt;
 pub(in crate::os) mod lock;
 pub(in crate::os) mod mount;
 pub(in crate::os) mod open;
+pub(in crate::os) mod remove;
 pub(in crate::os) mod same;
 pub(crate) mod shared_directory;
 mod signal;

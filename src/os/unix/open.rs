@@ -116,7 +116,7 @@ pub(super) fn directory_of(path: &Path) -> &Path {
 }
 
 /// Where to begin, and the path from there.
-fn start(location: &Location) -> io::Result<(BorrowedFd<'_>, &Path)> {
+pub(super) fn start(location: &Location) -> io::Result<(BorrowedFd<'_>, &Path)> {
     match location.to_resolve() {
         (None, path) => Ok((AT_FDCWD, path)),
         (Some(directory), path) => Ok((directory.descriptor()?, path)),

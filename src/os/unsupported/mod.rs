@@ -15,6 +15,9 @@ pub(in crate::os) mod same;
 /// What tells files apart.
 pub(in crate::os) type FileId = u64;
 
+#[path = "../no_remove.rs"]
+pub(in crate::os) mod remove;
+
 pub(in crate::os) mod open {
     use std::fs::File;
     use std::io;

@@ -13,6 +13,8 @@ pub(crate) mod interrupt;
 pub(in crate::os) mod lock;
 pub(in crate::os) mod open;
 mod overlapped;
+#[path = "../no_remove.rs"]
+pub(in crate::os) mod remove;
 pub(crate) mod shared_directory;
 
 #[path = "../no_foreign.rs"]
