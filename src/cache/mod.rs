@@ -83,12 +83,6 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 /// Cloning is cheap. All handles of a process that lead to one directory work together, but each
 /// counts for itself ([`stats`](CacheDir::stats)).
 ///
-/// # On the runtime's blocking pool
-///
-/// The file-system calls run there, as those of `tokio::fs` do. Synchronous code that runs there as well may
-/// ask the cache by [`Handle::block_on`](tokio::runtime::Handle::block_on), but not as many at once as the
-/// pool has threads: none is left for the calls then, and all of them wait for ever.
-///
 /// # Examples
 ///
 /// ```

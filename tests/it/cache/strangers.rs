@@ -20,6 +20,7 @@ use tokio_filelock::{CacheDir, Error, ErrorKind};
 use super::{directory, options};
 use crate::support::in_time;
 use crate::support::locker::become_nobody;
+use crate::support::needs::{Need, lacks};
 use crate::support::place::{Place, names};
 use crate::support::process::{Process, commands, say};
 use crate::support::snapshot::Snapshot;
@@ -154,6 +155,9 @@ fn outcome<T>(done: Result<T, Error>, expected: &str) -> String {
 
 #[tokio::test]
 async fn what_is_planted_is_replaced_or_in_the_way_of_its_own_key() {
+    if lacks(&[Need::Root]) {
+        return;
+    }
     let mut table = BTreeMap::<String, Vec<String>>::new();
     for name in ["books", "checksum", "key", "shard", "tmp", "value"] {
         for what in PLANTS {
@@ -268,6 +272,9 @@ async fn what_is_planted_as_a_lock_file_is_an_error() {
 /// A value of which a part has come, when everything around it is exchanged.
 #[tokio::test]
 async fn what_is_planted_in_the_middle_of_an_insert_is_replaced() {
+    if lacks(&[Need::Root]) {
+        return;
+    }
     for name in ["books", "checksum", "key", "shard", "temporary file", "tmp", "value"] {
         for what in PLANTS {
             let place = Place::new();
@@ -317,6 +324,9 @@ async fn what_is_planted_in_the_middle_of_an_insert_is_replaced() {
 /// Another user exchanges everything again and again, as fast as it can.
 #[test]
 fn another_user_cannot_make_the_cache_touch_anything_else() {
+    if lacks(&[Need::Root]) {
+        return;
+    }
     let place = Place::new();
     // The other one makes things in here, and moves them in.
     fs::set_permissions(place.directory(), Permissions::from_mode(0o1777)).unwrap();
