@@ -333,10 +333,10 @@ impl LockFile {
     }
 }
 
-/// Nothing could end the wait, so it has not begun. Where the system says so of the lock itself, the
-/// next try says it again.
+/// Nothing could end the wait, so it has not begun. The system's own ENOSYS is about the lock, and has the
+/// same kind.
 fn cannot_be_ended(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Unsupported
+    error.kind() == io::ErrorKind::Unsupported && error.raw_os_error().is_none()
 }
 
 /// One attempt at a lock.
