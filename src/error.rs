@@ -175,10 +175,10 @@ impl Error {
     }
 
     /// Put into words when it is shown: a refused try is to cost little.
-    pub(crate) fn would_block(operation: Operation, path: &Path, holder: Option<Holder>) -> Self {
+    pub(crate) fn would_block(operation: Operation, path: &Path, holders: Vec<Holder>) -> Self {
         let mut error = Self::new(ErrorKind::WouldBlock, operation, path, None, None);
-        if let Some(holder) = holder {
-            error.0.holders = Holders::from([holder]);
+        if !holders.is_empty() {
+            error.0.holders = holders.into();
         }
         error
     }

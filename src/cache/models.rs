@@ -57,6 +57,7 @@ impl Key {
             wait_on: WaitOn::WaitPool,
             tenure: Tenure::default(),
             record: None,
+            label: None,
             this_machine_only: false,
         };
         Registry::join(process, &self.path, &wanted).unwrap()

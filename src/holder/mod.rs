@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 pub(crate) use death::{Circumstances, Fate, fate};
 pub use record::Record;
-pub(crate) use record::{LONGEST, Process, Written, is_fit_for_a_record, program_name};
+pub(crate) use record::{LONGEST, Process, Written, is_fit_for_a_record, labelled, program_name};
 
 pub(crate) use record::is_printable;
 
@@ -22,6 +22,9 @@ pub(crate) use record::check_parser;
 
 /// What one look showed, for all who asked.
 pub(crate) type Holders = Arc<[Holder]>;
+
+/// What a holder says that it does.
+pub(crate) type Label = Arc<str>;
 
 /// How a lock is held, or wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,8 +96,12 @@ impl Holder {
     }
 
     /// This process, by its own knowledge.
-    pub(crate) fn of_this_process(mode: Mode, pid: u32) -> Self {
-        Self { is_this_process: true, ..Self::new(mode, false, Some(pid), Source::ThisProcess) }
+    pub(crate) fn of_this_process(mode: Mode, pid: u32, label: Option<&str>) -> Self {
+        Self {
+            is_this_process: true,
+            label: label.map(str::to_owned),
+            ..Self::new(mode, false, Some(pid), Source::ThisProcess)
+        }
     }
 
     /// Whether the lock is held, or wanted, exclusively or shared.
@@ -164,8 +171,9 @@ impl Holder {
         self.since
     }
 
-    /// What it says that it does ([`OpenOptions::label`](crate::OpenOptions::label)). From
-    /// [`Source::Record`].
+    /// What it says that it does ([`Acquire::label`](crate::Acquire::label)). Known of tasks of this
+    /// process; of others from [`Source::Record`], which names the holder with which the tenure of its
+    /// process began.
     #[must_use]
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
@@ -183,7 +191,10 @@ impl Holder {
             self.program = record.program().map(|program| (program.to_owned(), Source::Record));
         }
         self.since = record.since();
-        self.label = record.label().map(str::to_owned);
+        // The record is of the tenure. What each holder of this process says is known.
+        if self.source != Source::ThisProcess {
+            self.label = record.label().map(str::to_owned);
+        }
     }
 }
 

@@ -24,6 +24,7 @@
 //! nothing else: whatever may be in the file (nothing, a pid file, a gigabyte of noise, half a
 //! record) is no record then, and never an error.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::time::SystemTime;
 
@@ -106,7 +107,7 @@ impl Record {
         self.process.program.as_deref()
     }
 
-    /// What it said that it does ([`OpenOptions::label`](crate::OpenOptions::label)).
+    /// What the holder said that it does with which the tenure began ([`Acquire::label`](crate::Acquire::label)).
     #[must_use]
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
@@ -120,7 +121,7 @@ impl Record {
     /// The whole text; see [`render`].
     pub(crate) fn text(&self, covered: usize) -> Vec<u8> {
         let mut text = Vec::new();
-        let lines = self.process.lines(self.label.as_deref());
+        let lines = labelled(&self.process.lines(), self.label.as_deref()).into_owned();
         let state = if self.is_held { HELD } else { RELEASED };
         render(&mut text, self.process.pid, state, self.token, self.since, &lines, covered);
         text
@@ -186,7 +187,7 @@ impl Record {
 
 impl Process {
     /// What is the same in all records of a process.
-    pub(crate) fn lines(&self, label: Option<&str>) -> String {
+    pub(crate) fn lines(&self) -> String {
         let mut lines = String::new();
         let mut line = |key: &str, value: Option<&str>| {
             if let Some(value) = value {
@@ -199,8 +200,15 @@ impl Process {
         line("timens", self.time_namespace.map(|number| number.to_string()).as_deref());
         line("start", self.start.map(|start| start.to_string()).as_deref());
         line("program", self.program.as_deref());
-        line("label", label);
         lines
+    }
+}
+
+/// The lines of a process, and what the holder says that it does.
+pub(crate) fn labelled<'a>(lines: &'a str, label: Option<&str>) -> Cow<'a, str> {
+    match label {
+        Some(label) => format!("{lines}label={label}\n").into(),
+        None => lines.into(),
     }
 }
 
@@ -352,7 +360,8 @@ mod tests {
         let mut file = example().text(0);
         let mut written = Written::default();
         let Record { process, token, since, label, .. } = example();
-        written.hold(process.pid, token, since, &process.lines(label.as_deref()), 0);
+        let lines = labelled(&process.lines(), label.as_deref()).into_owned();
+        written.hold(process.pid, token, since, &lines, 0);
         assert_eq!(written.text, file);
         let released = written.release(|state, at| {
             file[at as usize..][..state.len()].copy_from_slice(state);

@@ -24,7 +24,7 @@ use super::on_wait::{OnWait, Waiting};
 use super::{FileLock, operation};
 use crate::error::Error;
 use crate::foreign;
-use crate::holder::Holders;
+use crate::holder::{Holders, Label};
 use crate::queue::Mode;
 use crate::registry::{Denied, Hold, Membership, Request};
 use crate::shim::Arc;
@@ -50,6 +50,8 @@ pin_project! {
     pub struct Acquire<G> {
         // Goes into the guard.
         lock: Option<FileLock>,
+        // In place of that of the handle.
+        label: Option<Label>,
         state: State,
         moves: Moves,
         limit: Limit,
@@ -89,6 +91,7 @@ impl<G: Guard> Acquire<G> {
     pub(super) fn new(lock: FileLock) -> Self {
         Self {
             lock: Some(lock),
+            label: None,
             state: State::Start,
             moves: Moves::default(),
             limit: Limit::Never,
@@ -152,6 +155,34 @@ impl<G: Guard> Acquire<G> {
         self
     }
 
+    /// Says what the lock is held for, in place of the [label of the handle](crate::OpenOptions::label):
+    /// [`FileLock::holders`] and the errors of this process show it, and with
+    /// [records](crate::OpenOptions::record) those of other processes, if the tenure of this process begins
+    /// with this acquisition. A lock that is handed over within a tenure changes no record.
+    ///
+    /// # Errors
+    ///
+    /// The future gives [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) if it is not one line
+    /// of 1 to 200 bytes, or has characters that control, are invisible or change the direction of text.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let lock = tokio_filelock::FileLock::open(directory.path().join("app.lock")).await?;
+    /// let guard = lock.lock().label("import 17").await?;
+    /// assert_eq!(lock.holders().await?[0].label(), Some("import 17"));
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into().into());
+        self
+    }
+
     /// Calls a function when the wait has lasted for longer than `after`, counted from the first
     /// poll, and again whenever other processes are seen to hold the lock, which is looked at every
     /// second. For messages: who waits for what, and on whom. Replaces an earlier one.
@@ -205,7 +236,7 @@ impl<G: Guard> Future for Acquire<G> {
             on_wait.start_timer();
         }
         let answer = loop {
-            match acquire(lock, G::MODE, this.state, this.moves, cx) {
+            match acquire(lock, G::MODE, this.label.as_ref(), this.state, this.moves, cx) {
                 Poll::Ready(answer) => break answer,
                 Poll::Pending if matches!(this.state, State::TimedOut(..)) => return Poll::Pending,
                 Poll::Pending => this.traced.begin(lock.path(), G::MODE.into()),
@@ -262,6 +293,7 @@ fn start_timer(limit: &mut Limit, mut sleep: Pin<&mut Option<Sleep>>) {
 fn acquire(
     lock: &FileLock,
     mode: Mode,
+    label: Option<&Label>,
     state: &mut State,
     moves: &mut Moves,
     cx: &mut Context<'_>,
@@ -269,7 +301,12 @@ fn acquire(
     loop {
         match state {
             State::Start => {
-                *state = State::Queued(Request::begin(lock.member(), mode, moves.rank(), cx));
+                let mut member = lock.member();
+                if let Some(label) = label {
+                    lock.check_label(label, operation(mode))?;
+                    member = member.labelled(label.clone());
+                }
+                *state = State::Queued(Request::begin(member, mode, moves.rank(), cx));
             }
             State::Queued(request) => match ready!(Pin::new(&mut *request).poll(cx)) {
                 Ok(hold) if hold.is_local() || !lock.has_to_look(&hold) => {

@@ -114,14 +114,14 @@ fn all_holders(member: &Arc<Membership>) -> io::Result<Vec<Holder>> {
 /// Makes system calls.
 fn holders(member: &Arc<Membership>, effort: Effort) -> Vec<Holder> {
     // Before the others: whoever shares the lock with it then is seen afterwards.
-    let own = member.own_holder();
+    let mut own = member.own_holders();
     let mut holders = member.holders(effort);
-    if let Some(mut own) = own {
+    if let Some(first) = own.first() {
         // What the kernel shows may be another moment: beside an exclusive holder there is none.
-        let is_alone = own.mode == Mode::Exclusive;
+        let is_alone = first.mode == Mode::Exclusive;
         holders.retain(|holder| holder.waits || !(is_alone || holder.is_this_process));
-        os::describe_this_process(&mut own, effort);
-        holders.insert(0, own);
+        own.iter_mut().for_each(|own| os::describe_this_process(own, effort));
+        holders.splice(..0, own);
     }
     let Some(record) = member.record().filter(Record::is_held) else { return holders };
     let here = os::this_process();

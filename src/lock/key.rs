@@ -17,6 +17,7 @@ use crate::shim::{Arc, Mutex};
 /// A longer name is cut in messages, after so many characters.
 const LONGEST_NAME: usize = 80;
 
+#[derive(Clone)]
 pub(super) struct Key {
     name: Box<[u8]>,
     region: Region,

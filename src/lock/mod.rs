@@ -25,8 +25,10 @@ pub use unused::{Removed, UnusedFiles};
 
 use key::Key;
 use moves::MOST_IN_VAIN;
+use open_options::UNFIT_LABEL;
 
 use crate::error::{Error, ErrorKind, Operation, TryLockError};
+use crate::holder::{Label, is_fit_for_a_record};
 use crate::os::fork::Generation;
 use crate::os::{self, Location, Protocol};
 use crate::queue::Mode;
@@ -150,6 +152,54 @@ impl FileLock {
     /// The options that [`open`](FileLock::open) uses, to change them.
     pub fn options() -> OpenOptions {
         OpenOptions::new()
+    }
+
+    /// A handle of the same lock whose acquisitions carry this label: for tries and for locks that are taken
+    /// by [`lock_all`](crate::lock_all); see [`Acquire::label`]. Makes no system call.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] if it is not one line of 1 to 200 bytes, or has characters that control, are
+    /// invisible or change the direction of text.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("app.lock");
+    /// use tokio_filelock::FileLock;
+    ///
+    /// let lock = FileLock::options().blocking_open(&path)?;
+    /// let guard = lock.with_label("import 17")?.try_lock()?;
+    /// assert!(lock.try_lock().unwrap_err().to_string().contains("\"import 17\""));
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_label(&self, label: impl Into<String>) -> Result<Self, Error> {
+        let (label, handle) = (Label::from(label.into()), &*self.handle);
+        self.check_owner(Operation::LockExclusive)?;
+        self.check_label(&label, Operation::LockExclusive)?;
+        let handle = Handle {
+            path: handle.path.clone(),
+            options: handle.options.with_label(label.clone()),
+            signature: handle.signature.clone(),
+            key: handle.key.clone(),
+            generation: handle.generation,
+            registry: handle.registry.clone(),
+            current: Mutex::new(self.member().labelled(label)),
+            guards: AtomicUsize::new(0),
+        };
+        Ok(Self { handle: Arc::new(handle) })
+    }
+
+    fn check_label(&self, label: &str, operation: Operation) -> Result<(), Error> {
+        if is_fit_for_a_record(label) {
+            return Ok(());
+        }
+        let kind = ErrorKind::InvalidInput;
+        Err(self.named(Error::found(kind, operation, self.path(), UNFIT_LABEL)))
     }
 
     /// The path of the lock file, made absolute when it was opened. As it was given if the current
@@ -356,8 +406,11 @@ impl FileLock {
                     drop(hold);
                 }
                 Err(Denied::Refused) => {
-                    let holder = member.own_holder().or_else(|| member.blocker());
-                    let error = Error::would_block(operation(mode), self.path(), holder);
+                    let mut holders = member.own_holders();
+                    if holders.is_empty() {
+                        holders.extend(member.blocker());
+                    }
+                    let error = Error::would_block(operation(mode), self.path(), holders);
                     return Err(TryLockError::WouldBlock(error));
                 }
                 Err(Denied::Failed(error)) => return Err(self.lock_error(mode, error).into()),
@@ -367,7 +420,11 @@ impl FileLock {
                 if !error.is_for_a_lease() {
                     return TryLockError::Error(error);
                 }
-                TryLockError::WouldBlock(Error::would_block(operation(mode), self.path(), None))
+                TryLockError::WouldBlock(Error::would_block(
+                    operation(mode),
+                    self.path(),
+                    Vec::new(),
+                ))
             })?;
         }
         Err(self.replaced(mode).into())
@@ -422,7 +479,7 @@ impl FileLock {
 
     /// Another request of this handle has opened the file at the path anew.
     fn has_moved_on(&self, from: &Arc<Membership>) -> bool {
-        !Arc::ptr_eq(&self.handle.current.lock(), from)
+        !Arc::ptr_eq(self.handle.current.lock().entry(), from.entry())
     }
 
     /// Opens the file at the path anew, unless another request of this handle has done so. Blocks
@@ -433,7 +490,13 @@ impl FileLock {
             return Ok(());
         }
         let opened = match &handle.key {
-            Some(key) => key.follow(from, mode, patient)?,
+            Some(key) => {
+                let member = key.follow(from, mode, patient)?;
+                match handle.options.default_label() {
+                    Some(label) => member.labelled(label.clone()),
+                    None => member,
+                }
+            }
             None => {
                 let mut wanted = handle.options.wanted(handle.signature.clone());
                 wanted.access.patient = patient;
@@ -444,7 +507,7 @@ impl FileLock {
         // What is not kept, and what was there before, is dropped outside of the mutex.
         let _outside = {
             let mut current = handle.current.lock();
-            if Arc::ptr_eq(&current, from) {
+            if Arc::ptr_eq(current.entry(), from.entry()) {
                 std::mem::replace(&mut *current, opened)
             } else {
                 opened

@@ -130,7 +130,10 @@ fn have_changed(before: &[Holder], now: &[Holder]) -> bool {
     let holding = |holders: &[Holder]| {
         let holding = holders.iter().filter(|holder| !holder.is_waiting());
         let mut holding: Vec<_> = holding
-            .map(|holder| (holder.pid, holder.elsewhere.clone(), holder.label.clone()))
+            .map(|holder| {
+                let pid = holder.pid.or(holder.claimed);
+                (pid, holder.elsewhere.clone(), holder.label.clone())
+            })
             .collect();
         holding.sort();
         holding

@@ -4,11 +4,14 @@ use std::path::Path;
 
 use super::{FileLock, open};
 use crate::error::{Error, ErrorKind, Operation};
-use crate::holder::is_fit_for_a_record;
+use crate::holder::{Label, is_fit_for_a_record};
 use crate::os::{Access, Location, Protocol, Region};
 use crate::registry::{Signature, Tenure, Wanted, registry};
 use crate::shim::Arc;
 use crate::wait::{self, WaitOn};
+
+pub(super) const UNFIT_LABEL: &str = "its label is not one line of 1 to 200 bytes without control \
+     characters, marks of text direction and letters that are not seen";
 
 /// Options for opening a lock file, in the manner of [`std::fs::OpenOptions`].
 ///
@@ -37,7 +40,7 @@ pub struct OpenOptions {
     tenure: Tenure,
     record: bool,
     require_record: bool,
-    label: Option<String>,
+    label: Option<Label>,
     this_machine_only: bool,
 }
 
@@ -205,8 +208,8 @@ impl OpenOptions {
     /// to is an error of opening.
     ///
     /// Handles of one file share the record: it is written from the next tenure on after any of them
-    /// asked for it, with the [`label`](Self::label) that was given last, for as long as the process
-    /// has the file open.
+    /// asked for it, for as long as the process has the file open. It carries the
+    /// [label](crate::Acquire::label) of the holder with which the tenure began.
     ///
     /// # Examples
     ///
@@ -260,12 +263,20 @@ impl OpenOptions {
         self
     }
 
-    /// What this process does with the lock, for its [`record`](Self::record): one line of at most
-    /// 200 bytes, without control characters, marks of text direction or letters that are not seen. Without a record it goes
-    /// nowhere.
+    /// What this process does with the lock: the label of acquisitions of this handle that have
+    /// [none of their own](crate::Acquire::label), which says more. One line of at most 200 bytes, without
+    /// characters that control, are invisible or change the direction of text.
     pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = Some(label.into());
+        self.label = Some(label.into().into());
         self
+    }
+
+    pub(super) fn with_label(&self, label: Label) -> Self {
+        Self { label: Some(label), ..self.clone() }
+    }
+
+    pub(super) fn default_label(&self) -> Option<&Label> {
+        self.label.as_ref()
     }
 
     /// Opens the lock file.
@@ -320,10 +331,7 @@ impl OpenOptions {
         let refused = |detail| Error::found(ErrorKind::InvalidInput, Operation::Open, path, detail);
         if let Some(label) = &self.label {
             if !is_fit_for_a_record(label) {
-                return Err(refused(
-                    "its label is not one line of 1 to 200 bytes without control characters, marks of \
-                     text direction and letters that are not seen",
-                ));
+                return Err(refused(UNFIT_LABEL));
             }
         }
         if self.require_record && !self.record {
@@ -335,7 +343,7 @@ impl OpenOptions {
                  without a record",
             ));
         }
-        let signature = || Signature::new(self.label.as_deref(), self.require_record);
+        let signature = || Signature::new(self.require_record);
         Ok(self.record.then(|| Arc::new(signature())))
     }
 
@@ -352,6 +360,7 @@ impl OpenOptions {
             wait_on: self.wait_on,
             tenure: self.tenure,
             record,
+            label: self.label.clone(),
             this_machine_only: self.this_machine_only,
         }
     }

@@ -28,7 +28,7 @@ mod properties;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod tests;
 
-pub(crate) use waiters::{Rank, Settled, Ticket};
+pub(crate) use waiters::{Place, Rank, Settled, Ticket};
 
 use waiters::Waiters;
 
@@ -198,6 +198,25 @@ impl<W, E> Queue<W, E> {
                 None
             }
         }
+    }
+
+    /// How many hold the lock.
+    pub(crate) fn holders(&self) -> usize {
+        match self.holders {
+            Holders::None => 0,
+            Holders::Exclusive => 1,
+            Holders::Shared(count) => count,
+        }
+    }
+
+    /// The place at the head of the line.
+    pub(crate) fn head(&self) -> Option<Place> {
+        self.waiters.first_place()
+    }
+
+    /// Whether the request at this place holds the lock, and does not know yet.
+    pub(crate) fn is_granted(&self, place: Place) -> bool {
+        self.waiters.is_granted(place)
     }
 
     /// Somebody waits in line.

@@ -24,8 +24,15 @@ use super::{Mode, Patience};
 pub(crate) struct Ticket(Place);
 
 /// Where a slot is: its index and one, so that `Option<Place>` takes four bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place(NonZeroU32);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Place(NonZeroU32);
+
+impl Ticket {
+    /// Nobody else has it for as long as the ticket lasts.
+    pub(crate) fn place(&self) -> Place {
+        self.0
+    }
+}
 
 impl Place {
     #[inline]
@@ -96,6 +103,16 @@ impl<W, E> Waiters<W, E> {
     #[inline]
     pub(super) fn first(&self) -> Option<&Waiter<W>> {
         self.first.map(|at| self.waiting(at))
+    }
+
+    /// Its place.
+    pub(super) fn first_place(&self) -> Option<Place> {
+        self.first
+    }
+
+    /// Whether the request at this place holds the lock, and does not know yet.
+    pub(super) fn is_granted(&self, place: Place) -> bool {
+        matches!(self.slots.get(place.index()), Some(Slot::Settled(Settled::Granted(_))))
     }
 
     #[inline]

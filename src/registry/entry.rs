@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::labels::Labels;
 use super::looks::Looks;
 use super::open_file::OpenFile;
 use super::recorded::{Recorded, Signature, Told};
@@ -18,11 +19,13 @@ use super::request::new_rank;
 use super::{Membership, Tenure};
 use crate::error::Error;
 use crate::foreign;
-use crate::holder::{self, Holder, LONGEST, Record, Written};
+use crate::holder::{self, Holder, LONGEST, Label, Record, Written};
 use crate::os::{
     self, Attempt, Effort, Interrupt, Kept, Location, LockFile, Protocol, Region, Standing, Waited,
 };
-use crate::queue::{Counts, Effects, End, Mode, OsCall, Patience, Queue, Rank, Requested};
+use crate::queue::{
+    Counts, Effects, End, Mode, OsCall, Patience, Queue, Rank, Requested, Settled, Ticket,
+};
 use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::trace;
 use crate::wait::{self, WaitOn};
@@ -80,12 +83,33 @@ struct State {
     signature: Option<Arc<Signature>>,
     /// Of one of those who asked: no exclusive lock without.
     record_is_required: bool,
+    /// Made by the first request that says what it does.
+    labels: Option<Box<Labels>>,
     /// In an exclusive tenure, if somebody wanted records when it began.
     recorded: Option<Recorded>,
     /// The record of the last tenure, as it stands in the file if nobody else was there since.
     written: Written,
     /// What is told of the tenure when it ends, and the handovers before it.
     traced: Option<(trace::Tenure, u64)>,
+}
+
+impl State {
+    fn labels(&mut self) -> &mut Labels {
+        self.labels.get_or_insert_default()
+    }
+
+    #[cold]
+    fn label(&mut self, requested: &Requested, label: Label) {
+        match requested {
+            Requested::Queued(ticket) => self.labels().place(ticket.place(), label),
+            Requested::Granted(_) => self.labels().hold(label),
+            Requested::Refused | Requested::Moved => {}
+        }
+    }
+
+    fn label_of_head(&self) -> Option<Label> {
+        self.labels.as_ref()?.at(self.queue.head()?).cloned()
+    }
 }
 
 /// What the thread that carries out effects may do.
@@ -119,6 +143,7 @@ impl Entry {
             parked: None,
             signature: None,
             record_is_required: false,
+            labels: None,
             recorded: None,
             written: Written::default(),
             traced: None,
@@ -209,6 +234,7 @@ impl Entry {
         mode: Mode,
         patience: Patience,
         rank: Option<Rank>,
+        label: Option<&Label>,
         waker: &mut Option<Waker>,
         effects: &mut Effects<Waker>,
     ) -> Requested {
@@ -223,7 +249,47 @@ impl Entry {
         if let (Requested::Queued(ticket), None, Some(_)) = (&requested, &effects.os, &waker) {
             *waker = waker.take().and_then(|waker| state.queue.register(ticket, waker));
         }
+        if let Some(label) = label {
+            state.label(&requested, label.clone());
+        }
         requested
+    }
+
+    /// A request that says what it does is polled: what became of it, or that it is still in line with
+    /// this waker; and a waker to drop.
+    #[cold]
+    pub(super) fn poll_labelled(
+        &self,
+        ticket: &mut Option<Ticket>,
+        label: &Label,
+        waker: Waker,
+    ) -> (Option<Settled<io::Error>>, Option<Waker>) {
+        let mut state = self.state.lock();
+        let place = ticket.as_ref().expect("polled with its ticket").place();
+        let Some(settled) = state.queue.poll(ticket) else {
+            let ticket = ticket.as_ref().expect("still in line");
+            return (None, state.queue.register(ticket, waker));
+        };
+        let labels = state.labels();
+        labels.leave(place);
+        if let Settled::Granted(_) = settled {
+            labels.hold(label.clone());
+        }
+        (Some(settled), Some(waker))
+    }
+
+    /// A request that says what it does gives up.
+    #[cold]
+    pub(super) fn cancel_labelled(&self, ticket: Ticket) -> Effects<Waker> {
+        let mut state = self.state.lock();
+        state.labels().leave(ticket.place());
+        state.queue.cancel(ticket)
+    }
+
+    /// A holder that says what it does is about to let go.
+    #[cold]
+    pub(super) fn release_label(&self, label: &Label) {
+        self.state.lock().labels().release(label);
     }
 
     /// A holder lets go.
@@ -459,6 +525,7 @@ impl Entry {
             state.last_clock = None;
             state.handovers_without_clock = 0;
             state.seen_at_path = false;
+            state = self.record_head(state);
             return state.queue.os_acquired(epoch);
         }
         // Part of this attempt: the next one must not start before the lock is back. Where the
@@ -477,9 +544,9 @@ impl Entry {
         if mode != Mode::Exclusive || !self.records.load(Ordering::Acquire) {
             return Ok(());
         }
-        let (signature, written) = {
+        let (signature, label, written) = {
             let mut state = self.state.lock();
-            (state.signature.clone(), mem::take(&mut state.written))
+            (state.signature.clone(), state.label_of_head(), mem::take(&mut state.written))
         };
         let signature = signature.expect("there is one if somebody wants records");
         // Whoever asks for records has brought a descriptor that may write, perhaps after the attempt
@@ -488,7 +555,7 @@ impl Entry {
         if !std::ptr::eq(file, self.locked_file()) {
             file.check()?;
         }
-        let (recorded, answer) = Recorded::begin(file, &signature, written);
+        let (recorded, answer) = Recorded::begin(file, &signature, label, written);
         let mut state = self.state.lock();
         match answer {
             Err(error) if state.record_is_required => Err(of_record("written", error)),
@@ -497,6 +564,25 @@ impl Entry {
                 Ok(())
             }
         }
+    }
+
+    /// The record is to name the one that gets the lock now, which may be another one than it was when the
+    /// record was written.
+    fn record_head<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        while state.recorded.is_some() && state.queue.is_contended() {
+            let label = state.label_of_head();
+            let Some(mut recorded) =
+                state.recorded.take_if(|recorded| recorded.label() != label.as_ref())
+            else {
+                break;
+            };
+            let signature = state.signature.clone().expect("there is one if there is a record");
+            drop(state);
+            recorded.relabel(self.best_file(), &signature, label);
+            state = self.state.lock();
+            state.recorded = Some(recorded);
+        }
+        state
     }
 
     /// Nobody has an exclusive guard any more.
@@ -558,10 +644,26 @@ impl Entry {
         }
     }
 
-    /// This process, if it holds the OS lock. Makes no system call.
-    pub(super) fn own_holder(&self) -> Option<Holder> {
-        let mode = self.event(|queue| queue.os_mode())?;
-        Some(Holder::of_this_process(mode.into(), self.file.first.pid()))
+    /// This process, if it holds the OS lock: once for each thing that its tasks say that they do. Makes no
+    /// system call.
+    pub(super) fn own_holders(&self) -> Vec<Holder> {
+        let (mode, labels, others) = {
+            let state = self.state.lock();
+            let Some(mode) = state.queue.os_mode() else { return Vec::new() };
+            let is_granted = |place| state.queue.is_granted(place);
+            let labels = state.labels.as_ref().map(|labels| labels.of_holders(is_granted));
+            let labels = labels.unwrap_or_default();
+            let others = state.queue.holders().saturating_sub(labels.len());
+            (mode, labels, others)
+        };
+        let mut labels: Vec<_> = labels.iter().map(|label| Some(&**label)).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        if others > 0 || labels.is_empty() {
+            labels.insert(0, None);
+        }
+        let pid = self.file.first.pid();
+        labels.iter().map(|label| Holder::of_this_process(mode.into(), pid, *label)).collect()
     }
 
     /// One of those who keep this process from the OS lock, if that can be had in one system call.

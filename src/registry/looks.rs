@@ -78,6 +78,7 @@ mod tests {
 
     const WANTED: Wanted = Wanted {
         record: None,
+        label: None,
         this_machine_only: false,
         protocol: Protocol::Flock,
         region: Region::ONLY,

@@ -20,6 +20,7 @@
 
 mod closing;
 mod entry;
+mod labels;
 mod looks;
 mod open_file;
 mod recorded;
@@ -34,7 +35,7 @@ use std::io;
 use std::sync::{LazyLock, OnceLock};
 
 use crate::error::{Error, ErrorKind, Operation};
-use crate::holder::{Holder, Record};
+use crate::holder::{Holder, Label, Record};
 use crate::os::fork::{self, Generation};
 use crate::os::{
     Access, Answer, Effort, Identity, Location, LockFile, Names, Protocol, Region, Sameness,
@@ -106,6 +107,8 @@ pub(crate) struct Wanted {
     pub(crate) tenure: Tenure,
     /// What to write into the lock file, if anything.
     pub(crate) record: Option<Arc<Signature>>,
+    /// What requests of this member say that they do.
+    pub(crate) label: Option<Label>,
     /// A lock that excludes the programs of this machine only will do.
     pub(crate) this_machine_only: bool,
 }
@@ -157,6 +160,14 @@ impl Registry {
     /// Joins those who use another region of this entry's file. Makes no system call.
     fn join_region(&self, entry: &Entry, wanted: &Wanted) -> Arc<Entry> {
         registered(&mut self.files.lock(), entry).count_in_region(wanted)
+    }
+
+    /// Counts one more member of an entry that has one. Makes no system call.
+    fn join_again(&self, entry: &Arc<Entry>) -> Arc<Entry> {
+        let mut files = self.files.lock();
+        let counted = registered(&mut files, entry).entries.get_mut(&entry.region());
+        counted.expect("counted in").members += 1;
+        entry.clone()
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -412,6 +423,8 @@ pub(crate) struct Membership {
     /// `None` only while it is dropped.
     entry: Option<Arc<Entry>>,
     wait_on: WaitOn,
+    /// What its requests and holders say that they do.
+    label: Option<Label>,
     /// The process that it belongs to, among the forked ones.
     generation: Generation,
 }
@@ -422,8 +435,26 @@ impl Membership {
             registry: registry.clone(),
             entry: Some(entry),
             wait_on: wanted.wait_on,
+            label: wanted.label.clone(),
             generation: Generation::current(),
         })
+    }
+
+    /// Another member of the same entry, whose requests say that they do this.
+    pub(crate) fn labelled(&self, label: Label) -> Arc<Self> {
+        let entry = self.registry.join_again(self.entry());
+        Arc::new(Self {
+            registry: self.registry.clone(),
+            entry: Some(entry),
+            wait_on: self.wait_on,
+            label: Some(label),
+            generation: self.generation,
+        })
+    }
+
+    #[inline]
+    pub(crate) fn label(&self) -> Option<&Label> {
+        self.label.as_ref()
     }
 
     #[inline]
@@ -451,9 +482,10 @@ impl Membership {
         self.generation.is_past()
     }
 
-    /// This process, if it holds the OS lock. Makes no system call.
-    pub(crate) fn own_holder(&self) -> Option<Holder> {
-        self.entry().own_holder()
+    /// This process, if it holds the OS lock: once for each thing that its tasks say that they do. Makes no
+    /// system call.
+    pub(crate) fn own_holders(&self) -> Vec<Holder> {
+        self.entry().own_holders()
     }
 
     /// One of those who keep this process from the OS lock, if that can be had in one system call.

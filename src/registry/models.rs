@@ -85,6 +85,7 @@ impl Fixture {
 
 const WANTED: Wanted = Wanted {
     record: None,
+    label: None,
     protocol: Protocol::Flock,
     region: Region::ONLY,
     access: Access { create: true, mode: None, read_only: false, in_use: false, patient: true },
@@ -291,7 +292,7 @@ fn dead_holder_is_told_to_the_first_guard() {
     model("dead_holder_is_told_to_the_first_guard", Some(3), |fixture| {
         let dead = Record::held(os::this_process(), 1, None, None);
         fixture.foreign().file.write(&dead.text(0), 0).unwrap();
-        let wanted = Wanted { record: Some(Arc::new(Signature::new(None, true))), ..WANTED };
+        let wanted = Wanted { record: Some(Arc::new(Signature::new(true))), ..WANTED };
         let member = Registry::join(&fixture.registry, &fixture.path, &wanted).unwrap();
         let other = member.clone();
         let thread = spawn(move || {
@@ -309,6 +310,33 @@ fn dead_holder_is_told_to_the_first_guard() {
         assert_eq!(again.abandoned, None);
         assert!(again.token > told.token && told.token.is_some());
         drop((hold, member));
+    });
+}
+
+/// The request that the lock was acquired and recorded for gives up before it is granted.
+#[test]
+fn record_names_the_one_that_gets_the_lock() {
+    model("record_names_the_one_that_gets_the_lock", Some(3), |fixture| {
+        let record = Some(Arc::new(Signature::new(true)));
+        // No handover: each holder has a tenure of its own.
+        let wanted = Wanted { record, tenure: Tenure { handovers: 0, ..WANTED.tenure }, ..WANTED };
+        let member = Registry::join(&fixture.registry, &fixture.path, &wanted).unwrap();
+        let labelled = |member: &Arc<Membership>, label: &str| {
+            Request::new(member.labelled(label.into()), Mode::Exclusive)
+        };
+        let foreign = fixture.foreign();
+        foreign.lock();
+        let (first, second) = (labelled(&member, "gives up"), labelled(&member, "stays"));
+        let thread = spawn(move || drop(first));
+        foreign.unlock();
+        let hold = block_on(second).unwrap();
+        assert_eq!(member.record().unwrap().label(), Some("stays"));
+        let own = member.own_holders();
+        assert!(own.iter().all(|holder| holder.label() == Some("stays")), "{own:?}");
+        drop(hold);
+        thread.join().unwrap();
+        assert!(member.own_holders().is_empty());
+        drop(member);
     });
 }
 

@@ -15,7 +15,7 @@
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::holder::{LONGEST, Record, Written};
+use crate::holder::{LONGEST, Label, Record, Written, labelled};
 use crate::os::{self, LockFile};
 
 /// What this process says of itself in records.
@@ -29,9 +29,9 @@ pub(crate) struct Signature {
 
 impl Signature {
     /// Makes some system calls.
-    pub(crate) fn new(label: Option<&str>, is_required: bool) -> Self {
+    pub(crate) fn new(is_required: bool) -> Self {
         let process = os::this_process();
-        Self { pid: process.pid, lines: process.lines(label), is_required }
+        Self { pid: process.pid, lines: process.lines(), is_required }
     }
 }
 
@@ -47,6 +47,8 @@ pub(crate) struct Told {
 pub(super) struct Recorded {
     /// `None` if it could not be.
     written: Option<Written>,
+    since: Option<SystemTime>,
+    label: Option<Label>,
     /// That of a holder that died, until an exclusive guard is told.
     abandoned: Option<Record>,
 }
@@ -57,12 +59,16 @@ impl Recorded {
     pub(super) fn begin(
         file: &LockFile,
         signature: &Signature,
+        label: Option<Label>,
         last: Written,
     ) -> (Self, io::Result<()>) {
         let mut content = [0; LONGEST + 1];
         let length = match file.read(&mut content) {
             Ok(length) => length,
-            Err(error) => return (Self { written: None, abandoned: None }, Err(error)),
+            Err(error) => {
+                let (written, since, abandoned) = (None, None, None);
+                return (Self { written, since, label, abandoned }, Err(error));
+            }
         };
         let content = &content[..length];
         // Mostly nobody else was there in between. Then there is nothing to be found out: also if
@@ -78,16 +84,37 @@ impl Recorded {
         // One that is longer is no record. One that is only longer than ours is covered, and never cut: its
         // token must be there whenever we die.
         let cut = if length > LONGEST { file.truncate(0) } else { Ok(()) };
-        let mut written = last;
+        let (mut written, since) = (last, since());
         let token = before.saturating_add(1);
-        written.hold(signature.pid, token, since(), &signature.lines, length);
+        let lines = labelled(&signature.lines, label.as_deref());
+        written.hold(signature.pid, token, since, &lines, length);
         let answer = cut.and_then(|()| file.write(&written.text, 0));
         if answer.is_err() && length <= LONGEST {
             // What was there has its room.
             let _ = file.write(content, 0).and_then(|()| file.truncate(length as u64));
         }
         let written = answer.is_ok().then_some(written);
-        (Self { written, abandoned }, answer)
+        (Self { written, since, label, abandoned }, answer)
+    }
+
+    pub(super) fn label(&self) -> Option<&Label> {
+        self.label.as_ref()
+    }
+
+    /// The lock goes to another request than it was acquired for. Where that can not be written, the record
+    /// says what it said.
+    pub(super) fn relabel(&mut self, file: &LockFile, signature: &Signature, label: Option<Label>) {
+        if let Some(before) = &mut self.written {
+            let mut written = before.clone();
+            let lines = labelled(&signature.lines, label.as_deref());
+            written.hold(signature.pid, written.token, self.since, &lines, before.text.len());
+            if file.write(&written.text, 0).is_ok() {
+                *before = written;
+            } else {
+                let _ = file.write(&before.text, 0);
+            }
+        }
+        self.label = label;
     }
 
     /// An exclusive guard is given out.

@@ -95,7 +95,8 @@ impl Request {
     ) -> Self {
         let mut effects = Effects::default();
         let polled = waker.is_some();
-        let requested = member.entry().request(mode, patience, rank, &mut waker, &mut effects);
+        let (entry, label) = (member.entry(), member.label());
+        let requested = entry.request(mode, patience, rank, label, &mut waker, &mut effects);
         let state = match requested {
             Requested::Queued(ticket) if polled && waker.is_none() => State::Registered(ticket),
             Requested::Queued(ticket) => State::Queued(Some(ticket)),
@@ -162,7 +163,18 @@ impl Future for Request {
                 _ => panic!("polled after completion"),
             });
         };
-        let entry = this.member.as_ref().expect("not given out yet").entry();
+        let member = this.member.as_ref().expect("not given out yet");
+        let entry = member.entry();
+        if let Some(label) = member.label() {
+            let (settled, discard) = entry.poll_labelled(ticket, label, cx.waker().clone());
+            if let Some(waker) = discard {
+                foreign::let_go(waker);
+            }
+            return match settled {
+                Some(settled) => Poll::Ready(this.settled(settled)),
+                None => Poll::Pending,
+            };
+        }
         let mut settled = entry.event(|queue| {
             let settled = queue.poll(ticket);
             let waker = ticket.as_ref().and_then(|ticket| queue.waker(ticket));
@@ -202,13 +214,25 @@ impl Drop for Request {
         let mut effects = Effects::default();
         match mem::replace(&mut self.state, State::Done) {
             State::Queued(Some(ticket)) | State::Registered(ticket) => {
-                effects = member.entry().event(|queue| queue.cancel(ticket));
+                effects = match member.label() {
+                    None => member.entry().event(|queue| queue.cancel(ticket)),
+                    Some(_) => member.entry().cancel_labelled(ticket),
+                };
             }
-            State::Granted => member.entry().release(&mut effects),
+            State::Granted => release(&member, &mut effects),
             State::Queued(None) | State::Refused | State::Moved(_) | State::Done => return,
         }
         let _ = carry_out(&member, effects, Thread::Caller);
     }
+}
+
+/// A holder lets go.
+#[inline]
+fn release(member: &Membership, effects: &mut Effects<Waker>) {
+    if let Some(label) = member.label() {
+        member.entry().release_label(label);
+    }
+    member.entry().release(effects);
 }
 
 /// A granted lock. Dropping it releases. Empty only while it is unlocked.
@@ -259,7 +283,7 @@ impl Hold {
     pub(crate) async fn unlock(mut self) -> io::Result<()> {
         let member = self.0.take().expect("held until now");
         let mut effects = Effects::default();
-        member.entry().release(&mut effects);
+        release(&member, &mut effects);
         if effects.os.is_none() || member.entry().file().is_local() {
             return carry_out(&member, effects, Thread::Caller);
         }
@@ -298,7 +322,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let Some(member) = self.0.take().filter(|member| !member.is_inherited()) else { return };
         let mut effects = Effects::default();
-        member.entry().release(&mut effects);
+        release(&member, &mut effects);
         let _ = carry_out(&member, effects, Thread::Caller);
     }
 }

@@ -5,12 +5,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::gettid;
-use tokio_filelock::{ErrorKind, ExclusiveGuard, FileLock, Protocol, Record};
+use tokio_filelock::{ErrorKind, ExclusiveGuard, FileLock, LockSpace, Protocol, Record, lock_all};
 
 use crate::support::locker::{Locker, is_free};
 use crate::support::needs::{Need, lacks, unshare};
@@ -103,6 +104,116 @@ fn tokens_go_on_from_process_to_process() {
             assert_eq!(value(&path, "state").as_deref(), Some("released"));
         }
     }
+}
+
+/// What a lock is held for is said of the acquisition: not by the handle that was opened last.
+#[tokio::test]
+async fn a_label_is_that_of_the_holder() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let open = |label: &str| {
+            let options = FileLock::options().protocol(protocol).record(true).label(label);
+            options.blocking_open(&path).unwrap()
+        };
+        let (one, other) = (open("one"), open("other"));
+        let named = async |expected: &str, recorded: &str| {
+            for lock in [&one, &other] {
+                let holders = lock.holders().await.unwrap();
+                let labels: Vec<_> = holders.iter().map(|holder| holder.label()).collect();
+                assert_eq!(labels, [Some(expected)], "{protocol:?}");
+                assert!(holders[0].since().is_some() && holders[0].is_this_process());
+                let refused = lock.try_lock().unwrap_err().to_string();
+                assert!(refused.contains(&format!("\"{expected}\"")), "{refused}");
+                let error = lock.lock().timeout(Duration::ZERO).await.unwrap_err().to_string();
+                assert!(error.contains(&format!("\"{expected}\"")), "{error}");
+            }
+            assert_eq!(value(&path, "label").as_deref(), Some(recorded));
+        };
+        let guard = one.lock().await.unwrap();
+        named("one", "one").await;
+        // A handover is told by the process, and changes no record.
+        let mut waiting = tokio_test::task::spawn(other.lock().label("a job of its own"));
+        assert!(waiting.poll().is_pending());
+        named("one", "one").await;
+        drop(guard);
+        named("a job of its own", "one").await; // granted, and not polled since
+        let guard = in_time(waiting).await.unwrap();
+        named("a job of its own", "one").await;
+        drop(guard);
+        let guard = one.with_label("try 3").unwrap().try_lock().unwrap();
+        named("try 3", "try 3").await;
+        drop(guard);
+        let guards = lock_all([other.with_label("one of many").unwrap()]).await.unwrap();
+        named("one of many", "one of many").await;
+        drop(guards);
+        drop(other.try_lock().unwrap());
+        assert_eq!(value(&path, "label").as_deref(), Some("other"), "the default of the handle");
+    }
+}
+
+/// Those who share a lock may say different things.
+#[tokio::test]
+async fn each_label_of_those_who_share_is_told() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let lock = open(place.lock_file(), protocol).await;
+        let labels = async || {
+            let holders = lock.holders().await.unwrap();
+            let labels = holders.iter().map(|holder| holder.label().map(str::to_owned));
+            labels.collect::<Vec<_>>()
+        };
+        let told = |labels: &[&str]| {
+            labels.iter().map(|label| Some((*label).to_owned())).collect::<Vec<_>>()
+        };
+        let first = lock.lock_shared().label("first").await.unwrap();
+        let second = lock.lock_shared().label("second").await.unwrap();
+        let again = lock.lock_shared().label("second").await.unwrap();
+        assert_eq!(labels().await, told(&["first", "second"]));
+        let silent = lock.lock_shared().await.unwrap();
+        assert_eq!(labels().await, [vec![None], told(&["first", "second"])].concat());
+        drop((first, silent));
+        assert_eq!(labels().await, told(&["second"]));
+        drop(second);
+        assert_eq!(labels().await, told(&["second"]));
+        again.unlock().await.unwrap();
+        assert_eq!(labels().await, []);
+
+        // Who gives up says nothing any more, in line or granted.
+        let guard = lock.lock().label("holder").await.unwrap();
+        let mut waiting = tokio_test::task::spawn(lock.lock().label("gives up"));
+        assert!(waiting.poll().is_pending());
+        drop(waiting);
+        let mut waiting = tokio_test::task::spawn(lock.lock().label("gives up later"));
+        assert!(waiting.poll().is_pending());
+        assert_eq!(labels().await, told(&["holder"]));
+        drop(guard);
+        assert_eq!(labels().await, told(&["gives up later"]));
+        drop(waiting);
+        assert_eq!(labels().await, []);
+        let guard = lock.lock().label("exclusive").await.unwrap().downgrade();
+        assert_eq!(labels().await, told(&["exclusive"]));
+        drop(guard);
+    }
+}
+
+#[tokio::test]
+async fn a_key_has_a_label_and_one_that_is_no_line_is_refused() {
+    let place = Place::new();
+    let space = LockSpace::open(place.lock_file()).await.unwrap();
+    let key = space.key("name");
+    let guard = key.lock().label("import 17").await.unwrap();
+    let refused = space.key("name").try_lock().unwrap_err().to_string();
+    assert!(refused.contains("key `name`") && refused.contains("\"import 17\""), "{refused}");
+    drop(guard);
+    for label in ["", "two\nlines", "\u{202e}", "\u{200b}", "\u{feff}", "\u{61c}", "\u{3164}"] {
+        let error = key.lock().label(label).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{label:?}");
+        let error = key.with_label(label).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{label:?}");
+        assert!(error.to_string().contains("its label is not one line"), "{error}");
+    }
+    drop(key.try_lock().unwrap());
 }
 
 #[test]
