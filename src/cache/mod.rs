@@ -725,8 +725,7 @@ impl CacheDir {
 
 /// Another process has a lease on a file: opening it without waiting is refused.
 fn is_lease(error: &Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
-    source.is_some_and(|source: &io::Error| source.kind() == io::ErrorKind::WouldBlock)
+    error.os_error().is_some_and(|source| source.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// Of who changes one value.
