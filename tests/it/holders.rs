@@ -22,7 +22,7 @@ use crate::support::locker::{Locker, become_nobody, holder_and_waiters, is_free}
 use crate::support::needs::{Need, lacks, unshare};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
-use crate::support::{Mode, PROTOCOLS, in_time, kernel, message, open, protocol, until};
+use crate::support::{Mode, PROTOCOLS, in_time, kernel, message, open, options, protocol, until};
 
 fn holders(path: &Path, protocol: Protocol) -> Vec<Holder> {
     let lock = FileLock::options().protocol(protocol).blocking_open(path).unwrap();
@@ -779,7 +779,8 @@ pub(crate) fn time_out_together(arguments: &[String]) {
     runtime.block_on(async {
         let mut locks = Vec::new();
         for _ in 0..1000 {
-            locks.push(open(path, Protocol::Flock).await);
+            // On this thread: an open that is awaited takes a thread that may not be idle again for the next.
+            locks.push(options(Protocol::Flock).blocking_open(path).unwrap());
         }
         let wait = |lock: &FileLock| tokio::spawn(lock.lock().timeout(Duration::from_millis(20)));
         let tasks: Vec<_> = locks.iter().map(wait).collect();
