@@ -473,6 +473,7 @@ impl FileLock {
         Ok(there)
     }
 
+    #[inline]
     fn has_to_look(&self, hold: &Hold) -> bool {
         self.handle.options.verifies_path() || !(hold.is_local() || hold.was_seen_at_path())
     }

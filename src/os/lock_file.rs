@@ -234,6 +234,7 @@ impl LockFile {
 
     /// As `try_lock`, unless it is the turn of another process: on a local file system, elsewhere there are
     /// no turns. Blocks for some milliseconds at most, and only if it `may_pause`.
+    #[inline]
     pub(crate) fn try_lock_in_turn(
         &self,
         protocol: Protocol,
@@ -358,6 +359,7 @@ impl Call<'_> {
 }
 
 impl Gate for Call<'_> {
+    #[inline]
     fn look(&self) -> Turnstile {
         match self.turnstile(self.file.pid) {
             Some(turnstile) => turnstile.look(&self.file.file),
@@ -388,6 +390,7 @@ impl Gate for Call<'_> {
         }
     }
 
+    #[inline]
     fn try_lock(&self) -> io::Result<Attempt> {
         self.file.try_lock(self.protocol, self.region, self.mode)
     }

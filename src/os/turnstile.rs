@@ -133,6 +133,7 @@ pub(super) trait Wait {
 
 /// Tries the lock, if it is not the turn of another process. One that `may_pause` blocks for up to
 /// [`CHANCE`] when all that is missing is that the owner of the turnstile has had its chance.
+#[inline]
 pub(super) fn try_in_turn(gate: &impl Gate, may_pause: bool) -> io::Result<Attempt> {
     let mut next = ask(gate)?;
     if let (Next::HasAChance(left), true) = (next, may_pause) {
@@ -209,16 +210,21 @@ enum Next {
     Acquired,
 }
 
+#[inline]
 fn ask(gate: &impl Gate) -> io::Result<Next> {
-    let (remembered, region) = (gate.remembered(), gate.region());
-    let taken = match gate.look() {
+    match gate.look() {
         Turnstile::Free => {
-            remembered.forget(region);
-            return Ok(Next::Mine);
+            gate.remembered().forget(gate.region());
+            Ok(Next::Mine)
         }
-        Turnstile::Covered => return Ok(Next::Ignored),
-        Turnstile::Taken(taken) => taken,
-    };
+        Turnstile::Covered => Ok(Next::Ignored),
+        Turnstile::Taken(taken) => ask_beside_owner(gate, taken),
+    }
+}
+
+#[cold]
+fn ask_beside_owner(gate: &impl Gate, taken: Taken) -> io::Result<Next> {
+    let (remembered, region) = (gate.remembered(), gate.region());
     match remembered.see(region, taken, gate.now()) {
         Seen::Wait(left) => return Ok(Next::OfAnother(left)),
         Seen::Chance(left) => return Ok(Next::HasAChance(left)),
@@ -249,13 +255,19 @@ pub(super) struct Turnstiles {
 
 impl Turnstiles {
     /// The turnstile is free.
+    #[inline]
     pub(super) fn forget(&self, region: Region) {
         // Whoever remembers something of the region has made the call before this one: there is one at a time.
         if self.any.load(Ordering::Acquire) {
-            let mut owners = self.owners();
-            owners.remove(&region);
-            self.any.store(!owners.is_empty(), Ordering::Release);
+            self.forget_owner(region);
         }
+    }
+
+    #[cold]
+    fn forget_owner(&self, region: Region) {
+        let mut owners = self.owners();
+        owners.remove(&region);
+        self.any.store(!owners.is_empty(), Ordering::Release);
     }
 
     /// The owner has been passed, and not long ago.

@@ -586,10 +586,12 @@ impl Entry {
     }
 
     /// Nobody has an exclusive guard any more.
+    #[inline]
     fn end_record(&self) -> io::Result<()> {
-        if !self.records.load(Ordering::Acquire) {
-            return Ok(());
-        }
+        if self.records.load(Ordering::Acquire) { self.end_one_record() } else { Ok(()) }
+    }
+
+    fn end_one_record(&self) -> io::Result<()> {
         let Some(recorded) = self.state.lock().recorded.take() else { return Ok(()) };
         let file = self.best_file();
         // Nothing is written into a foreign file.
@@ -704,7 +706,7 @@ fn of_record(done: &str, error: io::Error) -> io::Error {
 
 /// Carries out effects, and the effects of their answers, until none are left on this thread.
 /// Returns what became of the unlock, if there was one here.
-#[inline]
+#[inline(always)]
 pub(super) fn carry_out(
     member: &Arc<Membership>,
     effects: Effects<Waker>,
@@ -717,18 +719,32 @@ pub(super) fn carry_out(
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn wake_and_discard(effects: Effects<Waker>) {
     let Effects { os: _, wake, wake_more, discard } = effects;
     if let Some(waker) = discard {
-        foreign::let_go(waker);
+        discard_waker(waker);
     }
     if let Some(waker) = wake {
         wake_up(waker);
-        wake_more.into_iter().for_each(wake_up);
+        if !wake_more.is_empty() {
+            wake_all(wake_more);
+        }
     }
 }
 
+#[inline(never)]
+fn wake_all(wakers: Vec<Waker>) {
+    wakers.into_iter().for_each(wake_up);
+}
+
+#[inline(never)]
+fn discard_waker(waker: Waker) {
+    foreign::let_go(waker);
+}
+
+// A call of its own, as what catches a panic is not small.
+#[inline(never)]
 fn wake_up(waker: Waker) {
     foreign::contained(|| waker.wake());
 }

@@ -227,7 +227,7 @@ impl Drop for Request {
 }
 
 /// A holder lets go.
-#[inline]
+#[inline(always)]
 fn release(member: &Membership, effects: &mut Effects<Waker>) {
     if let Some(label) = member.label() {
         member.entry().release_label(label);

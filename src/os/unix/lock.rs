@@ -66,6 +66,7 @@ impl Lock {
         Some(Lock::Bytes(Range::of(Region { start }, number)))
     }
 
+    #[inline]
     pub(in crate::os) fn try_lock(self, file: &File, mode: Mode) -> io::Result<()> {
         retrying(|| match self {
             Lock::WholeFile => flock::try_lock(file, mode),
@@ -111,6 +112,7 @@ impl Lock {
         answer.map_err(without_false_deadlocks)
     }
 
+    #[inline]
     pub(in crate::os) fn unlock(self, file: &File) -> io::Result<()> {
         retrying(|| match self {
             Lock::WholeFile => flock::unlock(file),
@@ -129,6 +131,7 @@ impl Lock {
     }
 
     /// Another open file has a lock that begins as this turnstile does. `Free` if that cannot be told.
+    #[inline]
     pub(in crate::os) fn look(self, file: &File) -> Turnstile {
         let Lock::Bytes(range) = self else { return Turnstile::Free };
         match fcntl::blocker(file, Range::byte(range.start)) {
