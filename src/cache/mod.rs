@@ -72,7 +72,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 ///   while others insert.
 /// - **Wiping is allowed.** `rm -rf` of the directory at any moment breaks no lock, loses no insert that
 ///   is under way, and makes no operation fail. The lock files lie beside the directory:
-///   `<directory>.lock` and the same with `.1` to `.7` (see [`LockSpace`](crate::LockSpace)).
+///   `<directory>.lock` and the same with `.1` to `.7` (see [`LockSpace`]).
 ///   Leave those alone.
 /// - **Crash-safe.** A process that is killed leaves no torn value, and no lock. What it had half
 ///   written is removed when the directory is opened next.

@@ -285,7 +285,7 @@ impl OpenOptions {
     /// the path, and accepts regular files only. The file-system calls run on a
     /// thread of this crate, at most 512 of such calls at a time; where the process may not have another
     /// thread, on this one. No runtime waits for them when it is dropped, nor knows of them: with
-    /// [`tokio::time::pause`] a timeout around the future is up at once.
+    /// `tokio::time::pause` a timeout around the future is up at once.
     ///
     /// # Cancel safety
     ///
