@@ -17,9 +17,10 @@ use tokio_filelock::{ErrorKind, FileLock, Protocol};
 
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
+#[cfg(unix)]
+use crate::support::until;
 use crate::support::{
     Mode, PROTOCOLS, assert_names, assert_would_block, in_time, kernel, message, open, returns,
-    until,
 };
 
 #[test]

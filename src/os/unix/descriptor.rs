@@ -83,8 +83,7 @@ impl Descriptor {
     }
 
     fn is_own(&self) -> bool {
-        if !self.foreign.load(Ordering::Relaxed)
-            && descriptor_of::identity(&**self) != Some(self.identity)
+        if !self.foreign.load(Ordering::Relaxed) && !descriptor_of::is_still(&**self, self.identity)
         {
             self.set_foreign();
         }

@@ -231,7 +231,7 @@ impl Place {
         // SAFETY: it is used for one call, which fails if it is not open.
         let number = unsafe { BorrowedFd::borrow_raw(descriptor) };
         // One that was opened a moment ago, by another thread, is not another file's yet.
-        if identity == NOT_KNOWN || descriptor_of::identity(number) == Some(identity) {
+        if identity == NOT_KNOWN || descriptor_of::is_still(number, identity) {
             // SAFETY: it is that of a lock file, and its owner sees by the place that it is closed.
             unsafe { libc::close(descriptor) };
         }

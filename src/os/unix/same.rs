@@ -162,7 +162,11 @@ mod tests {
             return ask_until_told(directory.as_ref());
         }
         let (directory, [one, other]) = two_files();
-        let mut child = Command::new(env::current_exe().unwrap())
+        // A binary for another machine needs something that runs it, as in tests/it.
+        let mut words: Vec<_> = env::var_os("TOKIO_FILELOCK_TEST_RUNNER").into_iter().collect();
+        words.push(env::current_exe().unwrap().into());
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
             .args(["--exact", name, "--nocapture"])
             .env(DIRECTORY, directory.path())
             .stdin(Stdio::piped())
