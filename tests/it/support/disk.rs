@@ -74,6 +74,11 @@ impl Disk {
         &self.mounted
     }
 
+    /// Writes what the kernel still has in memory, as it does some time.
+    pub(crate) fn sync(&self) {
+        nix::unistd::syncfs(File::open(&self.mounted).unwrap()).unwrap();
+    }
+
     /// How many writes and flushes have reached the disk.
     pub(crate) fn moment(&self) -> usize {
         self.shared.log.lock().unwrap().len()
