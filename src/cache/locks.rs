@@ -51,10 +51,13 @@ impl Locks {
         if let Some(mode) = settings.mode {
             (file, space) = (file.mode(mode), space.mode(mode));
         }
-        let directory = file.open(path).await?;
-        let fills = match fills {
-            Some(fills) => fills,
-            None => space.open(path).await?,
+        let (directory, fills) = match fills {
+            Some(fills) => (file.open(path).await?, fills),
+            // The first file of the space, opened once: a second open may not be told to be the same file.
+            None => {
+                let fills = space.open(path).await?;
+                (fills.first_file().clone(), fills)
+            }
         };
         let (writer, alive) = become_writer(&directory, waits).await?;
         Ok(Self { directory, fills, writer, _alive: alive })

@@ -124,6 +124,11 @@ impl LockSpace {
     pub fn path(&self) -> &Path {
         self.files[0].path()
     }
+
+    /// The first of the lock files, as a lock of its own at byte 0.
+    pub(crate) fn first_file(&self) -> &FileLock {
+        &self.files[0]
+    }
 }
 
 impl fmt::Debug for LockSpace {
