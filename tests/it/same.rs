@@ -79,6 +79,7 @@ fn play<F: Future<Output = ()>>(arguments: &[String], scene: impl FnOnce(PathBuf
 }
 
 #[test]
+#[cfg(not(tokio_filelock_posix))] // with POSIX record locks doubt is an error
 fn hard_links_in_a_lower_layer_are_two_locks() {
     on_an_overlay("hard links in a lower layer");
 }
@@ -131,6 +132,7 @@ pub(crate) fn hard_links_in_a_lower_layer(arguments: &[String]) {
 }
 
 #[test]
+#[cfg(not(tokio_filelock_posix))] // with POSIX record locks doubt is an error
 fn two_who_lock_files_of_one_number_never_wait_in_a_circle() {
     on_an_overlay("lock files of one number");
 }
@@ -164,6 +166,7 @@ pub(crate) fn lock_files_of_one_number(arguments: &[String]) {
 }
 
 #[test]
+#[cfg(not(tokio_filelock_posix))] // with POSIX record locks doubt is an error
 fn one_file_on_an_overlay_is_one_lock() {
     on_an_overlay("one file on an overlay");
 }
@@ -222,6 +225,7 @@ pub(crate) fn one_file_on_an_overlay(arguments: &[String]) {
 }
 
 #[test]
+#[cfg(not(tokio_filelock_posix))] // with POSIX record locks doubt is an error
 fn a_file_that_is_copied_up_under_its_lock_stays_what_it_is() {
     on_an_overlay("copied up");
 }
@@ -314,6 +318,7 @@ async fn files_of_one_number_on_fuse_are_two_locks() {
 
 /// The path leads to another file, which has the number of the one before.
 #[tokio::test]
+#[cfg(not(tokio_filelock_posix))] // with POSIX record locks doubt is an error
 async fn a_file_that_is_replaced_by_one_of_its_number_is_noticed() {
     if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
         return;
