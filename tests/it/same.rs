@@ -296,6 +296,7 @@ pub(crate) fn above_an_overlay(arguments: &[String]) {
 // ---- FUSE ----
 
 #[tokio::test]
+#[cfg(not(tokio_filelock_posix))] // with POSIX record locks doubt is an error
 async fn files_of_one_number_on_fuse_are_two_locks() {
     if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
         return;
