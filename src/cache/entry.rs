@@ -1,10 +1,13 @@
 //! `Entry`: a value that was found, open.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
+use super::Wanted;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::os::shared_directory;
 use crate::registry::registry;
@@ -66,9 +69,71 @@ impl Entry {
         read.map_err(|error| self.failed(error))
     }
 
+    /// [`read`](Entry::read) for code outside of async: blocks the thread for the time of the calls.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Entry::read).
+    pub fn blocking_read(&self) -> Result<Vec<u8>, Error> {
+        read_all(&self.file, self.bytes).map_err(|error| self.failed(error))
+    }
+
+    /// Copies the value to a path, in place of the file or link that may stand there.
+    ///
+    /// The copy shares the blocks of the value where the file system can do that (btrfs, XFS) and both are
+    /// on it. It is made beside the path, under a name that begins with `.tokio-filelock-`, and renamed:
+    /// so the path has all of it or what it had before, and what a link at the path leads to stays as it
+    /// is. It is a new file with the usual permissions, not synced to the disk.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time; the path has a copy then, or what it had before.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if the value cannot be read, or the copy cannot be written or put in its place,
+    /// as when that is a directory; nothing is left of it then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("cache");
+    /// let cache = tokio_filelock::CacheDir::open(&path).await?;
+    /// let entry = cache.insert("logo", "...").await?;
+    /// # let target = directory.path().join("logo.svg");
+    /// entry.copy_to(&target).await?;
+    /// assert_eq!(std::fs::read(&target)?, b"...");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn copy_to(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        let file = self.file.try_clone().map_err(|error| failed_copy(path, error))?;
+        let (to, length) = (path.to_owned(), self.bytes);
+        let wanted = Wanted::default();
+        let is_cancelled = wanted.flag();
+        let copy = move || copy_beside(&file, length, &to, &is_cancelled);
+        let copied = wait::call(registry().pool(), copy).await;
+        copied.map_err(|error| failed_copy(path, error))
+    }
+
+    /// [`copy_to`](Entry::copy_to) for code outside of async: blocks the thread for the time of the calls.
+    ///
+    /// # Errors
+    ///
+    /// As [`copy_to`](Entry::copy_to).
+    pub fn blocking_copy_to(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        let copied = copy_beside(&self.file, self.bytes, path, &Wanted::default().flag());
+        copied.map_err(|error| failed_copy(path, error))
+    }
+
     /// Blocks for the time of the calls.
     pub(super) fn read_all(self) -> Result<Vec<u8>, Error> {
-        read_all(&self.file, self.bytes).map_err(|error| self.failed(error))
+        self.blocking_read()
     }
 
     fn failed(&self, error: io::Error) -> Error {
@@ -94,4 +159,26 @@ fn read_all(file: &File, length: u64) -> io::Result<Vec<u8>> {
     bytes.resize(length as usize, 0);
     shared_directory::read_exact_at_start(file, &mut bytes)?;
     Ok(bytes)
+}
+
+/// Copies a file and renames the copy. Where that fails nothing is left of it.
+fn copy_beside(file: &File, length: u64, path: &Path, is_cancelled: &AtomicBool) -> io::Result<()> {
+    if path.file_name().is_none() {
+        let text = "the path has no file name at its end";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let number = RandomState::new().build_hasher().finish();
+    let beside = path.with_file_name(format!(".tokio-filelock-{number:016x}"));
+    let mut copy = File::create_new(&beside)?;
+    let copied = shared_directory::copy(file, length, &mut copy, is_cancelled);
+    drop(copy);
+    let renamed = copied.and_then(|()| fs::rename(&beside, path));
+    if renamed.is_err() {
+        let _ = fs::remove_file(beside);
+    }
+    renamed
+}
+
+fn failed_copy(path: &Path, error: io::Error) -> Error {
+    Error::os(ErrorKind::Io, Operation::CopyValue, path, error)
 }

@@ -3,6 +3,7 @@
 //! [`CacheDir`] is the handle, and says what it promises. The directory is made of ordinary files, one
 //! for each value; docs/CACHE.md describes them for other programs.
 
+mod blocking;
 mod entries;
 mod entry;
 mod fill;
@@ -13,6 +14,7 @@ mod options;
 mod receive;
 mod stats;
 mod store;
+mod value;
 mod waits;
 
 #[cfg(test)]
@@ -27,7 +29,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncRead;
 use tokio::sync::OnceCell;
 
 pub use entries::{Entries, Listed};
@@ -36,6 +37,7 @@ pub use fill::FillError;
 pub use options::{CacheOptions, SyncPolicy};
 pub use stats::Stats;
 pub use store::Removed;
+pub use value::IntoValue;
 
 use crate::error::{Error, ErrorKind, Operation};
 use crate::lock::{ExclusiveGuard, FileLock, SharedGuard, Waiting};
@@ -261,7 +263,12 @@ impl CacheDir {
     ///
     /// Among all tasks and processes one runs its `fill` at a time for a key. The others wait, and get
     /// the value; or, if that fill fails, is cancelled or killed, the next of them runs its own.
-    /// `fill` gives any reader, such as a file, a network stream, or `&[u8]`; it is read to its end.
+    /// `fill` gives bytes, or any reader, such as a file or a network stream, which is read to its end
+    /// ([`IntoValue`]).
+    ///
+    /// In a cache that is opened to be [read only](CacheOptions::read_only) each caller who finds nothing
+    /// runs its own `fill`, and gets what that gave. It is not kept: until the entry is dropped it is a
+    /// file without a name in [`std::env::temp_dir`].
     ///
     /// A fill may use the cache for other keys, but not for its own: that is an error
     /// ([`ErrorKind::Deadlock`]); in a task that the fill spawns it is not noticed, and waits for itself.
@@ -277,24 +284,27 @@ impl CacheDir {
     /// [`FillError::Fill`] with the error of `fill`; nobody else gets that. [`FillError::Cache`] if the
     /// value cannot be looked for (as [`get`](CacheDir::get)) or stored (as
     /// [`insert`](CacheDir::insert)).
-    pub async fn get_or_insert_with<F, Fut, R, E>(
+    pub async fn get_or_insert_with<F, Fut, V, E, Form>(
         &self,
         key: impl AsRef<[u8]>,
         fill: F,
     ) -> Result<Entry, FillError<E>>
     where
         F: FnOnce() -> Fut,
-        Fut: Future<Output = Result<R, E>>,
-        R: AsyncRead,
+        Fut: Future<Output = Result<V, E>>,
+        V: IntoValue<Form>,
     {
         let key = Arc::new(Key::new(key.as_ref()));
+        if self.inner.read_only {
+            return self.get_or_fill(&key, fill).await;
+        }
         let look = self.look_for_fill(&key, Freshness::AsKnown);
         let look_again = self.look_for_fill(&key, Freshness::AtServer);
         let lock = self.lock_fill(&key);
         let fill = |(lock, held): (FileLock, FillLock)| async {
             let inside = Inside::of(key.clone(), lock, &held);
-            let reader = inside.poll(fill()).await.map_err(FillError::Fill)?;
-            let received = inside.poll(self.receive(&key, reader)).await?;
+            let value = inside.poll(fill()).await.map_err(FillError::Fill)?;
+            let received = inside.poll(self.receive(&key, value)).await?;
             self.publish(&key, received, held).await.map_err(FillError::Cache)
         };
         let counts = &self.inner.counts;
@@ -309,9 +319,9 @@ impl CacheDir {
 
     /// Inserts a value, in place of the one that there may be, and gives it, open.
     ///
-    /// The value is any reader, such as a file, a network stream, or `&[u8]`; it is read to its end and
-    /// written to a temporary file, of which nothing is visible. Then, after a fill of the same
-    /// key that may be under way, it takes its place, in one step.
+    /// The value is bytes, or any reader, such as a file or a network stream, which is read to its end
+    /// ([`IntoValue`]). It is written to a temporary file, of which nothing is visible. Then, after a fill of
+    /// the same key that may be under way, it takes its place, in one step.
     ///
     /// # Cancel safety
     ///
@@ -333,19 +343,20 @@ impl CacheDir {
     /// # let directory = tempfile::tempdir()?;
     /// # let path = directory.path().join("cache");
     /// let cache = tokio_filelock::CacheDir::open(&path).await?;
-    /// cache.insert("greeting", "hello".as_bytes()).await?;
+    /// cache.insert("greeting", "hello").await?;
     /// let manifest = tokio::fs::File::open("Cargo.toml").await?;
     /// let entry = cache.insert("manifest", manifest).await?;
     /// assert_eq!(std::fs::read(entry.path())?, std::fs::read("Cargo.toml")?);
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn insert(
+    pub async fn insert<Form>(
         &self,
         key: impl AsRef<[u8]>,
-        value: impl AsyncRead,
+        value: impl IntoValue<Form>,
     ) -> Result<Entry, Error> {
         let key = Arc::new(Key::new(key.as_ref()));
+        self.locks().await?;
         let received = self.receive(&key, value).await?;
         let (_, held) = self.lock_fill(&key).await?;
         self.publish(&key, received, held).await
@@ -412,8 +423,12 @@ impl CacheDir {
         .await
     }
 
-    /// How much there is in the directory, by looking at each value, and what became of those who asked
-    /// through this handle and its clones.
+    /// How much there is in the directory, and what became of those who asked through this handle and its
+    /// clones.
+    ///
+    /// With a [`max_size`](CacheOptions::max_size) the books of the directory say how much there is, at the
+    /// cost of reading one small file. They may say too much: values that others have wiped, and what was
+    /// about to be inserted when a process was killed. Where nobody keeps books each value is looked at.
     ///
     /// # Cancel safety
     ///
@@ -423,8 +438,32 @@ impl CacheDir {
     ///
     /// [`ErrorKind::Io`] if the directory cannot be read.
     pub async fn stats(&self) -> Result<Stats, Error> {
-        let count = self.call(Operation::ListCache, self.path(), |inner| inner.store.size());
-        let (values, bytes) = count.await?;
+        let size = self.call(Operation::ListCache, self.path(), |inner| inner.store.size());
+        let (values, bytes) = size.await?;
+        Ok(self.inner.counts.with(values, bytes))
+    }
+
+    /// As [`stats`](CacheDir::stats), by looking at each value; makes the books right by that, if there is a
+    /// [`max_size`](CacheOptions::max_size) and the cache is not read only. Inserts wait meanwhile, then.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`clear`](CacheDir::clear).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if the directory cannot be read; otherwise as [`insert`](CacheDir::insert).
+    pub async fn recount(&self) -> Result<Stats, Error> {
+        let named =
+            |inner: &Inner, error| named(Operation::ListCache, &inner.store.directory, error);
+        let (values, bytes) = if self.inner.read_only || !self.inner.store.keeps_books() {
+            self.run(move |inner| inner.store.counted().map_err(|error| named(inner, error))).await
+        } else {
+            let recount = self.walk(move |inner| {
+                inner.store.recount(inner.writer()).map_err(|error| named(inner, error))
+            });
+            recount.await
+        }?;
         Ok(self.inner.counts.with(values, bytes))
     }
 
@@ -432,96 +471,6 @@ impl CacheDir {
     #[must_use]
     pub fn entries(&self) -> Entries {
         Entries::new(self.clone())
-    }
-
-    /// [`get`](CacheDir::get) for code outside of async: blocks the thread.
-    ///
-    /// # Errors
-    ///
-    /// As [`get`](CacheDir::get).
-    ///
-    /// # Panics
-    ///
-    /// On a thread that is driving a runtime or another `block_on`. All blocking forms do.
-    pub fn blocking_get(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>, Error> {
-        wait::block_on(self.get(key))
-    }
-
-    /// [`read`](CacheDir::read) for code outside of async: blocks the thread.
-    ///
-    /// # Errors
-    ///
-    /// As [`read`](CacheDir::read).
-    ///
-    /// # Panics
-    ///
-    /// As [`blocking_get`](CacheDir::blocking_get).
-    pub fn blocking_read(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
-        wait::block_on(self.read(key))
-    }
-
-    /// [`get_or_insert_with`](CacheDir::get_or_insert_with) for code outside of async: blocks the thread,
-    /// and calls the function on it, which must not use blocking forms of the cache itself. The value is
-    /// bytes: a `Vec<u8>`, a `String`, a `&[u8]`.
-    ///
-    /// # Errors
-    ///
-    /// As [`get_or_insert_with`](CacheDir::get_or_insert_with).
-    ///
-    /// # Panics
-    ///
-    /// As [`blocking_get`](CacheDir::blocking_get).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let directory = tempfile::tempdir()?;
-    /// # let path = directory.path().join("cache");
-    /// let cache = tokio_filelock::CacheDir::options().blocking_open(&path)?;
-    /// let entry = cache.blocking_get_or_insert_with("greeting", || std::io::Result::Ok("hello"))?;
-    /// assert_eq!(entry.len(), 5);
-    /// assert_eq!(cache.blocking_read("greeting")?.unwrap(), b"hello");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn blocking_get_or_insert_with<V: AsRef<[u8]> + Unpin, E>(
-        &self,
-        key: impl AsRef<[u8]>,
-        fill: impl FnOnce() -> Result<V, E>,
-    ) -> Result<Entry, FillError<E>> {
-        let fill = || async { fill().map(|value| io::Cursor::new(value)) };
-        wait::block_on(self.get_or_insert_with(key, fill))
-    }
-
-    /// [`insert`](CacheDir::insert) for code outside of async: blocks the thread.
-    ///
-    /// # Errors
-    ///
-    /// As [`insert`](CacheDir::insert).
-    ///
-    /// # Panics
-    ///
-    /// As [`blocking_get`](CacheDir::blocking_get).
-    pub fn blocking_insert(
-        &self,
-        key: impl AsRef<[u8]>,
-        value: impl AsRef<[u8]>,
-    ) -> Result<Entry, Error> {
-        wait::block_on(self.insert(key, value.as_ref()))
-    }
-
-    /// [`remove`](CacheDir::remove) for code outside of async: blocks the thread.
-    ///
-    /// # Errors
-    ///
-    /// As [`remove`](CacheDir::remove).
-    ///
-    /// # Panics
-    ///
-    /// As [`blocking_get`](CacheDir::blocking_get).
-    pub fn blocking_remove(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
-        wait::block_on(self.remove(key))
     }
 
     async fn look(&self, key: &Arc<Key>) -> Result<Option<Entry>, Error> {
@@ -541,6 +490,30 @@ impl CacheDir {
         })
     }
 
+    /// Of who may not insert: what the fill gives is not kept.
+    async fn get_or_fill<F, Fut, V, E, Form>(
+        &self,
+        key: &Arc<Key>,
+        fill: F,
+    ) -> Result<Entry, FillError<E>>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<V, E>>,
+        V: IntoValue<Form>,
+    {
+        if let Some(entry) = self.look_for_fill(key, Freshness::AsKnown).await? {
+            self.inner.counts.hits.up();
+            return Ok(entry);
+        }
+        let value = fill().await.map_err(FillError::Fill)?;
+        let incoming = self.receive(key, value).await?.into_incoming();
+        let path = self.inner.store.value(key);
+        let open = self.call(Operation::StoreValue, path.clone(), |_| incoming.into_entry(path));
+        let entry = open.await?;
+        self.inner.counts.fills.up();
+        Ok(entry)
+    }
+
     async fn look_and<T: Send + 'static>(
         &self,
         key: &Arc<Key>,
@@ -550,7 +523,7 @@ impl CacheDir {
     ) -> Result<Option<T>, Error> {
         let wanted = Wanted::default();
         let look = {
-            let (key, is_cancelled) = (key.clone(), wanted.is_cancelled.clone());
+            let (key, is_cancelled) = (key.clone(), wanted.flag());
             move |inner: &Inner| {
                 let found = inner.store.look(&key, freshness, noted, &is_cancelled)?;
                 found.map(then).transpose()
@@ -562,7 +535,7 @@ impl CacheDir {
         }
         // Another process gives it back, or the kernel takes it, in some seconds. Other calls do not wait
         // behind that.
-        let (inner, is_cancelled) = (self.inner.clone(), wanted.is_cancelled.clone());
+        let (inner, is_cancelled) = (self.inner.clone(), wanted.flag());
         let wait = move || {
             let begun = Instant::now();
             loop {
@@ -742,6 +715,12 @@ enum DirectoryLock {
 #[derive(Debug, Default)]
 struct Wanted {
     is_cancelled: Arc<AtomicBool>,
+}
+
+impl Wanted {
+    fn flag(&self) -> Arc<AtomicBool> {
+        self.is_cancelled.clone()
+    }
 }
 
 impl Drop for Wanted {

@@ -112,7 +112,8 @@ impl CacheOptions {
     }
 
     /// Whether the directory is only read: nothing is created, removed or cleaned up; `false` by
-    /// default. What would change it is an error then.
+    /// default. What would change it is an error then, and
+    /// [`get_or_insert_with`](CacheDir::get_or_insert_with) gives what its fill gave without keeping it.
     ///
     /// A directory that cannot be written to needs no more than this to be read, and not even this if
     /// it exists.

@@ -1,12 +1,14 @@
 //! Values on their way in, from a reader to a temporary file.
 
+use std::path::PathBuf;
 use std::pin::pin;
 
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncReadExt;
 
 use super::CacheDir;
 use super::key::Key;
 use super::store::Incoming;
+use super::value::{IntoSource, Source};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::registry::registry;
 use crate::wait;
@@ -34,14 +36,18 @@ impl Drop for Received {
 }
 
 impl CacheDir {
-    /// Reads a value to its end, and writes it to a temporary file.
-    pub(super) async fn receive(
+    /// Takes a value to its end, and writes it to a temporary file. The locks are open, unless the cache is
+    /// read only.
+    pub(super) async fn receive<Form>(
         &self,
         key: &Key,
-        reader: impl AsyncRead,
+        value: impl IntoSource<Form>,
     ) -> Result<Received, Error> {
         let path = self.inner.store.value(key);
-        self.locks().await?;
+        let reader = match value.into_source() {
+            Source::Bytes(bytes) => return self.write(path, None, bytes, true).await,
+            Source::Reader(reader) => reader,
+        };
         let mut reader = pin!(reader);
         let mut received = Received(None);
         let mut is_whole = false;
@@ -57,20 +63,31 @@ impl CacheDir {
                 }
             };
             is_whole = length < CHUNK;
-            let write = self.call(Operation::StoreValue, &path, move |inner| {
-                // Where this fails the file is removed here.
-                let mut incoming = match incoming {
-                    Some(incoming) => incoming,
-                    None => inner.store.begin(inner.writer())?,
-                };
-                incoming.write(&chunk)?;
-                if is_whole {
-                    inner.store.finish(&incoming)?;
-                }
-                Ok(incoming)
-            });
-            received = Received(Some(write.await?));
+            received = self.write(path.clone(), incoming, chunk, is_whole).await?;
         }
         Ok(received)
+    }
+
+    async fn write(
+        &self,
+        path: PathBuf,
+        incoming: Option<Incoming>,
+        bytes: Vec<u8>,
+        is_last: bool,
+    ) -> Result<Received, Error> {
+        let write = self.call(Operation::StoreValue, path, move |inner| {
+            // Where this fails the file is removed here.
+            let mut incoming = match incoming {
+                Some(incoming) => incoming,
+                None if inner.read_only => Incoming::unkept()?,
+                None => inner.store.begin(inner.writer())?,
+            };
+            incoming.write(&bytes)?;
+            if is_last && !inner.read_only {
+                inner.store.finish(&incoming)?;
+            }
+            Ok(incoming)
+        });
+        Ok(Received(Some(write.await?)))
     }
 }

@@ -138,6 +138,23 @@ impl Store {
         }
     }
 
+    /// How many values there are, and their bytes: what the books say, or else what counting says.
+    pub(in crate::cache) fn size(&self) -> io::Result<(u64, u64)> {
+        match self.read_books()? {
+            Parsed::Books(books) if !books.are_out_of_date() => Ok((books.values, books.bytes)),
+            Parsed::Foreign(format) => Err(foreign(format)),
+            Parsed::Books(_) | Parsed::Damaged => self.counted(),
+        }
+    }
+
+    /// Makes the books right, with the directory to itself.
+    pub(in crate::cache) fn recount(&self, writer: &str) -> io::Result<(u64, u64)> {
+        self.check_format()?;
+        let books = self.count()?;
+        self.write_books_if_possible(books, writer);
+        Ok((books.values, books.bytes))
+    }
+
     /// Whether this one keeps the books, which takes the directory's lock exclusively.
     pub(in crate::cache) fn keeps_books(&self) -> bool {
         self.settings.max_size.is_some()

@@ -1,12 +1,15 @@
 //! A value on its way in: a temporary file that nobody looks for.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
+use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
+use super::publish::entry;
 use super::temporary::Temporary;
 use super::{Place, Store, writer_in};
+use crate::cache::entry::Entry;
 
 #[derive(Debug)]
 pub(crate) struct Incoming {
@@ -19,6 +22,18 @@ impl Incoming {
     /// The checksum of the value, if the store wants one.
     pub(super) fn checksum(&self) -> Option<Vec<u8>> {
         self.hasher.as_ref().map(|hasher| hasher.clone().finalize().to_vec())
+    }
+
+    /// One that gets no place: a file that only this process can reach, outside of the cache.
+    pub(in crate::cache) fn unkept() -> io::Result<Self> {
+        Ok(Self { temporary: Temporary::unnamed()?, length: 0, hasher: None })
+    }
+
+    /// The value, which is not kept: once the entry is dropped nothing is left of it.
+    pub(in crate::cache) fn into_entry(self, path: PathBuf) -> io::Result<Entry> {
+        let mut file = self.temporary.into_unnamed()?;
+        file.rewind()?;
+        entry(file, path)
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

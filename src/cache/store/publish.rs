@@ -2,7 +2,7 @@
 //! for others, who meet only in the fill of one key.
 
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io;
 use std::path::PathBuf;
 
 use super::books::Books;
@@ -34,9 +34,7 @@ impl Store {
         let Some(mut books) = books else {
             // The one before it is out of date.
             self.remove(key, writer)?;
-            let mut file = incoming.temporary.into_unnamed()?;
-            file.rewind()?;
-            return entry(file, self.value(key));
+            return incoming.into_entry(self.value(key));
         };
         books.add(length);
         self.write_books(books, writer)?;
@@ -136,7 +134,7 @@ fn length_in(shard: &Directory, key: &Key) -> io::Result<Option<u64>> {
     Ok(shard.status(key.value())?.filter(|status| status.is_file).map(|status| status.length))
 }
 
-fn entry(file: File, path: PathBuf) -> io::Result<Entry> {
+pub(super) fn entry(file: File, path: PathBuf) -> io::Result<Entry> {
     let status = Status::of_file(&file)?;
     Ok(Entry::new(file, path, status.length, status.modified))
 }

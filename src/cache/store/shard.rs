@@ -83,8 +83,8 @@ impl Store {
         Ok(books)
     }
 
-    /// How many values there are, and their bytes.
-    pub(in crate::cache) fn size(&self) -> io::Result<(u64, u64)> {
+    /// How many values there are, and their bytes, by looking at each.
+    pub(in crate::cache) fn counted(&self) -> io::Result<(u64, u64)> {
         self.check_format()?;
         self.count().map(|books| (books.values, books.bytes))
     }

@@ -1,5 +1,6 @@
 //! Files that nobody looks for yet, and how they get their place.
 
+use std::env;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 
@@ -12,7 +13,7 @@ use crate::shim::Arc;
 pub(super) struct Temporary {
     pub(super) file: File,
     directory: Arc<Directory>,
-    /// `None` when it is in its place.
+    /// `None` when it is in its place, or has none.
     name: Option<String>,
 }
 
@@ -26,6 +27,16 @@ impl Temporary {
                 Ok(file) => return Ok(Self { file, directory, name: Some(name) }),
             }
         }
+    }
+
+    /// A file that nobody can find, outside of the cache.
+    pub(super) fn unnamed() -> io::Result<Self> {
+        let directory = Directory::open(&env::temp_dir().canonicalize()?)?;
+        let mut file = Self::create(Arc::new(directory), "tokio-filelock", Some(0o600))?;
+        if let Some(name) = file.name.take() {
+            file.directory.remove_file(&name)?;
+        }
+        Ok(file)
     }
 
     /// The same file, to be read only. [`NotFound`](io::ErrorKind::NotFound) if it was wiped, or

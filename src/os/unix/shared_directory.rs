@@ -8,10 +8,11 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::dir::{Dir, OwningIter};
@@ -26,6 +27,9 @@ use super::kernel;
 use crate::os::Identity;
 
 const PERMISSIONS: u32 = 0o777;
+
+/// So many bytes at a time.
+const COPIED: usize = 256 * 1024;
 
 /// A directory, whatever becomes of its name.
 #[derive(Debug)]
@@ -312,6 +316,39 @@ pub(crate) fn sync_file(file: &File) -> io::Result<()> {
 /// Reads from the start of a file, whatever the place of its descriptor.
 pub(crate) fn read_exact_at_start(file: &File, to: &mut [u8]) -> io::Result<()> {
     file.read_exact_at(to, 0)
+}
+
+/// Copies a file of this length from its start, whatever the place of its descriptor: by sharing its blocks
+/// where the file system can. Whoever gave up waiting for that gets an error.
+pub(crate) fn copy(
+    from: &File,
+    length: u64,
+    to: &mut File,
+    is_cancelled: &AtomicBool,
+) -> io::Result<()> {
+    let mut done = 0;
+    while kernel::shared_directory::copy_some(from, &mut done, to) {
+        go_on(is_cancelled)?;
+    }
+    // Between these two files the kernel does not do it, or it is done.
+    let mut buffer = vec![0; COPIED];
+    while done < length {
+        go_on(is_cancelled)?;
+        match from.read_at(&mut buffer, done) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(more) => {
+                to.write_all(&buffer[..more])?;
+                done += more as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn go_on(is_cancelled: &AtomicBool) -> io::Result<()> {
+    if is_cancelled.load(Ordering::Relaxed) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
 }
 
 /// Whether to set the times of a file may copy all of it.

@@ -68,6 +68,7 @@ pub(crate) mod shared_directory {
     use std::io;
     use std::iter;
     use std::path::Path;
+    use std::sync::atomic::AtomicBool;
     use std::time::SystemTime;
 
     /// There is none.
@@ -176,6 +177,15 @@ pub(crate) mod shared_directory {
     }
 
     pub(crate) fn read_exact_at_start(_file: &File, _to: &mut [u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn copy(
+        _from: &File,
+        _length: u64,
+        _to: &mut File,
+        _is_cancelled: &AtomicBool,
+    ) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

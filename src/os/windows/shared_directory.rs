@@ -6,14 +6,18 @@
 //! reading, writing and deleting.
 
 use std::fs::{self, File, Metadata, OpenOptions, ReadDir};
-use std::io;
+use std::io::{self, Write};
 use std::os::windows::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use windows_sys::Win32::Storage::FileSystem::{
     FILE_ATTRIBUTE_REPARSE_POINT, FILE_FLAG_OPEN_REPARSE_POINT,
 };
+
+/// So many bytes are copied at a time.
+const COPIED: usize = 256 * 1024;
 
 /// A directory, for as long as it keeps its name.
 #[derive(Debug)]
@@ -226,6 +230,29 @@ pub(crate) fn read_exact_at_start(file: &File, to: &mut [u8]) -> io::Result<()> 
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => done += more,
         }
+    }
+    Ok(())
+}
+
+/// Copies a file of this length from its start, whatever its place, which moves. Whoever gave up waiting for
+/// that gets an error.
+pub(crate) fn copy(
+    from: &File,
+    length: u64,
+    to: &mut File,
+    is_cancelled: &AtomicBool,
+) -> io::Result<()> {
+    let (mut done, mut buffer) = (0, vec![0; COPIED]);
+    while done < length {
+        if is_cancelled.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let more = from.seek_read(&mut buffer, done)?;
+        if more == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        to.write_all(&buffer[..more])?;
+        done += more as u64;
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! Directory handles that need no right to read, and openat2(2).
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, copy_file_range};
 
 pub(in crate::os::unix) const SEARCH: OFlag = OFlag::O_PATH;
 
@@ -55,4 +55,19 @@ pub(in crate::os::unix) fn mount(directory: BorrowedFd<'_>) -> Option<u64> {
     let info = fs::read(format!("/proc/thread-self/fdinfo/{}", directory.as_raw_fd())).ok()?;
     let info = String::from_utf8(info).ok()?;
     info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+}
+
+/// Copies some of a file in the kernel, from there on, to where the other one stands; whether there may be
+/// more. Neither an error nor the end of the file is told.
+pub(in crate::os::unix) fn copy_some(from: &File, done: &mut u64, to: &File) -> bool {
+    // Then whoever gave up waiting is heard.
+    const AT_ONCE: usize = 64 << 20;
+    let Ok(mut from_there) = i64::try_from(*done) else { return false };
+    match copy_file_range(from, Some(&mut from_there), to, None, AT_ONCE) {
+        Ok(0) | Err(_) => false,
+        Ok(more) => {
+            *done += more as u64;
+            true
+        }
+    }
 }
