@@ -21,7 +21,7 @@ use super::turnstile::{
 };
 use super::{
     Access, Attempt, Descriptor, Effort, Identity, Kept, Location, Lock, Opened, Protocol,
-    Question, Region, Standing, Waited, is_contention,
+    Question, Region, Standing, Waited, is_busy_and_did_not_wait, is_contention,
 };
 use crate::error::{Error, ErrorKind};
 use crate::holder::{Holder, Mode};
@@ -405,12 +405,10 @@ struct Wait<'a> {
 impl Wait<'_> {
     /// Leaves the wait to the kernel. Where the kernel's wait cannot be ended this is a poll.
     fn park(&self) -> io::Result<Waited> {
-        let lock = self.call.carrier();
-        match lock.wait(self.file(), self.call.mode, self.end) {
-            Err(error) if cannot_be_ended(&error) => self.poll(),
-            // It did not wait, although it was asked to. Where that can not be, something answers in
-            // place of the kernel, and would for ever.
-            Err(error) if self.call.file.is_contention(&error) && !lock.always_waits() => {
+        match self.call.carrier().wait(self.file(), self.call.mode, self.end) {
+            // It did not wait, although it was asked to. What says so in other words than the system has for
+            // that answers in place of the kernel, and would for ever.
+            Err(error) if cannot_be_ended(&error) || is_busy_and_did_not_wait(&error) => {
                 self.poll()
             }
             waited => waited,
@@ -424,7 +422,11 @@ impl Wait<'_> {
             let carrier = self.call.carrier();
             match carrier.wait_for(self.file(), self.call.mode, self.end, ASK_AGAIN) {
                 Ok(Some(waited)) => return Ok(waited),
-                Err(error) if self.call.file.is_contention(&error) || cannot_be_ended(&error) => {
+                Err(error)
+                    if self.call.file.is_contention(&error)
+                        || is_busy_and_did_not_wait(&error)
+                        || cannot_be_ended(&error) =>
+                {
                     return self.poll();
                 }
                 Err(error) => return Err(error),

@@ -54,7 +54,7 @@ pub(crate) use {model::Interrupt, model::LockFile};
 use std::fs::File;
 
 use platform::descriptor::Descriptor;
-use platform::errors::is_contention;
+use platform::errors::{is_busy_and_did_not_wait, is_contention};
 use platform::lock::Lock;
 
 /// Which OS lock is taken. A wire format: all programs that share a lock file must take the same.

@@ -26,15 +26,12 @@ pub(super) fn is_interrupted(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(KERNEL_ERESTARTSYS)
 }
 
-/// EDEADLK of a call that waits: the lock is busy, no more. It looks for circles of owners, and sees
-/// some that are none: POSIX record locks have the process as their owner, all the keys in a file of an
-/// NFS mount have one for the server. Tasks of two hosts that wait for each other's other locks look like
-/// a circle, and none of them waits for itself.
-pub(super) fn without_false_deadlocks(error: io::Error) -> io::Error {
-    match errno(&error) {
-        Some(Errno::EDEADLK) => Errno::EWOULDBLOCK.into(),
-        _ => error,
-    }
+/// EDEADLK of a call that was to wait: the lock is busy, no more. The kernel, or a server, looks for circles of
+/// owners, and sees some that are none: POSIX record locks have the process as their owner, all the keys in
+/// a file of an NFS mount have one for the server. Tasks of two hosts that wait for each other's other locks
+/// look like a circle, and none of them waits for itself.
+pub(in crate::os) fn is_busy_and_did_not_wait(error: &io::Error) -> bool {
+    errno(error) == Some(Errno::EDEADLK)
 }
 
 /// Whether a failed call on an open file means that nothing will ever come of this open file: the path may

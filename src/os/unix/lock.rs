@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use super::errors::{is_interrupted, without_false_deadlocks};
+use super::errors::is_interrupted;
 use super::fcntl::{self, Range};
 use super::flock;
 use super::interrupt::Interrupt;
@@ -41,14 +41,6 @@ impl Lock {
     pub(in crate::os) fn mark_in_use(file: &File) {
         if !record::SEES_FLOCK {
             let _ = flock::try_lock(file, Mode::Shared);
-        }
-    }
-
-    /// On a local file system a call that is to wait does wait, or fails for another reason.
-    pub(in crate::os) fn always_waits(self) -> bool {
-        match self {
-            Lock::WholeFile => true,
-            Lock::Bytes(_) => !record::SEES_FALSE_DEADLOCKS,
         }
     }
 
@@ -105,11 +97,10 @@ impl Lock {
 
     /// The lock call that blocks.
     fn call(self, file: &File, mode: Mode) -> io::Result<()> {
-        let answer = match self {
+        match self {
             Lock::WholeFile => flock::lock(file, mode),
             Lock::Bytes(range) => fcntl::lock(file, range, mode),
-        };
-        answer.map_err(without_false_deadlocks)
+        }
     }
 
     #[inline]

@@ -267,6 +267,10 @@ pub(in crate::os) mod errors {
         false
     }
 
+    pub(in crate::os) fn is_busy_and_did_not_wait(_error: &io::Error) -> bool {
+        false
+    }
+
     pub(crate) fn is_gone(_error: &io::Error) -> bool {
         false
     }
@@ -325,10 +329,6 @@ pub(in crate::os) mod lock {
         pub(in crate::os) fn mark_in_use(_file: &File) {}
 
         pub(in crate::os) fn closing_releases(_protocol: Protocol) -> bool {
-            false
-        }
-
-        pub(in crate::os) fn always_waits(self) -> bool {
             false
         }
 

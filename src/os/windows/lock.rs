@@ -48,11 +48,6 @@ impl Lock {
         false
     }
 
-    /// Wine's calls come back at once.
-    pub(in crate::os) fn always_waits(self) -> bool {
-        overlapped::is_usable()
-    }
-
     /// The turnstile of a region, if there is one. A lock on the whole file leaves no byte for it, and
     /// it needs waits that can have a limit.
     pub(in crate::os) fn turnstile(

@@ -30,9 +30,6 @@ pub(in crate::os::unix) fn get(lock: &mut libc::flock) -> FcntlArg<'_> {
     FcntlArg::F_OFD_GETLK(lock)
 }
 
-/// The kernel looks for circles among POSIX locks only. A server does, too.
-pub(in crate::os::unix) const SEES_FALSE_DEADLOCKS: bool = false;
-
 /// The ranges that serve to recognize a file begin in these 2^60 bytes (docs/WIRE.md), clear of data, of
 /// turnstiles and of keys.
 const FIRST_MARK: u64 = 1 << 60;

@@ -31,9 +31,6 @@ pub(in crate::os::unix) fn get(lock: &mut libc::flock) -> FcntlArg<'_> {
     FcntlArg::F_GETLK(lock)
 }
 
-/// The kernel looks for circles of processes, and sees some that are none.
-pub(in crate::os::unix) const SEES_FALSE_DEADLOCKS: bool = true;
-
 /// There is no way to recognize a file by a lock: all open files of the process share theirs.
 pub(in crate::os::unix) fn mark() -> Option<Range> {
     None
