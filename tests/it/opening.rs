@@ -83,9 +83,10 @@ fn killed_after(stops: usize, mut process: Process) -> bool {
 /// No file of another user is ever there that he has not got the right to open, and none that
 /// somebody would have to delete.
 #[test]
-#[cfg(not(tokio_filelock_posix))] // O_TMPFILE is Linux's: elsewhere the other name may stay behind
 fn killed_at_every_step_of_creating() {
-    for way in ["without a name", "under another name"] {
+    // A file without a name (O_TMPFILE) is Linux's.
+    let ways = ["without a name", "under another name"];
+    for way in ways.into_iter().skip(usize::from(cfg!(tokio_filelock_posix))) {
         let mut left = Vec::new();
         for stops in 0.. {
             let place = Place::new();
@@ -293,7 +294,6 @@ fn lock_by_relative_paths() {
 }
 
 #[test]
-#[cfg(not(tokio_filelock_posix))] // O_PATH is Linux's
 fn below_a_directory_that_may_not_be_searched() {
     let place = Place::new();
     let directory = place.at("closed");
@@ -306,7 +306,6 @@ fn below_a_directory_that_may_not_be_searched() {
 }
 
 #[test]
-#[cfg(not(tokio_filelock_posix))] // O_PATH is Linux's
 fn in_a_directory_whose_path_is_too_long() {
     let place = Place::new();
     let directory = place.directory().to_str().unwrap();
@@ -316,7 +315,6 @@ fn in_a_directory_whose_path_is_too_long() {
 }
 
 #[test]
-#[cfg(not(tokio_filelock_posix))] // only Linux unmounts so
 fn on_a_file_system_that_was_unmounted_lazily() {
     if lacks(&[Need::Mounts]) || passed_in(&["--mount"]) {
         return;

@@ -3,16 +3,18 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::fcntl::{AtFlags, OFlag};
 use nix::libc;
-use nix::sys::stat::fstatat;
+use nix::sys::stat::{Mode, fstatat};
 
 use super::file_system;
 use crate::os::file_system::Keyed;
 use crate::os::names::{Names, Proof};
 use crate::os::unix::descriptor::identity_in;
+use crate::os::unix::open::{directory_of, open_at, start};
 use crate::os::{Identity, Location};
 
 /// Files have any size by themselves.
@@ -41,9 +43,21 @@ impl Look {
         self.mode
     }
 
-    /// Which file it is. Of the file system at the path for people, which is asked apart.
+    /// Which file it is. What proves that is asked of the directory, from where the file was looked at: the path
+    /// for people may be out of reach, or lead elsewhere.
     pub(in crate::os::unix) fn names(&self, at: &Location) -> io::Result<Names> {
-        Ok(Names { identity: self.identity, proof: known(file_system::at(at)?.keyed) })
+        let (from, path) = start(at)?;
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
+        let keyed = match open_at(from, directory_of(path), flags, Mode::empty()) {
+            Ok(directory) if directory.metadata()?.dev() == self.identity.device => {
+                file_system::of(&directory)?.keyed
+            }
+            // The file is a mount of its own.
+            Ok(_) => Keyed::Unknown,
+            // It may be searched, and not be read.
+            Err(_) => file_system::at(at)?.keyed,
+        };
+        Ok(Names { identity: self.identity, proof: known(keyed) })
     }
 
     /// It can be opened by its name only.
