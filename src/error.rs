@@ -278,6 +278,12 @@ impl Error {
             ErrorKind::Unsupported if self.0.operation == Operation::FindHolders => {
                 "let the holders leave a record"
             }
+            ErrorKind::Unsupported
+                if matches!(self.0.operation, Operation::RemoveFile | Operation::RemoveUnused) =>
+            {
+                "this system has no safe way to remove a lock file that may be in use, or not with this \
+                 protocol: leave it, or remove it while no program uses it"
+            }
             // Found by this crate, and the remedy is in the detail, if there is one.
             ErrorKind::Unsupported if self.0.source.is_none() => return None,
             ErrorKind::Unsupported => {

@@ -21,7 +21,10 @@ pub(super) enum Proof {
     /// The number in the identity.
     Number,
     /// What the file system gives for its inode: nobody but the kernel reads it.
-    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
+    #[cfg_attr(
+        any(tokio_filelock_posix, not(any(target_os = "linux", target_os = "android"))),
+        allow(dead_code)
+    )]
     Handle(Box<[u8]>),
     /// It does not show.
     #[cfg_attr(not(unix), allow(dead_code))]

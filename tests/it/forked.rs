@@ -81,7 +81,7 @@ fn what_a_forked_child_asks_of_a_space_is_an_error_that_says_so() {
 
 #[cfg(target_os = "linux")]
 #[test]
-#[cfg(not(tokio_filelock_posix))] // told by MADV_WIPEONFORK, which is Linux's
+#[cfg(not(tokio_filelock_posix))] // only a page that is wiped in children tells (MADV_WIPEONFORK), which is Linux's
 fn a_child_that_was_made_past_the_handlers_has_nothing_of_the_locks_either() {
     for protocol in PROTOCOLS {
         let place = Place::new();

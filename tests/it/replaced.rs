@@ -452,12 +452,25 @@ pub(crate) mod removed {
 
     use super::*;
 
+    /// Whether a guard of this protocol can remove its file. With POSIX record locks it cannot see whether keys in
+    /// the file are in use: to open the file a second time, and close it, would release its own.
+    fn removes(protocol: Protocol) -> bool {
+        protocol == Protocol::Flock || !cfg!(tokio_filelock_posix)
+    }
+
+    async fn assert_unsupported(lock: &FileLock) {
+        let error = in_time(lock.lock()).await.unwrap().remove_file().await.unwrap_err();
+        assert_names(&error, ErrorKind::Unsupported, lock.path());
+        assert!(error.to_string().contains("remove it while no program uses it"), "{error}");
+        assert!(lock.path().exists());
+        assert!(is_free(lock.path(), lock.protocol(), Mode::Exclusive), "released in any case");
+    }
+
     /// Every holder removes the file: nobody is ever inside with another one, nobody gets an error, and nobody
     /// has to verify the path.
     #[test]
-    #[cfg(not(tokio_filelock_posix))] // where Fcntl files cannot be removed safely, remove_file is unsupported
     fn removing_the_file_that_one_holds_keeps_exclusion() {
-        for protocol in PROTOCOLS {
+        for protocol in PROTOCOLS.into_iter().filter(|&protocol| removes(protocol)) {
             let place = Place::new();
             fs::write(place.data_file(), "").unwrap();
             let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
@@ -502,13 +515,16 @@ pub(crate) mod removed {
     }
 
     #[tokio::test]
-    #[cfg(not(tokio_filelock_posix))] // where Fcntl files cannot be removed safely, remove_file is unsupported
     async fn a_file_that_is_not_only_a_lock_file_stays() {
         for protocol in PROTOCOLS {
             let place = Place::new();
             let path = place.lock_file();
             let options = FileLock::options().protocol(protocol);
             let lock = options.clone().open(&path).await.unwrap();
+            if !removes(protocol) {
+                assert_unsupported(&lock).await;
+                continue;
+            }
             let remove = async || {
                 let error = lock.lock().await.unwrap().remove_file().await.unwrap_err();
                 assert_eq!(error.path(), path);
@@ -544,7 +560,7 @@ pub(crate) mod removed {
     }
 
     #[tokio::test]
-    #[cfg(not(tokio_filelock_posix))] // where Fcntl files cannot be removed safely, remove_file is unsupported
+    #[cfg(not(tokio_filelock_posix))] // nobody can remove a file that has keys, see `removes`
     async fn a_file_with_keys_stays_as_long_as_one_is_locked() {
         let place = Place::new();
         let path = place.lock_file();
@@ -572,8 +588,9 @@ pub(crate) mod removed {
         other.finish();
     }
 
-    #[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
+    #[cfg(target_os = "linux")]
     #[tokio::test]
+    #[cfg(not(tokio_filelock_posix))] // to look at a file is to open and close it, which releases POSIX record locks
     async fn unused_lock_files_of_a_directory_are_removed_and_no_others() {
         let place = Place::new();
         let at = |name: &str| place.at(name);
@@ -636,8 +653,21 @@ pub(crate) mod removed {
     }
 
     /// Files are removed while others open, lock and unlock them, all the time.
-    #[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
+    #[cfg(tokio_filelock_posix)]
+    #[tokio::test]
+    async fn unused_lock_files_of_a_directory_stay_where_that_can_not_be_seen() {
+        let place = Place::new();
+        fs::write(place.lock_file(), "").unwrap();
+        let unused = UnusedFiles::ending_with(".lock").unchanged_for(Duration::ZERO);
+        let error = unused.remove_from(place.directory()).await.unwrap_err();
+        assert_names(&error, ErrorKind::Unsupported, place.directory());
+        assert!(error.to_string().contains("remove it while no program uses it"), "{error}");
+        assert_eq!(place.names(), ["app.lock"]);
+    }
+
+    #[cfg(target_os = "linux")]
     #[test]
+    #[cfg(not(tokio_filelock_posix))] // as above
     fn files_that_are_in_use_are_never_removed_under_a_holder() {
         for protocol in PROTOCOLS {
             let place = Place::new();
