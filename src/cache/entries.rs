@@ -36,9 +36,11 @@ type Listing = Pin<Box<dyn Future<Output = Result<Vec<Listed>, Error>> + Send>>;
 pub struct Listed {
     /// The key.
     pub key: Vec<u8>,
-    /// The file that the value is.
+    /// Whether the value is a directory; otherwise it is a file.
+    pub is_directory: bool,
+    /// The file or the directory that the value is.
     pub path: PathBuf,
-    /// The length of the value.
+    /// The length of the value, or of all files in it.
     pub bytes: u64,
     /// When it was written.
     pub modified: SystemTime,

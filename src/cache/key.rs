@@ -22,6 +22,7 @@ const PREFIX: usize = 96;
 
 const KEY: &str = ".key";
 const CHECKSUM: &str = ".sha256";
+const POINTER: &str = ".dir";
 
 /// A key and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +66,16 @@ impl Key {
         (!self.is_whole).then(|| beside(&self.value, KEY))
     }
 
+    /// The hash that the names of its files begin with.
+    pub(super) fn hash(&self) -> &str {
+        &self.value[..HASH]
+    }
+
+    /// The name of the file that says which directory is the value, if that is a directory.
+    pub(super) fn pointer(&self) -> String {
+        beside(&self.value, POINTER)
+    }
+
     /// The name of the file with the value's checksum.
     pub(super) fn checksum(&self) -> String {
         beside(&self.value, CHECKSUM)
@@ -78,20 +89,32 @@ pub(super) enum Kind<'a> {
     Value { hash: &'a str },
     /// A file beside a value.
     Beside { hash: &'a str },
+    /// The file that says which directory is a value.
+    Pointer { hash: &'a str },
     /// Nothing of ours.
     Foreign,
 }
 
 pub(super) fn kind(file_name: &str) -> Kind<'_> {
     let Some((hash, rest)) = file_name.split_at_checked(HASH) else { return Kind::Foreign };
-    if !hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+    if !is_hash(hash) {
         return Kind::Foreign;
     }
     match rest {
+        POINTER => Kind::Pointer { hash },
         KEY | CHECKSUM => Kind::Beside { hash },
         _ if rest.starts_with('-') => Kind::Value { hash },
         _ => Kind::Foreign,
     }
+}
+
+pub(super) fn is_hash(text: &str) -> bool {
+    text.len() == HASH && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The name of the pointer of a hash.
+pub(super) fn pointer(hash: &str) -> String {
+    beside(hash, POINTER)
 }
 
 /// The key of a value, if the file's name says it.

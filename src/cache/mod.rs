@@ -4,6 +4,7 @@
 //! for each value; docs/CACHE.md describes them for other programs.
 
 mod blocking;
+mod directory;
 mod entries;
 mod entry;
 mod fill;
@@ -11,6 +12,7 @@ mod key;
 mod locks;
 mod nested;
 mod options;
+mod pin;
 mod receive;
 mod stats;
 mod store;
@@ -31,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OnceCell;
 
+pub use directory::{Dir, Pin};
 pub use entries::{Entries, Listed};
 pub use entry::Entry;
 pub use fill::FillError;
@@ -117,6 +120,8 @@ struct Inner {
     read_only: bool,
     /// Opened when they are needed first: hits do without.
     locks: OnceCell<Locks>,
+    /// The lock file of who pins and may not write.
+    shared: OnceCell<FileLock>,
     counts: Counts,
 }
 
@@ -157,8 +162,16 @@ impl CacheDir {
         read_only: bool,
         waits: Waits,
     ) -> Self {
-        let (locks, counts) = (OnceCell::new(), Counts::default());
-        Self { inner: Arc::new(Inner { store, lock_file, fills, read_only, locks, counts }), waits }
+        let inner = Inner {
+            store,
+            lock_file,
+            fills,
+            read_only,
+            locks: OnceCell::new(),
+            shared: OnceCell::new(),
+            counts: Counts::default(),
+        };
+        Self { inner: Arc::new(inner), waits }
     }
 
     /// A handle that waits for no longer than this for a lock that others hold: see
@@ -399,7 +412,11 @@ impl CacheDir {
     ///
     /// [`ErrorKind::Io`] if a file cannot be removed; otherwise as [`insert`](CacheDir::insert).
     pub async fn clear(&self) -> Result<Removed, Error> {
-        self.walk(|inner| inner.store.clear(inner.writer())).await
+        self.walk(|inner| {
+            let locks = inner.locks();
+            inner.store.clear(locks.writer(), |writer| locks.of_dead(writer))
+        })
+        .await
     }
 
     /// Removes what is older than [`max_age`](CacheOptions::max_age), and then what was not used for
@@ -483,11 +500,7 @@ impl CacheDir {
         key: &Arc<Key>,
         freshness: Freshness,
     ) -> Result<Option<Entry>, Error> {
-        let looked = self.look_and(key, freshness, Noted::AsUse, Ok).await;
-        looked.or_else(|error| match error.kind() {
-            ErrorKind::NotAFile => Ok(None),
-            _ => Err(error),
-        })
+        unless_strange(self.look_and(key, freshness, Noted::AsUse, Ok).await)
     }
 
     /// Of who may not insert: what the fill gives is not kept.
@@ -521,13 +534,23 @@ impl CacheDir {
         noted: Noted,
         then: fn(Entry) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
+        let key = key.clone();
+        let look = move |inner: &Inner, is_cancelled: &AtomicBool| {
+            let found = inner.store.look(&key, freshness, noted, is_cancelled)?;
+            found.map(then).transpose()
+        };
+        self.look_patiently(look).await
+    }
+
+    /// Also while another process has a lease on a file.
+    async fn look_patiently<T: Send + 'static>(
+        &self,
+        look: impl Fn(&Inner, &AtomicBool) -> Result<T, Error> + Clone + Send + 'static,
+    ) -> Result<T, Error> {
         let wanted = Wanted::default();
         let look = {
-            let (key, is_cancelled) = (key.clone(), wanted.flag());
-            move |inner: &Inner| {
-                let found = inner.store.look(&key, freshness, noted, &is_cancelled)?;
-                found.map(then).transpose()
-            }
+            let is_cancelled = wanted.flag();
+            move |inner: &Inner| look(inner, &is_cancelled)
         };
         match self.run(look.clone()).await {
             Err(error) if is_lease(&error) => {}
@@ -611,7 +634,7 @@ impl CacheDir {
         }
         let clean = self.call(Operation::OpenCache, self.path(), |inner| {
             let locks = inner.locks();
-            inner.store.remove_temporary_files(|writer| locks.of_dead(writer));
+            inner.store.remove_temporary_files(locks.writer(), |writer| locks.of_dead(writer));
             Ok(())
         });
         clean.await
@@ -624,7 +647,11 @@ impl CacheDir {
             let error = io::Error::new(io::ErrorKind::PermissionDenied, reason);
             return Err(Error::os(ErrorKind::Io, Operation::ChangeCache, self.path(), error));
         }
-        let open = || Locks::open(lock_file, fills.clone(), &store.settings, &self.waits);
+        let open = || async {
+            let locks = Locks::open(lock_file, fills.clone(), &store.settings, &self.waits).await?;
+            store.pins.are_in(locks.directory());
+            Ok(locks)
+        };
         locks.get_or_try_init(open).await
     }
 
@@ -694,6 +721,14 @@ impl CacheDir {
         let inner = self.inner.clone();
         wait::call(registry().pool(), move || job(&inner)).await
     }
+}
+
+/// What has no business there is replaced.
+fn unless_strange<T>(looked: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+    looked.or_else(|error| match error.kind() {
+        ErrorKind::NotAFile => Ok(None),
+        _ => Err(error),
+    })
 }
 
 /// Another process has a lease on a file: opening it without waiting is refused.

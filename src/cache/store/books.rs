@@ -30,7 +30,10 @@ const OUT_OF_DATE: u64 = u64::MAX;
 const LONGEST: u64 = 4096;
 
 /// Of what is on disk: its layout, and which byte is locked for what (docs/WIRE.md).
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
+
+/// There were no directories yet. Read as if there were no books; written by no version that knows 2.
+const BEFORE: u64 = 1;
 
 /// A store of less than this many values is counted anew after this many, not after fewer.
 const FEW: u64 = 1024;
@@ -74,6 +77,9 @@ impl Books {
 
     fn parse(text: &str) -> Parsed {
         let Some(format) = format_of(text) else { return Parsed::Damaged };
+        if format == BEFORE {
+            return Parsed::Damaged;
+        }
         if format != FORMAT {
             return Parsed::Foreign(format);
         }
@@ -271,16 +277,20 @@ mod tests {
     #[test]
     fn books_of_other_versions_are_known_as_such() {
         let ours = "bytes 00000000000000000007\nvalues 00000000000000000001\n\
-                    stored 00000000000000000001\nformat 1\ncheck d1ab4e25f0ab2234\n";
+                    stored 00000000000000000001\nformat 2\ncheck be3207a5174d430d\n";
         assert_eq!(Books { bytes: 7, values: 1, stored: 1 }.to_string(), ours);
         assert_eq!(
-            Books::parse("format 2\nlimits none\ncheck 510fcdb10f586ae0\n"),
-            Parsed::Foreign(2)
+            Books::parse("format 3\nlimits none\ncheck 3f339ce4f1587f58\n"),
+            Parsed::Foreign(3)
         );
         assert_eq!(
-            Books::parse("format 2\nlimits none\ncheck 0000000000000000\n"),
+            Books::parse("format 3\nlimits none\ncheck 0000000000000000\n"),
             Parsed::Damaged
         );
+        // Before there were directories.
+        let before = "bytes 00000000000000000007\nvalues 00000000000000000001\n\
+                      stored 00000000000000000001\nformat 1\ncheck d1ab4e25f0ab2234\n";
+        assert_eq!(Books::parse(before), Parsed::Damaged);
         // The form before there were formats.
         let before = "bytes 7\nvalues 1\nstored 1\n";
         let before = format!("{before}{}\n", check_line(before));

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::publish::entry;
 use super::temporary::Temporary;
-use super::{Place, Store, writer_in};
+use super::{Generation, Place, Store, writer_in};
 use crate::cache::entry::Entry;
 
 #[derive(Debug)]
@@ -57,18 +57,31 @@ impl Store {
         self.sync_file(&incoming.temporary.file)
     }
 
-    /// Removes the files of dead writers; `of_dead` gives the lock of a writer that is dead. What cannot
-    /// be removed stays.
-    pub(in crate::cache) fn remove_temporary_files<G>(&self, of_dead: impl Fn(&str) -> Option<G>) {
+    /// Removes what dead writers have left, and directories that were pinned when they were replaced or
+    /// removed; `of_dead` gives the lock of a writer that is dead. What cannot be removed stays.
+    pub(in crate::cache) fn remove_temporary_files<G>(
+        &self,
+        writer: &str,
+        of_dead: impl Fn(&str) -> Option<G>,
+    ) {
         let mut dead = HashMap::new();
         // A directory that gets its mode before its name has a temporary one.
-        for place in [Place::Temporary, Place::Root] {
+        for place in [Place::Temporary, Place::Directories, Place::Root] {
             let Ok(Some(directory)) = self.directory(place) else { continue };
             let Ok(names) = directory.names() else { continue };
             for name in names.flatten() {
+                if let (Place::Temporary, Some(marked)) = (place, Generation::parse(&name)) {
+                    let _ = self.remove_garbage(&marked, writer);
+                    continue;
+                }
                 let Some(writer) = writer_in(&name) else { continue };
                 let lock = dead.entry(writer.to_owned()).or_insert_with(|| of_dead(writer));
-                if lock.is_some() && directory.remove_file(&name).is_err() {
+                if lock.is_none() {
+                    continue;
+                }
+                if let Place::Directories = place {
+                    let _ = directory.remove_tree(&name);
+                } else if directory.remove_file(&name).is_err() {
                     let _ = directory.remove_directory(&name);
                 }
             }

@@ -50,11 +50,7 @@ impl Store {
         let failed = |error| named(Operation::ReadValue, path(), error);
         self.check_format().map_err(failed)?;
         if freshness == Freshness::AtServer {
-            for place in [Place::Root, Place::of(key.value())] {
-                if let Some(directory) = self.directory(place).map_err(failed)? {
-                    directory.refresh();
-                }
-            }
+            self.refresh(&[Place::Root, Place::of(key.value())]).map_err(failed)?;
         }
         // More than one round only if the value is replaced in the same moment.
         for _ in 0..ROUNDS {
@@ -113,8 +109,7 @@ impl Store {
     fn looked(&self, found: Found) -> Look {
         match found {
             Found::File(file, status) => {
-                let is_too_large = self.settings.max_size.is_some_and(|most| status.length > most);
-                if is_too_large || self.is_expired(status.modified) {
+                if self.is_unwanted(status.length, status.modified) {
                     return Look::Absent;
                 }
                 Look::Found(Looked { file, status })
@@ -159,7 +154,7 @@ pub(super) fn used(status: &Status) -> SystemTime {
 
 /// The owner may, others not, and on a read-only file system nobody: then the value goes sooner. Nor if
 /// that would copy the value, or if the file has a name outside of the cache.
-fn note_use(file: &File, status: &Status) {
+pub(super) fn note_use(file: &File, status: &Status) {
     let now = SystemTime::now();
     let is_long_ago = now.duration_since(used(status)).is_ok_and(|ago| ago > RECENTLY);
     if is_long_ago && status.links == 1 && !directory::copies_to_note(file) {

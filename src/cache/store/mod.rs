@@ -7,6 +7,10 @@
 //!     1f9a...-https%3a%2f    a value whose name has no room for the key
 //!     1f9a....key            its key
 //!     1f0e....sha256         the checksum of a value, if that is wanted
+//!     1f0e....dir            which directory is the value, if that is a directory
+//!   dirs/                  directories that are values (`generation`)
+//!     1f0e...-9a41...        one that is complete
+//!     <writer>-3b7d...       one on its way in or out
 //!   tmp/                   values on their way in
 //!     <writer>-7c01...       of a process that lives, or that died
 //!   books                  how many bytes and values there are
@@ -31,6 +35,7 @@
 
 mod books;
 mod checksum;
+mod generation;
 mod incoming;
 mod look;
 mod prune;
@@ -48,10 +53,12 @@ use std::time::{Duration, SystemTime};
 
 use super::key::{self, Key};
 use super::options::SyncPolicy;
+use super::pin::Pins;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::os::shared_directory::Directory;
 use crate::shim::{Arc, Mutex};
 
+pub(super) use generation::{FoundDirectory, Generation};
 pub(super) use incoming::Incoming;
 pub(super) use look::{Freshness, Noted};
 pub use prune::Removed;
@@ -65,6 +72,7 @@ pub(super) const ROUNDS: usize = 16;
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
 const TEMPORARY: &str = "tmp";
+const DIRECTORIES: &str = "dirs";
 
 #[derive(Debug)]
 pub(super) struct Store {
@@ -74,6 +82,7 @@ pub(super) struct Store {
     held: Mutex<Arc<Directory>>,
     /// Another version's directory was seen here.
     is_foreign: AtomicBool,
+    pub(super) pins: Pins,
     pub(super) settings: Settings,
 }
 
@@ -94,6 +103,8 @@ enum Place<'a> {
     Root,
     Shard(&'a str),
     Temporary,
+    /// Where the directories are that are values.
+    Directories,
 }
 
 impl<'a> Place<'a> {
@@ -107,6 +118,7 @@ impl<'a> Place<'a> {
             Place::Root => None,
             Place::Shard(name) => Some(name),
             Place::Temporary => Some(TEMPORARY),
+            Place::Directories => Some(DIRECTORIES),
         }
     }
 }
@@ -114,7 +126,7 @@ impl<'a> Place<'a> {
 impl Store {
     pub(super) fn new(directory: PathBuf, held: Directory, settings: Settings) -> Self {
         let (held, is_foreign) = (Mutex::new(Arc::new(held)), AtomicBool::new(false));
-        Self { directory, held, is_foreign, settings }
+        Self { directory, held, is_foreign, pins: Pins::default(), settings }
     }
 
     /// The path of a key's value, for messages and for other programs.
@@ -183,6 +195,21 @@ impl Store {
         let Some(name) = place.name() else { return Ok(()) };
         let other_name = temporary_name(writer);
         self.root()?.make_subdirectory(name, self.settings.mode, &other_name)
+    }
+
+    /// Makes network file systems ask their server.
+    fn refresh(&self, places: &[Place<'_>]) -> io::Result<()> {
+        for place in places {
+            if let Some(directory) = self.directory(*place)? {
+                directory.refresh();
+            }
+        }
+        Ok(())
+    }
+
+    /// As if it were not there.
+    fn is_unwanted(&self, bytes: u64, modified: SystemTime) -> bool {
+        self.settings.max_size.is_some_and(|most| bytes > most) || self.is_expired(modified)
     }
 
     /// The value was written too long ago, or nobody knows when.

@@ -69,8 +69,11 @@ impl Store {
         let failed = |error| named(Operation::PruneCache, &self.directory, error);
         self.note_format();
         self.check_format().map_err(failed)?;
-        let walk = self.shrink(self.settings.max_size, |shard| shard.remove_lost_files(&of_dead));
-        let walk = walk.map_err(failed)?;
+        let see = |shard: &Shard| shard.remove_lost_files(&of_dead);
+        let mut walk = self.shrink(self.settings.max_size, writer, see).map_err(failed)?;
+        let lost = self
+            .remove_lost_directories(writer, &of_dead, |path, error| walk.kept.add(path, error));
+        lost.map_err(failed)?;
         self.write_books_if_possible(walk.books, writer);
         walk.kept.check(Operation::PruneCache)?;
         Ok(walk.removed)
@@ -78,7 +81,12 @@ impl Store {
 
     /// As `prune`, to a size of the caller's choice. Leaves the books to the caller, who sees every
     /// subdirectory.
-    pub(super) fn shrink(&self, size: Option<u64>, see: impl Fn(&Shard)) -> io::Result<Walk> {
+    pub(super) fn shrink(
+        &self,
+        size: Option<u64>,
+        writer: &str,
+        see: impl Fn(&Shard),
+    ) -> io::Result<Walk> {
         let mut walk = Walk::default();
         for name in key::shards() {
             let shard = self.shard(&name)?;
@@ -86,7 +94,7 @@ impl Store {
             see(&shard);
             for value in &shard.values {
                 if self.is_expired(value.modified) {
-                    self.remove_one(&shard, value, &mut walk);
+                    self.remove_one(&shard, value, writer, &mut walk);
                 } else {
                     walk.books.count(value.bytes);
                 }
@@ -106,7 +114,7 @@ impl Store {
             for ByUse(value) in victims {
                 let shard = self.shard_for_removal(&value)?;
                 walk.books.take_off(1, value.bytes);
-                if !self.remove_one(&shard, &value, &mut walk) {
+                if !self.remove_one(&shard, &value, writer, &mut walk) {
                     stuck.insert(value.name);
                 }
             }
@@ -115,9 +123,13 @@ impl Store {
     }
 
     /// Counts it as removed, or as what is still there.
-    fn remove_one(&self, shard: &Shard, value: &Value, walk: &mut Walk) -> bool {
-        match shard.remove_value(&value.name) {
-            Ok(_) => {
+    fn remove_one(&self, shard: &Shard, value: &Value, writer: &str, walk: &mut Walk) -> bool {
+        let removed = match &value.of_directory {
+            None => shard.remove_value(&value.name).map(drop),
+            Some(hash) => self.remove_directory_of(hash, writer).map(drop),
+        };
+        match removed {
+            Ok(()) => {
                 walk.removed.add(value.bytes);
                 true
             }
@@ -161,37 +173,53 @@ impl Store {
         Ok(oldest)
     }
 
-    /// Removes the value of a key; whether there was one.
+    /// Removes the value of a key, a file or a directory; whether there was one.
     pub(in crate::cache) fn remove(&self, key: &Key, writer: &str) -> io::Result<bool> {
         // Where nobody keeps books they may say too much.
         let mut books = self.books_if_kept()?;
-        let place = Place::of(key.value());
-        let shard = Shard { directory: self.directory(place)?, ..Shard::default() };
-        let Some(directory) = &shard.directory else { return Ok(false) };
-        let length = directory.status(key.value())?.filter(|status| status.is_file);
-        let was_there = shard.remove_value(key.value())?;
-        let Some(status) = length.filter(|_| was_there) else { return Ok(false) };
+        let file = self.remove_file_of(key)?;
+        let directory = self.remove_directory_of(key.hash(), writer);
+        let removed = [file, *directory.as_ref().unwrap_or(&None)];
         if let Some(books) = &mut books {
-            books.take_off(1, status.length);
+            for bytes in removed.into_iter().flatten() {
+                books.take_off(1, bytes);
+            }
             self.write_books_if_possible(*books, writer);
         }
-        Ok(true)
+        directory.map(|_| removed.iter().any(Option::is_some))
+    }
+
+    /// Removes the file that is the value of a key; how long it was.
+    pub(super) fn remove_file_of(&self, key: &Key) -> io::Result<Option<u64>> {
+        let directory = self.directory(Place::of(key.value()))?;
+        let shard = Shard { directory, ..Shard::default() };
+        let Some(directory) = &shard.directory else { return Ok(None) };
+        let file = directory.status(key.value())?.filter(|status| status.is_file);
+        let was_there = shard.remove_value(key.value())?;
+        Ok(file.filter(|_| was_there).map(|status| status.length))
     }
 
     /// Removes every value.
-    pub(in crate::cache) fn clear(&self, writer: &str) -> Result<Removed, Error> {
+    pub(in crate::cache) fn clear<G>(
+        &self,
+        writer: &str,
+        of_dead: impl Fn(&str) -> Option<G>,
+    ) -> Result<Removed, Error> {
         let failed = |error| named(Operation::ClearCache, &self.directory, error);
         let mut walk = Walk::default();
         for name in key::shards() {
             let mut shard = self.shard(&name).map_err(failed)?;
             for value in std::mem::take(&mut shard.values) {
-                if !self.remove_one(&shard, &value, &mut walk) {
+                if !self.remove_one(&shard, &value, writer, &mut walk) {
                     // Keeps what stands beside it.
                     shard.values.push(value);
                 }
             }
             shard.remove_orphans();
         }
+        let lost = self
+            .remove_lost_directories(writer, &of_dead, |path, error| walk.kept.add(path, error));
+        lost.map_err(failed)?;
         self.write_books_if_possible(walk.books, writer);
         walk.kept.check(Operation::ClearCache)?;
         Ok(walk.removed)
@@ -205,7 +233,7 @@ impl Shard {
         let Some(directory) = &self.directory else { return };
         let hash = |name| match key::kind(name) {
             Kind::Value { hash } | Kind::Beside { hash } => Some(hash),
-            Kind::Foreign => None,
+            Kind::Pointer { .. } | Kind::Foreign => None,
         };
         let hashes: HashSet<_> = self.values.iter().map(|value| hash(&value.name)).collect();
         let orphans = self.beside.iter().filter(|name| !hashes.contains(&hash(name)));

@@ -10,7 +10,7 @@ use super::look::is_key;
 use super::{Incoming, Place, Store, if_there};
 use crate::cache::entry::Entry;
 use crate::cache::key::Key;
-use crate::os::shared_directory::{Directory, Status};
+use crate::os::shared_directory::Status;
 
 impl Store {
     /// Makes the value that came in the one of this key, and gives it.
@@ -26,48 +26,40 @@ impl Store {
         let length = incoming.length;
         let Some(most) = self.settings.max_size else {
             self.give_up_books(writer)?;
-            let (file, _) = self.replace(key, incoming, writer)?;
+            let file = self.replace(key, incoming, writer)?;
             return entry(file, self.value(key));
         };
-        let books =
-            if length > most { None } else { self.with_room_for(key, length, most, writer)? };
+        let books = if length > most {
+            None
+        } else {
+            let (_, replaced) = self.values_of(key)?;
+            self.with_room_for(replaced, length, most, writer)?
+        };
         let Some(mut books) = books else {
             // The one before it is out of date.
             self.remove(key, writer)?;
             return incoming.into_entry(self.value(key));
         };
+        let replaced = self.values_of(key)?;
         books.add(length);
         self.write_books(books, writer)?;
-        match self.replace(key, incoming, writer) {
-            Ok((file, replaced)) => {
-                if let Some(bytes) = replaced {
-                    books.take_off(1, bytes);
-                    self.write_books_if_possible(books, writer);
-                }
-                entry(file, self.value(key))
-            }
-            Err(error) => {
-                books.take_off(1, length);
-                self.write_books_if_possible(books, writer);
-                Err(error)
-            }
-        }
+        let file = self.replace(key, incoming, writer);
+        let (values, bytes) = if file.is_ok() { replaced } else { (1, length) };
+        books.take_off(values, bytes);
+        self.write_books_if_possible(books, writer);
+        entry(file?, self.value(key))
     }
 
-    /// The books, after room was made for so many bytes more in place of the value of the key. `None` if
-    /// what is in the way cannot be removed.
-    fn with_room_for(
+    /// The books, after room was made for so many bytes more in place of what is replaced. `None` if what
+    /// is in the way cannot be removed.
+    pub(super) fn with_room_for(
         &self,
-        key: &Key,
+        replaced: u64,
         length: u64,
         most: u64,
         writer: &str,
     ) -> io::Result<Option<Books>> {
         let books = self.books()?;
-        let replaced = match self.directory(Place::of(key.value()))? {
-            Some(shard) => length_in(&shard, key)?.unwrap_or(0),
-            None => 0,
-        };
         let is_too_much = |bytes: u64| bytes.saturating_sub(replaced).saturating_add(length) > most;
         if !is_too_much(books.bytes) && !books.is_count_due() {
             return Ok(Some(books));
@@ -78,7 +70,7 @@ impl Store {
             // Some more than needed, so that the next one does not have to walk again.
             size -= room / 10;
         }
-        let books = self.shrink(Some(size), |_| {})?.books;
+        let books = self.shrink(Some(size), writer, |_| {})?.books;
         if books.bytes.saturating_add(length) <= most {
             return Ok(Some(books));
         }
@@ -87,16 +79,11 @@ impl Store {
         Ok(Some(books).filter(|books| !is_too_much(books.bytes)))
     }
 
-    /// The new value, and how long the one was that it replaced.
-    fn replace(
-        &self,
-        key: &Key,
-        incoming: Incoming,
-        writer: &str,
-    ) -> io::Result<(File, Option<u64>)> {
+    /// The new value, in place of the file or the directory that was there.
+    fn replace(&self, key: &Key, incoming: Incoming, writer: &str) -> io::Result<File> {
         let place = Place::of(key.value());
         let shard = self.directory_made(place, writer)?;
-        let replaced = length_in(&shard, key)?;
+        let replaced = shard.status(key.value())?.filter(|status| status.is_file);
         if let Some(name) = key.key() {
             if !is_key(&shard, &name, key).or_else(if_closed)? {
                 // Whatever stands there belongs to the key that is stored beside it.
@@ -117,7 +104,8 @@ impl Store {
             None => drop(shard.remove_file(&key.checksum())),
         }
         let file = self.put_in_place(incoming.temporary, place, key.value(), writer)?;
-        Ok((file, replaced))
+        self.remove_directory_of(key.hash(), writer)?;
+        Ok(file)
     }
 }
 
@@ -127,11 +115,6 @@ fn if_closed(error: io::Error) -> io::Result<bool> {
         io::ErrorKind::PermissionDenied | io::ErrorKind::WouldBlock => Ok(false),
         _ => Err(error),
     }
-}
-
-/// How long the value is that stands in the place of this one.
-fn length_in(shard: &Directory, key: &Key) -> io::Result<Option<u64>> {
-    Ok(shard.status(key.value())?.filter(|status| status.is_file).map(|status| status.length))
 }
 
 pub(super) fn entry(file: File, path: PathBuf) -> io::Result<Entry> {

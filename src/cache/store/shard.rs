@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::time::SystemTime;
 
 use super::books::Books;
+use super::generation::OpenPointer;
 use super::look::used;
 use super::{Place, Store};
 use crate::cache::entries::Listed;
@@ -31,6 +32,8 @@ pub(super) struct Shard {
 #[derive(Debug)]
 pub(super) struct Value {
     pub(super) name: String,
+    /// The hash of its key, if it is a directory: then this is its pointer.
+    pub(super) of_directory: Option<String>,
     pub(super) bytes: u64,
     pub(super) modified: SystemTime,
     pub(super) used: SystemTime,
@@ -62,7 +65,28 @@ impl Store {
                         continue;
                     }
                     let (bytes, modified) = (status.length, status.modified);
-                    shard.values.push(Value { name, bytes, modified, used: used(&status) });
+                    let used = used(&status);
+                    shard.values.push(Value { name, of_directory: None, bytes, modified, used });
+                }
+                Kind::Pointer { hash } => {
+                    let hash = hash.to_owned();
+                    let OpenPointer { pointer, status, .. } =
+                        match OpenPointer::open(&directory, &hash) {
+                            Ok(Some(open)) => open,
+                            Ok(None) => {
+                                shard.strange.push(name);
+                                continue;
+                            }
+                            // Another user keeps it to itself, or has a lease on it.
+                            Err(_) => continue,
+                        };
+                    shard.values.push(Value {
+                        name,
+                        of_directory: Some(hash),
+                        bytes: pointer.bytes,
+                        modified: status.modified,
+                        used: used(&status),
+                    });
                 }
                 Kind::Beside { .. } => shard.beside.push(name),
                 Kind::Foreign => shard.other.push(name),
@@ -95,9 +119,17 @@ impl Store {
         let mut listed = Vec::new();
         let shard = self.shard(name)?;
         let Some(directory) = shard.directory else { return Ok(listed) };
-        for Value { name, bytes, modified, used } in shard.values {
-            if self.is_expired(modified) || self.settings.max_size.is_some_and(|most| bytes > most)
-            {
+        for Value { name, of_directory, bytes, modified, used } in shard.values {
+            if self.is_unwanted(bytes, modified) {
+                continue;
+            }
+            if let Some(hash) = of_directory {
+                let Some(open) = OpenPointer::open(&directory, &hash)? else { continue };
+                let path = self.directory_path(open.pointer.generation.name());
+                let Some(key) = open.key(LONGEST_KEY)? else { continue };
+                if Key::new(&key).hash() == hash {
+                    listed.push(Listed { key, is_directory: true, path, bytes, modified, used });
+                }
                 continue;
             }
             let key = match key::key_in(&name) {
@@ -108,7 +140,7 @@ impl Store {
                 },
             };
             let path = self.path(Place::of(&name), &name);
-            listed.push(Listed { key, path, bytes, modified, used });
+            listed.push(Listed { key, is_directory: false, path, bytes, modified, used });
         }
         Ok(listed)
     }

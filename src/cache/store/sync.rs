@@ -43,6 +43,16 @@ impl Store {
         self.sync_names(&[Place::of(key.value()), Place::Root])
     }
 
+    /// The names of generations, before one of them is pointed to: the one before it was promised.
+    pub(super) fn sync_generation(&self) -> io::Result<()> {
+        self.sync_names(&[Place::Directories, Place::Root])
+    }
+
+    /// A directory has lost its name, and what is in it is removed next: no half of it may be found.
+    pub(super) fn sync_removal(&self, directory: &Directory) -> io::Result<()> {
+        if self.settings.sync == SyncPolicy::Never { Ok(()) } else { sync(directory) }
+    }
+
     fn sync_names(&self, places: &[Place<'_>]) -> io::Result<()> {
         if self.settings.sync != SyncPolicy::Inserts {
             return Ok(());

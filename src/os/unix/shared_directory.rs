@@ -6,6 +6,8 @@
 //! nothing waits for a FIFO, a device or a lease, and a file is known by the descriptor that was opened,
 //! not by its name. Permissions are set by descriptor, on what this process has made.
 
+mod tree;
+
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write};
@@ -409,7 +411,7 @@ fn not_a_directory(error: io::Error) -> io::Error {
 }
 
 /// Where a file system knows no permissions, files are usable all the same.
-fn set_mode(file: &OwnedFd, mode: Mode) -> io::Result<()> {
+fn set_mode(file: &impl AsFd, mode: Mode) -> io::Result<()> {
     let refusals = [Errno::EPERM, Errno::EACCES, Errno::EINVAL, Errno::ENOSYS, Errno::EOPNOTSUPP];
     match fchmod(file, mode) {
         Err(error) if !refusals.contains(&error) => Err(error.into()),

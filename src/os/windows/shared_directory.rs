@@ -18,6 +18,8 @@ use windows_sys::Win32::Storage::FileSystem::{
 
 /// So many bytes are copied at a time.
 const COPIED: usize = 256 * 1024;
+/// A deeper tree is refused.
+const DEEPEST: usize = 128;
 
 /// A directory, for as long as it keeps its name.
 #[derive(Debug)]
@@ -162,6 +164,58 @@ impl Directory {
     /// Removes an empty directory.
     pub(crate) fn remove_directory(&self, name: &str) -> io::Result<()> {
         fs::remove_dir(self.0.join(name))
+    }
+
+    /// Makes a directory in here that was not there. Permission bits have no meaning here.
+    pub(crate) fn create_directory(&self, name: &str, _for_us_alone: bool) -> io::Result<()> {
+        fs::create_dir(self.0.join(name))
+    }
+
+    /// What must be done before others may see the tree in here; says how many bytes its files have. With
+    /// `sync` their content survives a power failure.
+    pub(crate) fn finish_tree(&self, _mode: Option<u32>, sync: bool) -> io::Result<u64> {
+        let mut bytes = 0_u64;
+        let mut levels = vec![fs::read_dir(&self.0)?];
+        while let Some(level) = levels.last_mut() {
+            let Some(entry) = level.next() else {
+                levels.pop();
+                continue;
+            };
+            let path = entry?.path();
+            let status = Status::of(&path.symlink_metadata()?);
+            if status.is_directory {
+                if levels.len() == DEEPEST {
+                    let text = format!("it is more than {DEEPEST} directories deep");
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+                }
+                levels.push(fs::read_dir(path)?);
+            } else if status.is_file {
+                bytes = bytes.saturating_add(status.length);
+                if sync {
+                    match OpenOptions::new().write(true).open(&path) {
+                        Ok(file) => file.sync_all()?,
+                        // A file that may only be read cannot be asked for.
+                        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Removes what stands under a name in here, whatever it is. No reparse point is followed.
+    pub(crate) fn remove_tree(&self, name: &str) -> io::Result<()> {
+        let path = self.0.join(name);
+        let removed = match path.symlink_metadata() {
+            Ok(found) if Status::of(&found).is_directory => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// The names in here that are text.

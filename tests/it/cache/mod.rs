@@ -2,6 +2,7 @@
 
 mod basics;
 mod conveniences;
+mod directories;
 pub(crate) mod disk;
 pub(crate) mod fills;
 pub(crate) mod held_up;

@@ -244,7 +244,7 @@ async fn another_versions_directory_is_left_alone_until_it_is_cleared() {
     let cache = open(&place).await;
     cache.insert("key", &b"value"[..]).await.unwrap();
     let books = cache.path().join("books");
-    let text = "format 2\nanything else\n";
+    let text = "format 3\nanything else\n";
     let check: String =
         Sha256::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     fs::write(&books, format!("{text}check {check}\n")).unwrap();
@@ -266,7 +266,7 @@ async fn another_versions_directory_is_left_alone_until_it_is_cleared() {
     for error in errors {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(error.to_string().contains("`clear`"), "{error}");
-        assert!(error.to_string().contains("format 2"), "{error}");
+        assert!(error.to_string().contains("format 3"), "{error}");
     }
     // Also for who had it open before, as soon as it would change something.
     let error = cache.insert("key", &b"new"[..]).await.unwrap_err();

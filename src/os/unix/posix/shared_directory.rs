@@ -1,6 +1,8 @@
 //! Directory handles as POSIX has them.
 
+use std::ffi::CStr;
 use std::fs::File;
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
@@ -15,6 +17,25 @@ pub(in crate::os::unix) fn open_beneath(
     _flags: OFlag,
 ) -> Option<nix::Result<OwnedFd>> {
     None
+}
+
+/// It is told by the device alone.
+pub(in crate::os::unix) fn open_on_this_mount(
+    _directory: BorrowedFd<'_>,
+    _name: &CStr,
+    _flags: OFlag,
+) -> Option<nix::Result<OwnedFd>> {
+    None
+}
+
+/// It takes a call for each file.
+pub(in crate::os::unix) fn syncs_at_once(_file: &File) -> bool {
+    false
+}
+
+/// There is no such call.
+pub(in crate::os::unix) fn sync_all(_file: &File) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// As far as the device tells.
