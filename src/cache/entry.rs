@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use super::Wanted;
 use crate::error::{Error, ErrorKind, Operation};
-use crate::os::shared_directory;
+use crate::os::shared_directory::{self, MadeFile};
 use crate::registry::registry;
 use crate::wait;
 
@@ -169,9 +169,9 @@ fn copy_beside(file: &File, length: u64, path: &Path, is_cancelled: &AtomicBool)
     }
     let number = RandomState::new().build_hasher().finish();
     let beside = path.with_file_name(format!(".tokio-filelock-{number:016x}"));
-    let mut copy = File::create_new(&beside)?;
-    let copied = shared_directory::copy(file, length, &mut copy, is_cancelled);
-    drop(copy);
+    let copy = File::create_new(&beside)?;
+    let copied = MadeFile::keep(&copy)
+        .and_then(|copy| shared_directory::copy(file, length, &copy, is_cancelled));
     let renamed = copied.and_then(|()| fs::rename(&beside, path));
     if renamed.is_err() {
         let _ = fs::remove_file(beside);

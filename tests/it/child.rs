@@ -89,6 +89,8 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("serve a fuse file system", support::fuse::serve),
     ("try fuse", support::fuse::probe),
     ("use a cache", cache::user::serve),
+    #[cfg(target_os = "linux")]
+    ("insert without descriptors", cache::descriptors::insert),
     ("fill a cache", cache::fills::fill),
     ("storm a cache", cache::storm::storm),
     #[cfg(target_os = "linux")]

@@ -31,13 +31,13 @@ impl Incoming {
 
     /// The value, which is not kept: once the entry is dropped nothing is left of it.
     pub(in crate::cache) fn into_entry(self, path: PathBuf) -> io::Result<Entry> {
-        let mut file = self.temporary.into_unnamed()?;
+        let mut file = self.temporary.file()?.try_clone()?;
         file.rewind()?;
         entry(file, path)
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.temporary.file.write_all(bytes)?;
+        self.temporary.file()?.write_all(bytes)?;
         self.length += bytes.len() as u64;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
@@ -54,7 +54,7 @@ impl Store {
 
     /// The value is whole. After a power failure it is so still, or it is absent.
     pub(in crate::cache) fn finish(&self, incoming: &Incoming) -> io::Result<()> {
-        self.sync_file(&incoming.temporary.file)
+        self.sync_file(incoming.temporary.file()?)
     }
 
     /// Removes what dead writers have left, and directories that were pinned when they were replaced or

@@ -1,30 +1,57 @@
 //! Files that nobody looks for yet, and how they get their place.
+//!
+//! They are open for as long as a value takes to come in, and other code of the process may take their
+//! descriptors meanwhile: so whose these are is looked at before each use.
 
 use std::env;
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Write};
+use std::sync::atomic::AtomicBool;
 
 use super::{Place, ROUNDS, Store, if_there, temporary_name};
-use crate::os::shared_directory::{Directory, Found, Purpose, Status};
-use crate::shim::Arc;
+use crate::os::shared_directory::{self, Directory, Found, MadeFile, Purpose, Status};
 
 /// A file that can be renamed to any place in the store; removed when it is dropped.
 #[derive(Debug)]
 pub(super) struct Temporary {
-    pub(super) file: File,
-    directory: Arc<Directory>,
+    file: MadeFile,
     /// `None` when it is in its place, or has none.
-    name: Option<String>,
+    name: Option<Name>,
+}
+
+/// Where it can be found. Held open, so that it can be removed when there is no descriptor left.
+#[derive(Debug)]
+struct Name {
+    directory: Directory,
+    name: String,
+}
+
+impl Name {
+    /// To be used now.
+    fn directory(&self) -> io::Result<&Directory> {
+        self.directory.check().map(|()| &self.directory)
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        self.directory()?.remove_file(&self.name)
+    }
 }
 
 impl Temporary {
-    fn create(directory: Arc<Directory>, writer: &str, mode: Option<u32>) -> io::Result<Self> {
+    fn create(directory: Directory, writer: &str, mode: Option<u32>) -> io::Result<Self> {
         loop {
             let name = temporary_name(writer);
             match directory.create_file(&name, mode) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
-                Ok(file) => return Ok(Self { file, directory, name: Some(name) }),
+                Ok(file) => {
+                    let name = Name { directory, name };
+                    let kept = MadeFile::keep(&file);
+                    if kept.is_err() {
+                        let _ = name.remove();
+                    }
+                    return Ok(Self { file: kept?, name: Some(name) });
+                }
             }
         }
     }
@@ -32,20 +59,26 @@ impl Temporary {
     /// A file that nobody can find, outside of the cache.
     pub(super) fn unnamed() -> io::Result<Self> {
         let directory = Directory::open(&env::temp_dir().canonicalize()?)?;
-        let mut file = Self::create(Arc::new(directory), "tokio-filelock", Some(0o600))?;
-        if let Some(name) = file.name.take() {
-            file.directory.remove_file(&name)?;
+        let mut file = Self::create(directory, "tokio-filelock", Some(0o600))?;
+        match file.name.take() {
+            None => {}
+            Some(name) => name.remove()?,
         }
         Ok(file)
+    }
+
+    /// To be used now.
+    pub(super) fn file(&self) -> io::Result<&File> {
+        self.file.checked()
     }
 
     /// The same file, to be read only. [`NotFound`](io::ErrorKind::NotFound) if it was wiped, or
     /// something else stands under its name.
     fn reader(&self) -> io::Result<File> {
-        let name = self.name.as_deref().expect("not in its place yet");
-        match self.directory.open_file(name, Purpose::Read)? {
+        let name = self.named();
+        match name.directory()?.open_file(&name.name, Purpose::Read)? {
             Found::File(reader, status)
-                if status.identity == Status::of_file(&self.file)?.identity =>
+                if status.identity == Status::of_file(self.file()?)?.identity =>
             {
                 Ok(reader)
             }
@@ -53,22 +86,22 @@ impl Temporary {
         }
     }
 
-    fn rename(&mut self, to: &Directory, name: &str) -> io::Result<()> {
-        self.directory.rename(self.name.as_deref().expect("not in its place yet"), to, name)?;
+    fn rename(&mut self, to: &Directory, new_name: &str) -> io::Result<()> {
+        let name = self.named();
+        name.directory()?.rename(&name.name, to, new_name)?;
         self.name = None;
         Ok(())
     }
 
-    /// The file without its name.
-    pub(super) fn into_unnamed(self) -> io::Result<File> {
-        self.file.try_clone()
+    fn named(&self) -> &Name {
+        self.name.as_ref().expect("not in its place yet")
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
-            let _ = self.directory.remove_file(name);
+            let _ = name.remove();
         }
     }
 }
@@ -81,8 +114,10 @@ impl Store {
     fn temporary_in(&self, place: Place<'_>, writer: &str) -> io::Result<Temporary> {
         let mut rounds = 0..ROUNDS;
         loop {
-            let directory = self.directory_made(place, writer)?;
-            match Temporary::create(directory, writer, self.settings.mode) {
+            let directory = self.directory_made(place, writer)?.kept();
+            let created = directory
+                .and_then(|directory| Temporary::create(directory, writer, self.settings.mode));
+            match created {
                 // It was wiped in the same moment.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     rounds.next().ok_or(error)?;
@@ -100,9 +135,9 @@ impl Store {
         content: &[u8],
         writer: &str,
     ) -> io::Result<()> {
-        let mut temporary = self.temporary(writer)?;
-        temporary.file.write_all(content)?;
-        self.sync_file(&temporary.file)?;
+        let temporary = self.temporary(writer)?;
+        temporary.file()?.write_all(content)?;
+        self.sync_file(temporary.file()?)?;
         self.put_in_place(temporary, place, name, writer).map(drop)
     }
 
@@ -124,7 +159,7 @@ impl Store {
                 },
                 // The file is open, and so nothing is lost.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    temporary = self.copy(&temporary.file, Place::Temporary, writer)?;
+                    temporary = self.copy(&temporary, Place::Temporary, writer)?;
                     error
                 }
                 Err(error) => return Err(error),
@@ -134,7 +169,7 @@ impl Store {
                 io::ErrorKind::NotFound => {}
                 // To the file system they are apart: mounts, or disks of a union.
                 io::ErrorKind::CrossesDevices => {
-                    temporary = self.copy(&temporary.file, place, writer)?;
+                    temporary = self.copy(&temporary, place, writer)?;
                 }
                 io::ErrorKind::IsADirectory
                 | io::ErrorKind::AlreadyExists
@@ -170,11 +205,14 @@ impl Store {
         })
     }
 
-    fn copy(&self, mut from: &File, place: Place<'_>, writer: &str) -> io::Result<Temporary> {
-        let mut copy = self.temporary_in(place, writer)?;
-        from.rewind()?;
-        io::copy(&mut from, &mut copy.file)?;
-        self.sync_file(&copy.file)?;
+    fn copy(&self, from: &Temporary, place: Place<'_>, writer: &str) -> io::Result<Temporary> {
+        let copy = self.temporary_in(place, writer)?;
+        let length = Status::of_file(from.file()?)?.length;
+        let is_cancelled = AtomicBool::new(false);
+        shared_directory::copy(from.file()?, length, &copy.file, &is_cancelled)?;
+        // Only what was read from there may be kept.
+        from.file()?;
+        self.sync_file(copy.file()?)?;
         Ok(copy)
     }
 }

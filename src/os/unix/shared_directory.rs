@@ -54,6 +54,24 @@ impl AsFd for Handle {
     }
 }
 
+/// A file that this process has made, and keeps open for as long as a value takes to come in.
+#[derive(Debug)]
+pub(crate) struct MadeFile(Descriptor);
+
+impl MadeFile {
+    pub(crate) fn keep(file: &File) -> io::Result<Self> {
+        let open = || Ok((file.try_clone()?, ()));
+        let identify = |file: &File| Ok(Status::of_file(file)?.identity);
+        Ok(Self(Descriptor::open(open, identify, |error| error)?.0))
+    }
+
+    /// The file, to be used now: an error if the descriptor is that of another one by now.
+    pub(crate) fn checked(&self) -> io::Result<&File> {
+        self.0.check()?;
+        Ok(&self.0)
+    }
+}
+
 /// What stands under a name.
 pub(crate) enum Found {
     File(File, Status),
@@ -91,10 +109,7 @@ impl Directory {
     /// [`io::ErrorKind::NotADirectory`] if something else stands there, a symbolic link for one.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let flags = flags(kernel::shared_directory::SEARCH);
-        let open = || Ok((File::from(again(|| open(path, flags, Mode::empty()))?), ()));
-        let identify = |directory: &File| Ok(Status::of_file(directory)?.identity);
-        let opened = Descriptor::open(open, identify, |error| error).map_err(not_a_directory)?;
-        Ok(Self(Handle::Kept(opened.0)))
+        Self::keep(|| again(|| open(path, flags, Mode::empty()))).map_err(not_a_directory)
     }
 
     /// Whether the path leads here still. Where it cannot be followed any more, the handle is what there
@@ -103,12 +118,16 @@ impl Directory {
         let there = match again(|| lstat(path)) {
             Ok(there) => Status::of(&there),
             Err(error) if is_absence(&error) => return Ok(false),
-            Err(_) => return Ok(true),
+            Err(_) => return self.check().map(|()| true),
         };
         match again(|| fstat(&self.0)) {
-            Ok(here) => Ok(there.identity == Status::of(&here).identity),
-            // Taken away, or forgotten by the server.
-            Err(_) => Ok(false),
+            Ok(here) if there.identity == Status::of(&here).identity => Ok(true),
+            _ => {
+                // A number that was taken is noted, before it may be given to the same directory again: then
+                // dropping this would close that.
+                let _ = self.check();
+                Ok(false)
+            }
         }
     }
 
@@ -211,6 +230,26 @@ impl Directory {
             Ok(subdirectory) => subdirectory.open_file(name, Purpose::Read),
             Err(error) if is_absence(&error) => Ok(Found::Nothing),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The same directory, for long.
+    pub(crate) fn kept(&self) -> io::Result<Self> {
+        let flags = flags(kernel::shared_directory::SEARCH);
+        Self::keep(|| again(|| openat(&self.0, ".", flags, Mode::empty())))
+    }
+
+    fn keep(mut open: impl FnMut() -> io::Result<OwnedFd>) -> io::Result<Self> {
+        let open = || Ok((File::from(open()?), ()));
+        let identify = |directory: &File| Ok(Status::of_file(directory)?.identity);
+        Ok(Self(Handle::Kept(Descriptor::open(open, identify, |error| error)?.0)))
+    }
+
+    /// An error if this is not the descriptor of the directory any more.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        match &self.0 {
+            Handle::Kept(descriptor) => descriptor.check(),
+            Handle::Passing(_) => Ok(()),
         }
     }
 
@@ -325,11 +364,11 @@ pub(crate) fn read_exact_at_start(file: &File, to: &mut [u8]) -> io::Result<()> 
 pub(crate) fn copy(
     from: &File,
     length: u64,
-    to: &mut File,
+    to: &MadeFile,
     is_cancelled: &AtomicBool,
 ) -> io::Result<()> {
     let mut done = 0;
-    while kernel::shared_directory::copy_some(from, &mut done, to) {
+    while kernel::shared_directory::copy_some(from, &mut done, to.checked()?) {
         go_on(is_cancelled)?;
     }
     // Between these two files the kernel does not do it, or it is done.
@@ -339,7 +378,7 @@ pub(crate) fn copy(
         match from.read_at(&mut buffer, done) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(more) => {
-                to.write_all(&buffer[..more])?;
+                to.checked()?.write_all(&buffer[..more])?;
                 done += more as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -421,14 +460,7 @@ fn set_mode(file: &impl AsFd, mode: Mode) -> io::Result<()> {
 
 /// Some file systems have nothing to do here, and say so by an error (fsync(2)).
 fn where_it_can(synced: io::Result<()>) -> io::Result<()> {
-    let cannot = [
-        Errno::EINVAL,
-        Errno::EOPNOTSUPP,
-        Errno::ENOTSUP,
-        Errno::ENOSYS,
-        Errno::ENOTTY,
-        Errno::EBADF,
-    ];
+    let cannot = [Errno::EINVAL, Errno::EOPNOTSUPP, Errno::ENOTSUP, Errno::ENOSYS, Errno::ENOTTY];
     match synced {
         Err(error) if errno(&error).is_some_and(|errno| cannot.contains(&errno)) => Ok(()),
         synced => synced,

@@ -75,6 +75,20 @@ pub(crate) mod shared_directory {
     #[derive(Debug)]
     pub(crate) struct Directory(Infallible);
 
+    /// Nothing is ever made.
+    #[derive(Debug)]
+    pub(crate) struct MadeFile(Infallible);
+
+    impl MadeFile {
+        pub(crate) fn keep(_file: &File) -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(crate) fn checked(&self) -> io::Result<&File> {
+            match self.0 {}
+        }
+    }
+
     #[allow(dead_code)] // nothing is ever found
     pub(crate) enum Found {
         File(File, Status),
@@ -137,6 +151,14 @@ pub(crate) mod shared_directory {
             match self.0 {}
         }
 
+        pub(crate) fn kept(&self) -> io::Result<Self> {
+            match self.0 {}
+        }
+
+        pub(crate) fn check(&self) -> io::Result<()> {
+            match self.0 {}
+        }
+
         pub(crate) fn create_file(&self, _name: &str, _mode: Option<u32>) -> io::Result<File> {
             match self.0 {}
         }
@@ -195,7 +217,7 @@ pub(crate) mod shared_directory {
     pub(crate) fn copy(
         _from: &File,
         _length: u64,
-        _to: &mut File,
+        _to: &MadeFile,
         _is_cancelled: &AtomicBool,
     ) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())

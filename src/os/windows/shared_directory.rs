@@ -25,6 +25,20 @@ const DEEPEST: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Directory(PathBuf);
 
+/// A file that this process has made. Other code has no business with its handle.
+#[derive(Debug)]
+pub(crate) struct MadeFile(File);
+
+impl MadeFile {
+    pub(crate) fn keep(file: &File) -> io::Result<Self> {
+        file.try_clone().map(Self)
+    }
+
+    pub(crate) fn checked(&self) -> io::Result<&File> {
+        Ok(&self.0)
+    }
+}
+
 /// What stands under a name.
 pub(crate) enum Found {
     File(File, Status),
@@ -134,6 +148,16 @@ impl Directory {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The same directory.
+    pub(crate) fn kept(&self) -> io::Result<Self> {
+        Ok(Self(self.0.clone()))
+    }
+
+    /// There is no handle.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        Ok(())
     }
 
     /// Makes a file in here that was not there, to be written and read. Permission bits have no meaning
@@ -293,7 +317,7 @@ pub(crate) fn read_exact_at_start(file: &File, to: &mut [u8]) -> io::Result<()> 
 pub(crate) fn copy(
     from: &File,
     length: u64,
-    to: &mut File,
+    to: &MadeFile,
     is_cancelled: &AtomicBool,
 ) -> io::Result<()> {
     let (mut done, mut buffer) = (0, vec![0; COPIED]);
@@ -305,7 +329,7 @@ pub(crate) fn copy(
         if more == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        to.write_all(&buffer[..more])?;
+        to.checked()?.write_all(&buffer[..more])?;
         done += more as u64;
     }
     Ok(())

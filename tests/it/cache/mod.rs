@@ -2,6 +2,8 @@
 
 mod basics;
 mod conveniences;
+#[cfg(target_os = "linux")]
+pub(crate) mod descriptors;
 mod directories;
 pub(crate) mod disk;
 pub(crate) mod fills;
