@@ -36,7 +36,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Attempt, Region, Waited};
@@ -74,10 +74,15 @@ pub(super) const WIDEST: u32 = (1 << 22) - 1;
 /// They count up in a process. Those of two processes can be the same by chance, which matters if one takes a
 /// turnstile right after the other one, between two looks of a third one.
 pub(super) fn new_number(pid: u32) -> u32 {
-    static FIRST: LazyLock<u32> = LazyLock::new(|| RandomState::new().hash_one(()) as u32);
+    /// A forked child has this of its parent, and must not wait for a thread that was about to set it.
+    static FIRST: AtomicU32 = AtomicU32::new(0);
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    if FIRST.load(Ordering::Relaxed) == 0 {
+        let random = RandomState::new().hash_one(()) as u32 | 1;
+        let _ = FIRST.compare_exchange(0, random, Ordering::Relaxed, Ordering::Relaxed);
+    }
     // A forked child has the same counter as its parent, and a pid of its own.
-    let first = FIRST.wrapping_add(pid.wrapping_mul(0x9E37_79B1));
+    let first = FIRST.load(Ordering::Relaxed).wrapping_add(pid.wrapping_mul(0x9E37_79B1));
     first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) & WIDEST
 }
 

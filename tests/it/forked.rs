@@ -109,6 +109,14 @@ fn a_handler_of_another_library_can_open_in_the_middle_of_a_fork() {
     }
 }
 
+#[test]
+fn a_child_that_is_forked_during_the_first_use_can_use_locks() {
+    let place = Place::new();
+    let parent = in_case("during the first use", &place.lock_file(), Protocol::Flock);
+    parent.expect("done");
+    parent.finish();
+}
+
 fn in_case(case: &str, path: &Path, protocol: Protocol) -> Process {
     Process::in_role("fork", &[case, path.to_str().unwrap(), &format!("{protocol:?}")])
 }
@@ -119,6 +127,9 @@ pub(crate) fn in_child(arguments: &[String]) {
     let [case, path, name] = arguments else { panic!("{arguments:?}") };
     if case == "space" {
         return ask_inherited_space(path);
+    }
+    if case == "during the first use" {
+        return during_the_first_use(Path::new(path));
     }
     if case == "open in a handler" {
         return open_in_a_handler(path, protocol(name));
@@ -348,6 +359,51 @@ fn beside_opens(path: &Path) {
                     drop(guards);
                 }
             }
+        });
+    }
+    say("done");
+}
+
+/// How many processes use locks for the first time, and fork at that moment.
+const FIRST_USES: u64 = 300;
+
+/// Each time in a process in which locks were never used: one thread opens, the other one forks, and the child
+/// opens.
+fn during_the_first_use(path: &Path) {
+    let open = |name: &str| {
+        let lock = FileLock::options().blocking_open(path.with_file_name(name)).unwrap();
+        drop(lock.try_lock().unwrap());
+    };
+    let in_child = |body: &dyn Fn()| {
+        // SAFETY: what the child does with its parent's memory is what is tested.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                // SAFETY: ends the child if it hangs.
+                unsafe { libc::alarm(20) };
+                body();
+                // SAFETY: ends the process without its destructors, as a forked child should.
+                unsafe { libc::_exit(0) }
+            }
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+            }
+        }
+    };
+    for round in 0..FIRST_USES {
+        in_child(&|| {
+            let begins = AtomicUsize::new(0);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    begins.store(1, Ordering::Release);
+                    open("of the parent");
+                });
+                while begins.load(Ordering::Acquire) == 0 {
+                    std::hint::spin_loop();
+                }
+                // At all times of the first open in turn.
+                (0..round % 100 * 40).for_each(|_| std::hint::spin_loop());
+                in_child(&|| open("of the child"));
+            });
         });
     }
     say("done");

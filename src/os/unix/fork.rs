@@ -17,6 +17,9 @@
 //! (madvise(2), `MADV_WIPEONFORK`; Linux 4.14): the mark there, from which generations are told, is 0.
 //! Elsewhere it takes itself for the parent.
 //!
+//! A child inherits statics in the middle of whatever other threads did with them, and those threads it does not
+//! have. So nothing here waits for a thread that has begun something: who needs it does it as well.
+//!
 //! `vfork` and `posix_spawn`, which `std::process::Command` uses, run no handlers; O_CLOEXEC closes
 //! the descriptors at the exec that follows. Until then such a child shares the memory of the parent,
 //! and with it the mark: it must not use the parent's locks, as little as anything else.
@@ -24,7 +27,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Once, OnceLock};
+use std::{iter, ptr};
 
 use nix::libc;
 
@@ -97,20 +100,32 @@ loom::lazy_static! {
 }
 
 /// Listens for forks. What is made before the first call is not noticed to be the parent's.
+///
+/// Two threads that come here at once may both set up the handlers, which do nothing the second time.
 pub(crate) fn listen() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        if let Some(page) = wiped::page() {
-            page.store(mark().load(Ordering::Relaxed), Ordering::Relaxed);
-            MARK.store((&raw const *page).cast_mut(), Ordering::Release);
-        }
-        // SAFETY: the handlers are async-signal-safe. Out of memory, the one error there is, leaves
-        // forks unnoticed, but for those that the page shows.
-        unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
-    });
+    static LISTENING: AtomicBool = AtomicBool::new(false);
+    if LISTENING.load(Ordering::Acquire) {
+        return;
+    }
+    let first = (&raw const FIRST).cast_mut();
+    let is_first = MARK.load(Ordering::Acquire) == first;
+    if let Some(page) = is_first.then(wiped::page).flatten() {
+        page.store(FIRST.load(Ordering::Relaxed), Ordering::Relaxed);
+        let wiped = (&raw const *page).cast_mut();
+        // One that comes too late is left as it is: a page, once for a thread.
+        let _ = MARK.compare_exchange(first, wiped, Ordering::AcqRel, Ordering::Relaxed);
+    }
+    // SAFETY: the handlers are async-signal-safe. Out of memory, the one error there is, leaves
+    // forks unnoticed, but for those that the page shows.
+    unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+    LISTENING.store(true, Ordering::Release);
 }
 
+/// In this process `in_child` has run.
+static TOLD: AtomicBool = AtomicBool::new(false);
+
 extern "C" fn before() {
+    TOLD.store(false, Ordering::Relaxed);
     FORKS.begin();
 }
 
@@ -120,14 +135,14 @@ extern "C" fn in_parent() {
 }
 
 extern "C" fn in_child() {
+    // What a handler of another library has opened since is this process's own.
+    if TOLD.swap(true, Ordering::Relaxed) {
+        return;
+    }
     FORKS.forget();
     let number = LATEST.fetch_add(1, Ordering::Relaxed) + 1;
     mark().store(number + 1, Ordering::Relaxed);
-    let mut chunk = Some(&LIST);
-    while let Some(listed) = chunk {
-        listed.places.iter().for_each(Place::close);
-        chunk = listed.next.get().map(|next| &**next);
-    }
+    LIST.chunks().for_each(|chunk| chunk.places.iter().for_each(Place::close));
 }
 
 /// Opens a descriptor that children lose, and puts it into the list by [`Listed::new`]. May call that several
@@ -141,7 +156,8 @@ pub(super) fn open_listed<T, E>(open_and_list: impl FnMut() -> Result<T, E>) -> 
 /// other threads of the parent were doing.
 struct Chunk {
     places: [Place; 64],
-    next: OnceLock<Box<Chunk>>,
+    /// Null, or one that is never freed.
+    next: AtomicPtr<Chunk>,
 }
 
 /// A descriptor, and the identity of the file that it was opened for, or zeros as long as that is not
@@ -166,7 +182,35 @@ const CLOSED: i32 = -3;
 
 impl Chunk {
     const fn new() -> Self {
-        Self { places: [const { Place::new() }; 64], next: OnceLock::new() }
+        Self { places: [const { Place::new() }; 64], next: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// This one and those after it.
+    fn chunks(&'static self) -> impl Iterator<Item = &'static Chunk> {
+        iter::successors(Some(self), |chunk| chunk.next())
+    }
+
+    fn next(&self) -> Option<&'static Chunk> {
+        // SAFETY: null, or a chunk that is never freed.
+        unsafe { self.next.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// The next one, which this or another thread makes.
+    fn next_or_new(&self) -> &'static Chunk {
+        self.next().unwrap_or_else(|| {
+            let new = Box::into_raw(Box::new(Chunk::new()));
+            let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+            match self.next.compare_exchange(ptr::null_mut(), new, success, failure) {
+                // SAFETY: it was just made, and is never freed from now on.
+                Ok(_) => unsafe { &*new },
+                Err(others) => {
+                    // SAFETY: it was just made, and no other thread has seen it.
+                    drop(unsafe { Box::from_raw(new) });
+                    // SAFETY: a chunk that is never freed.
+                    unsafe { &*others }
+                }
+            }
+        })
     }
 }
 
@@ -254,7 +298,7 @@ impl Listed {
                     return Self(place);
                 }
             }
-            chunk = chunk.next.get_or_init(|| Box::new(Chunk::new()));
+            chunk = chunk.next_or_new();
         }
     }
 

@@ -4,43 +4,36 @@
 //! sigwait(3) or signalfd(2) without one. It blocks them in all threads for that. So a signal that a
 //! thread blocks is chosen last, and one that the first thread blocks is not used at all, unless the
 //! program itself has chosen it.
+//!
+//! A forked child inherits the choice in whatever state it was, and must not wait for a thread that was making
+//! it. So there is no mutex: threads that choose at one time may choose differently, and the first one counts.
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::libc;
 
 use super::kernel::{alarm, masks};
 
-/// Not chosen yet.
-const UNDECIDED: libc::c_int = 0;
-/// Switched off, or none to be had.
-const NONE: libc::c_int = -1;
-
 static CHOSEN: Choice = Choice::new();
-/// By the program, which knows what it does with its signals, and wants no other one taken.
-static TOLD: AtomicBool = AtomicBool::new(false);
-/// Held while a choice is made.
-static CHOOSING: Mutex<()> = Mutex::new(());
 
 /// The signal, if it can be used now. Chosen at the first call.
 pub(super) fn number() -> Option<libc::c_int> {
     CHOSEN.number(alarm::preferred_signals())
 }
 
-/// No signal but that of [`number`] may be taken.
+/// No signal but that of [`number`] may be taken: the program has chosen, which knows what it does with its
+/// signals.
 pub(super) fn was_told() -> bool {
-    TOLD.load(Ordering::Acquire)
+    CHOSEN.load() & TOLD != 0
 }
 
 /// Decides before the first wait does.
 fn set(signal: Option<libc::c_int>) -> Result<(), SetSignalError> {
     use SetSignalError as E;
-    let _choosing = CHOOSING.lock().unwrap_or_else(PoisonError::into_inner);
-    if CHOSEN.0.load(Ordering::Acquire) != UNDECIDED {
+    if CHOSEN.load() != UNDECIDED {
         return Err(E::InUse);
     }
     let chosen = match signal {
@@ -49,17 +42,26 @@ fn set(signal: Option<libc::c_int>) -> Result<(), SetSignalError> {
         Some(n) if !claim(n) => return Err(E::Taken),
         Some(n) => n,
     };
-    TOLD.store(true, Ordering::Release);
-    CHOSEN.0.store(chosen, Ordering::Release);
-    Ok(())
+    CHOSEN.decide(chosen | TOLD).map_err(|_| E::InUse)
 }
 
-/// A signal that is chosen once in a process.
+/// A signal that is chosen once in a process: one of these, or its number; and [`TOLD`].
 pub(super) struct Choice(AtomicI32);
+
+/// Not chosen yet.
+const UNDECIDED: libc::c_int = 0;
+/// Switched off, or none to be had. Higher than all signals.
+const NONE: libc::c_int = 1 << 8;
+/// By the program.
+const TOLD: libc::c_int = 1 << 9;
 
 impl Choice {
     pub(super) const fn new() -> Self {
         Self(AtomicI32::new(UNDECIDED))
+    }
+
+    fn load(&self) -> libc::c_int {
+        self.0.load(Ordering::Acquire)
     }
 
     /// The signal, if it can be used now: the first candidate that was free at the first call.
@@ -67,19 +69,29 @@ impl Choice {
         &self,
         candidates: impl Iterator<Item = libc::c_int> + Clone,
     ) -> Option<libc::c_int> {
-        if self.0.load(Ordering::Acquire) == UNDECIDED {
-            let _choosing = CHOOSING.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.0.load(Ordering::Acquire) == UNDECIDED {
-                self.0.store(choose(candidates).unwrap_or(NONE), Ordering::Release);
+        let chosen = match self.load() {
+            UNDECIDED => {
+                let chosen = choose(candidates).unwrap_or(NONE);
+                self.decide(chosen).map_or_else(|others| others, |()| chosen)
             }
-        }
-        match self.0.load(Ordering::Acquire) {
-            NONE => None,
-            signal => {
-                let is_free = was_told() || !masks::may_be_fetched(signal);
-                (is_free && handler_is_ours(signal)).then_some(signal)
-            }
-        }
+            chosen => chosen,
+        };
+        let signal = Some(chosen & !TOLD).filter(|signal| *signal != NONE)?;
+        let is_free = chosen & TOLD != 0 || !masks::may_be_fetched(signal);
+        (is_free && handler_is_ours(signal)).then_some(signal)
+    }
+
+    /// Chooses what was claimed, unless another thread was faster: then its choice counts.
+    fn decide(&self, chosen: libc::c_int) -> Result<(), libc::c_int> {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        self.0.compare_exchange(UNDECIDED, chosen, success, failure).map(drop).inspect_err(
+            |others| {
+                let [claimed, counts] = [chosen, *others].map(|choice| choice & !TOLD);
+                if claimed != counts && claimed != NONE {
+                    release(claimed);
+                }
+            },
+        )
     }
 }
 
@@ -94,31 +106,46 @@ pub(super) fn handler_is_ours(signal: libc::c_int) -> bool {
     })
 }
 
-/// Installs our handler if the disposition is the default.
+/// Installs our handler if the disposition is the default. That it is there already is as good: another thread
+/// is about to choose it, or was when this process was forked.
 fn claim(signal: libc::c_int) -> bool {
-    if disposition(signal).is_none_or(|action| action.sa_sigaction != libc::SIG_DFL) {
-        return false;
+    match disposition(signal) {
+        Some(action) if action.sa_sigaction == handler() => return true,
+        Some(action) if action.sa_sigaction == libc::SIG_DFL => {}
+        _ => return false,
     }
-    // SAFETY: sigaction is plain data for which all zeros is valid.
-    let mut ours: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
-    ours.sa_sigaction = handler();
     // On the alternate stack where the thread has one, as runtimes with small stacks ask for.
-    ours.sa_flags = libc::SA_ONSTACK;
-    let mut before = MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: the handler is async-signal-safe, for it does nothing; both pointers are valid.
-    let failed = unsafe { libc::sigaction(signal, &ours, before.as_mut_ptr()) };
-    if failed != 0 {
-        return false;
-    }
-    // SAFETY: on success sigaction has filled in the old action.
-    let before = unsafe { before.assume_init() };
-    if before.sa_sigaction == libc::SIG_DFL {
+    let Some(before) = replace(signal, &action(handler(), libc::SA_ONSTACK)) else { return false };
+    if [libc::SIG_DFL, handler()].contains(&before.sa_sigaction) {
         return true;
     }
-    // Somebody took it since we looked. It is theirs.
-    // SAFETY: `before` is what sigaction gave us.
-    unsafe { libc::sigaction(signal, &before, ptr::null_mut()) };
+    // Other code took it since we looked.
+    replace(signal, &before);
     false
+}
+
+/// Gives a signal back that was claimed, and not chosen.
+fn release(signal: libc::c_int) {
+    if handler_is_ours(signal) {
+        replace(signal, &action(libc::SIG_DFL, 0));
+    }
+}
+
+fn action(handler: libc::sighandler_t, flags: libc::c_int) -> libc::sigaction {
+    // SAFETY: sigaction is plain data for which all zeros is valid.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    (action.sa_sigaction, action.sa_flags) = (handler, flags);
+    action
+}
+
+/// The action that it had.
+fn replace(signal: libc::c_int, by: &libc::sigaction) -> Option<libc::sigaction> {
+    let mut before = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: a handler of ours is async-signal-safe, for it does nothing, and any other one was there before;
+    // both pointers are valid.
+    let failed = unsafe { libc::sigaction(signal, by, before.as_mut_ptr()) };
+    // SAFETY: on success sigaction has filled in the old action.
+    (failed == 0).then(|| unsafe { before.assume_init() })
 }
 
 fn disposition(signal: libc::c_int) -> Option<libc::sigaction> {
@@ -200,4 +227,49 @@ impl std::error::Error for SetSignalError {}
 /// ```
 pub fn set_signal(signal: Option<i32>) -> Result<(), SetSignalError> {
     set(signal)
+}
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests {
+    use super::*;
+
+    /// A candidate that forks while it is looked at: the child chooses for itself.
+    #[test]
+    fn a_child_that_is_forked_in_the_middle_of_the_choice_makes_its_own() {
+        let fork_first = || {
+            std::iter::once_with(|| {
+                // SAFETY: the child makes the choice, as any forked child may, and ends.
+                let child = unsafe { libc::fork() };
+                assert!(child >= 0);
+                if child == 0 {
+                    // SAFETY: ends the child if it hangs.
+                    unsafe { libc::alarm(20) };
+                    let chosen = Choice::new().number(std::iter::once(libc::SIGWINCH));
+                    // SAFETY: ends the process without its destructors, as a forked child should.
+                    unsafe { libc::_exit(i32::from(chosen != Some(libc::SIGWINCH))) };
+                }
+                let mut status = 0;
+                // SAFETY: the pointer is valid for the call.
+                assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+                assert_eq!(status, 0, "it hung, or has no signal");
+                libc::SIGWINCH
+            })
+        };
+        let candidates = std::iter::once(()).flat_map(|()| fork_first());
+        assert_eq!(Choice::new().number(candidates), Some(libc::SIGWINCH));
+    }
+
+    #[test]
+    fn the_first_choice_counts_and_what_the_others_claimed_is_given_back() {
+        let choice = Choice::new();
+        let slower = std::iter::once(()).map(|()| {
+            choice.decide(libc::SIGIO).unwrap();
+            libc::SIGVTALRM
+        });
+        assert!(claim(libc::SIGIO));
+        assert_eq!(choice.number(slower), Some(libc::SIGIO));
+        assert!(!handler_is_ours(libc::SIGVTALRM));
+        assert_eq!(choice.decide(libc::SIGIO | TOLD), Err(libc::SIGIO));
+        assert!(handler_is_ours(libc::SIGIO));
+    }
 }
