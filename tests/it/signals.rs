@@ -111,9 +111,41 @@ fn without_timers_a_wait_ends_all_the_same() {
     wait_that_is_interrupted("no timers");
 }
 
+/// As a sandbox does that knows the one call and not the other.
+#[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
+#[test]
+fn with_timers_that_cannot_be_armed_a_wait_ends_all_the_same() {
+    wait_that_is_interrupted("timers that cannot be armed");
+}
+
+/// A sandbox that is set up in the middle of a wait.
+#[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
+#[test]
+fn with_a_timer_that_cannot_be_armed_any_more_a_wait_ends_all_the_same() {
+    wait_that_is_interrupted("timers that cannot be armed any more");
+}
+
+#[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
+#[test]
+fn where_no_signal_can_be_sent_a_wait_polls() {
+    for calls in ["no timers and no signals", "timers that cannot be armed and no signals"] {
+        wait_that_polls(|path| in_case(calls, path));
+    }
+}
+
 /// The limit of a wait for the turnstile is a signal, too.
 #[test]
 fn without_timers_a_stopped_process_that_is_next_is_passed() {
+    a_stopped_process_that_is_next_is_passed("passes");
+}
+
+#[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
+#[test]
+fn with_timers_that_cannot_be_armed_a_stopped_process_that_is_next_is_passed() {
+    a_stopped_process_that_is_next_is_passed("passes where timers cannot be armed");
+}
+
+fn a_stopped_process_that_is_next_is_passed(case: &str) {
     for protocol in PROTOCOLS {
         let place = Place::new();
         let path = place.lock_file();
@@ -125,7 +157,7 @@ fn without_timers_a_stopped_process_that_is_next_is_passed() {
         kill(pid, Signal::SIGSTOP).unwrap();
         kernel::await_stop(next.pid());
         let name = format!("{protocol:?}");
-        let other = Process::in_role("signals", &["passes", path.to_str().unwrap(), &name]);
+        let other = Process::in_role("signals", &[case, path.to_str().unwrap(), &name]);
         // At the turnstile, beside the one who is stopped.
         kernel::await_waiting_calls(&path, 2);
         holder.unlock();
@@ -261,6 +293,40 @@ pub(crate) fn in_child(arguments: &[String]) {
             }
             say("the wait has ended");
         }
+        #[cfg(target_os = "linux")]
+        "timers that cannot be armed" => {
+            refuse(libc::SYS_timer_settime);
+            for _ in 0..10 {
+                wait_and_give_up(&lock);
+            }
+            say("the wait has ended");
+        }
+        #[cfg(target_os = "linux")]
+        "timers that cannot be armed any more" => {
+            wait_and_give_up(&lock);
+            let waiting = queued(&lock);
+            refuse(libc::SYS_timer_settime);
+            drop(waiting);
+            kernel::await_no_waiting_calls(lock.path());
+            wait_and_give_up(&lock);
+            say("the wait has ended");
+        }
+        #[cfg(target_os = "linux")]
+        "no timers and no signals" => {
+            [libc::SYS_timer_create, libc::SYS_tgkill].into_iter().for_each(refuse);
+            poll(&lock);
+        }
+        #[cfg(target_os = "linux")]
+        "timers that cannot be armed and no signals" => {
+            [libc::SYS_timer_settime, libc::SYS_tgkill].into_iter().for_each(refuse);
+            poll(&lock);
+        }
+        #[cfg(target_os = "linux")]
+        "passes where timers cannot be armed" => {
+            refuse(libc::SYS_timer_settime);
+            drop(lock.blocking_lock().unwrap());
+            say("held");
+        }
         "passes" => {
             setrlimit(Resource::RLIMIT_SIGPENDING, 0, 0).unwrap();
             drop(lock.blocking_lock().unwrap());
@@ -315,6 +381,11 @@ pub(crate) fn in_child(arguments: &[String]) {
         }
         _ => panic!("{case}"),
     }
+}
+
+#[cfg(target_os = "linux")]
+fn refuse(call: libc::c_long) {
+    crate::support::seccomp::refuse(call, &[], libc::EPERM);
 }
 
 /// A request that waits in the kernel.

@@ -56,7 +56,7 @@ impl Interrupt {
         let mut state = self.lock();
         state.requested = true;
         // Somebody may have replaced the handler since the wait began, and would be called.
-        let alarm = state.alarm.as_ref().filter(|alarm| signal::handler_is_ours(alarm.signal()));
+        let alarm = state.alarm.as_mut().filter(|alarm| signal::handler_is_ours(alarm.signal()));
         let repeats = alarm.and_then(Alarm::ring);
         drop(state);
         self.requested.notify_one();
@@ -145,7 +145,7 @@ impl<'a> Listening<'a> {
     /// After the limit, if there is one, the thread is signalled as for an interrupt. `None` where
     /// that cannot be.
     fn begin(interrupt: &'a Interrupt, limit: Option<Duration>) -> Option<Self> {
-        let alarm = Alarm::new()?;
+        let mut alarm = Alarm::new()?;
         let listening = Self { interrupt, mask: signal::unblock(alarm.signal())? };
         let has_limit = limit.is_none_or(|limit| alarm.ring_after(limit));
         interrupt.lock().alarm = Some(alarm);

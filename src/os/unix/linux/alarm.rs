@@ -3,13 +3,14 @@
 //!
 //! The kernel repeats the signal, so none is lost between the thread's look at its flag and its lock
 //! call, and nobody has to be awake for it. Where there is no timer to be had (RLIMIT_SIGPENDING, which
-//! all programs of the user have in common; a seccomp filter; an emulator), or no real-time signal,
-//! threads send another one ([`ThreadAlarm`]).
+//! all programs of the user have in common; a seccomp filter; an emulator), or none that can be armed, or no
+//! real-time signal, threads send another one ([`ThreadAlarm`]).
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::libc;
@@ -50,14 +51,14 @@ impl Alarm {
     /// `None` if no signal is to be had.
     pub(in crate::os::unix) fn new() -> Option<Self> {
         let timer = signal::number().and_then(|signal| Timer::new(signal).ok());
-        if let Some(timer) = timer {
+        if let Some(timer) = timer.filter(Timer::can_be_armed) {
             return Some(Self::Timer(timer));
         }
         if signal::was_told() {
             return None;
         }
         let signal = OF_THREADS.number([libc::SIGURG].into_iter())?;
-        Some(Self::Thread(ThreadAlarm::of_signal(signal)))
+        threads_can_signal().then(|| Self::Thread(ThreadAlarm::of_signal(signal)))
     }
 
     pub(in crate::os::unix) fn signal(&self) -> libc::c_int {
@@ -68,26 +69,37 @@ impl Alarm {
     }
 
     /// Signals now, and again and again; if there are repeats, once those are started.
-    pub(in crate::os::unix) fn ring(&self) -> Option<Repeats> {
+    pub(in crate::os::unix) fn ring(&mut self) -> Option<Repeats> {
         match self {
-            Self::Timer(timer) => {
-                timer.arm(Duration::from_nanos(1), REPEAT);
-                None
-            }
-            Self::Thread(alarm) => alarm.ring(),
+            Self::Timer(timer) if timer.arm(Duration::from_nanos(1), REPEAT) => None,
+            _ => self.by_thread().ring(),
         }
     }
 
     /// Signals after this time, and again and again. `false` if that is not possible.
-    pub(in crate::os::unix) fn ring_after(&self, time: Duration) -> bool {
+    pub(in crate::os::unix) fn ring_after(&mut self, time: Duration) -> bool {
         match self {
-            Self::Timer(timer) => {
-                timer.arm(time, time);
-                true
-            }
-            Self::Thread(alarm) => alarm.ring_after(time),
+            Self::Timer(timer) if timer.arm(time, time) => true,
+            _ => self.by_thread().ring_after(time),
         }
     }
+
+    /// What sends the signal in place of a timer that cannot be armed any more.
+    fn by_thread(&mut self) -> &ThreadAlarm {
+        if let Self::Timer(timer) = self {
+            *self = Self::Thread(ThreadAlarm::of(timer.thread, timer.signal));
+        }
+        match self {
+            Self::Thread(alarm) => alarm,
+            Self::Timer(_) => unreachable!("it was replaced"),
+        }
+    }
+}
+
+/// A sandbox may refuse it, and then no wait may rest on it.
+fn threads_can_signal() -> bool {
+    // SAFETY: this thread lives; no signal is sent, it is only looked whether one could be.
+    unsafe { libc::pthread_kill(libc::pthread_self(), 0) == 0 }
 }
 
 /// A timer that signals the thread that made it. Deleted when dropped.
@@ -95,7 +107,15 @@ impl Alarm {
 pub(in crate::os::unix) struct Timer {
     id: libc::timer_t,
     signal: libc::c_int,
+    thread: libc::pthread_t,
 }
+
+/// Whether the last timer that was armed could be. It is tried with the first one: a sandbox may
+/// allow it to be made and not to be armed, and then a wait could not be ended.
+static CAN_BE_ARMED: AtomicBool = AtomicBool::new(false);
+
+/// Longer than the timer is armed for a try.
+const FAR_OFF: Duration = Duration::from_secs(3600);
 
 // SAFETY: a timer belongs to the process; its id, a number in the guise of a pointer, is valid in
 // every thread (timer_create(2)).
@@ -117,23 +137,34 @@ impl Timer {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: on success timer_create has filled in the id.
-        Ok(Self { id: unsafe { id.assume_init() }, signal })
+        let id = unsafe { id.assume_init() };
+        // SAFETY: pthread_self has no preconditions.
+        Ok(Self { id, signal, thread: unsafe { libc::pthread_self() } })
     }
 
-    /// The first time is not zero.
-    fn arm(&self, first: Duration, repeat: Duration) {
+    fn can_be_armed(&self) -> bool {
+        CAN_BE_ARMED.load(Ordering::Relaxed)
+            || self.arm(FAR_OFF, FAR_OFF) && self.arm(Duration::ZERO, Duration::ZERO)
+    }
+
+    /// A first time of zero disarms it. `false` if it is refused.
+    fn arm(&self, first: Duration, repeat: Duration) -> bool {
         let times = libc::itimerspec { it_value: timespec(first), it_interval: timespec(repeat) };
         // SAFETY: the timer exists until it is dropped; `times` is valid for the call, and the old
         // value is not asked for.
         let failed = unsafe { libc::timer_settime(self.id, 0, &times, ptr::null_mut()) };
-        debug_assert_eq!(failed, 0, "a timer that exists, and a valid time");
+        CAN_BE_ARMED.store(failed == 0, Ordering::Relaxed);
+        failed == 0
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
         // SAFETY: the timer exists, and this is its only deletion.
-        unsafe { libc::timer_delete(self.id) };
+        if unsafe { libc::timer_delete(self.id) } != 0 {
+            // Refused. It must not signal the thread in its later calls.
+            self.arm(Duration::ZERO, Duration::ZERO);
+        }
     }
 }
 
