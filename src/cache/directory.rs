@@ -10,7 +10,7 @@ use super::fill::{Found, find_or_fill};
 use super::key::Key;
 use super::nested::{FillLock, Inside};
 use super::pin;
-use super::store::{FoundDirectory, Freshness, Noted};
+use super::store::{FoundDirectory, Freshness, Noted, Staging};
 use super::{CacheDir, FillError, Inner};
 use crate::error::{Error, Operation};
 use crate::lock::{FileLock, SharedGuard};
@@ -175,35 +175,31 @@ impl Drop for Pinned {
 struct Staged {
     cache: Arc<Inner>,
     /// `None` when it has gone its way.
-    name: Option<String>,
+    staging: Option<Staging>,
 }
 
 impl Staged {
-    fn path(&self) -> PathBuf {
-        self.cache.store.directory_path(self.name())
-    }
-
-    fn name(&self) -> &str {
-        self.name.as_deref().expect("on its way in")
+    fn staging(&self) -> &Staging {
+        self.staging.as_ref().expect("on its way in")
     }
 
     fn placed(mut self) {
-        self.name = None;
+        self.staging = None;
     }
 
     /// Blocks for the time of the calls.
     fn discard(mut self) {
-        if let Some(name) = self.name.take() {
-            self.cache.store.discard(&name, self.cache.writer());
+        if let Some(staging) = self.staging.take() {
+            self.cache.store.discard(staging, self.cache.writer());
         }
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if let Some(name) = self.name.take() {
-            let left = Staged { cache: self.cache.clone(), name: Some(name) };
-            wait::errand(registry().pool(), move || left.discard());
+        if let Some(staging) = self.staging.take() {
+            let cache = self.cache.clone();
+            wait::errand(registry().pool(), move || cache.store.discard(staging, cache.writer()));
         }
     }
 }
@@ -245,7 +241,8 @@ impl CacheDir {
     /// As [`get_or_insert_with`](CacheDir::get_or_insert_with), but for what the value is: one fill at a time for
     /// a key, among all tasks and processes.
     ///
-    /// `fill` is given the path of an empty directory, in the cache directory. When it is done nobody may change what is in
+    /// `fill` is given the path of an empty directory, in the cache directory; where other users may write to that, on
+    /// Linux, it is one in `/proc` that leads to the empty directory whatever they do. When it is done nobody may change what is in
     /// there any more. There may be files, directories and symbolic links, 128 directories deep at most. If `fill`
     /// fails, is cancelled or killed, the directory is removed with all that is in it.
     ///
@@ -414,16 +411,16 @@ impl CacheDir {
         let cache = self.inner.clone();
         let staged = self
             .call(Operation::StoreValue, &path, move |inner| {
-                let name = inner.store.stage(inner.writer())?;
-                Ok(Staged { cache, name: Some(name) })
+                let staging = Some(inner.store.stage(inner.writer())?);
+                Ok(Staged { cache, staging })
             })
             .await?;
-        if let Err(error) = fill(staged.path()).await {
+        if let Err(error) = fill(staged.staging().path.clone()).await {
             self.run(move |_| staged.discard()).await;
             return Err(FillError::Fill(error));
         }
         let finished = self.call(Operation::StoreValue, path, move |inner| {
-            match inner.store.finish_directory(staged.name()) {
+            match inner.store.finish_directory(staged.staging()) {
                 Ok(bytes) => Ok((staged, bytes)),
                 Err(error) => {
                     staged.discard();
@@ -447,7 +444,7 @@ impl CacheDir {
         let cache = self.inner.clone();
         let publish = self.change(Operation::StoreValue, path, move |inner| {
             let (store, writer) = (&inner.store, inner.writer());
-            let published = match store.publish_directory(&key, staged.name(), bytes, writer) {
+            let published = match store.publish_directory(&key, staged.staging(), bytes, writer) {
                 Ok(published) => published,
                 Err(error) => {
                     staged.discard();

@@ -1,4 +1,5 @@
-//! Models of one fill per key: `find_or_fill` over the registry's lock, with a variable for the value.
+//! Models of one fill per key: `find_or_fill` over the registry's lock, with a variable for the value. And of
+//! pins: `pin` and `unless_pinned`, with a variable for the directory.
 
 use std::future::{Future, poll_fn};
 #[cfg(tokio_filelock_loom)]
@@ -7,9 +8,10 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::fill::{Found, find_or_fill};
+use super::pin::{pin, unless_pinned};
 use crate::os::{Access, Location, Protocol, Region};
 use crate::queue::Mode;
-use crate::registry::{Denied, Hold, Membership, Registry, Request, Tenure, Wanted};
+use crate::registry::{Denied, Hold, Membership, Registry, Request, Tenure, Wanted, try_hold};
 use crate::shim::{Arc, AtomicBool, Mutex, Ordering, model};
 use crate::wait::{WaitOn, block_on};
 
@@ -158,4 +160,54 @@ fn check(key: &Key, found: [Found<u32>; 2], polled: Poll<Found<u32>>) {
         let (Found::Present(got) | Found::Awaited(got) | Found::Filled(got)) = found;
         assert_eq!(got, value);
     }
+}
+
+/// A directory that is there, or was deleted.
+struct Generation {
+    key: Arc<Key>,
+    is_there: AtomicBool,
+}
+
+impl Generation {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { key: Key::new(), is_there: AtomicBool::new(true) })
+    }
+
+    /// As `Dir::pin`; what is pinned is looked at for as long as that lasts.
+    async fn use_pinned(&self, member: &Arc<Membership>) {
+        let lock = async { Request::new(member.clone(), Mode::Shared).await };
+        let is_there = async { Ok::<_, Denied>(self.is_there.load(Ordering::SeqCst)) };
+        if let Some(hold) = pin(lock, is_there).await.unwrap() {
+            assert!(self.is_there.load(Ordering::SeqCst), "deleted while it was pinned");
+            drop(hold);
+        }
+    }
+
+    /// As `Store::remove_garbage`; whether it could be deleted.
+    fn delete(&self, member: &Arc<Membership>) -> bool {
+        let lock = try_hold(member, Mode::Exclusive).ok();
+        unless_pinned(lock, || self.is_there.store(false, Ordering::SeqCst)).is_some()
+    }
+}
+
+/// Two tasks pin a directory, and another process deletes it, or leaves it.
+#[cfg(not(tokio_filelock_posix))] // POSIX record locks would take them for the one that they are
+#[test]
+fn pins_against_a_deletion() {
+    model("pins_against_a_deletion", Some(3), || {
+        let (directory, process, other) = (Generation::new(), Arc::default(), Arc::default());
+        let deleter = {
+            let (directory, member) = (directory.clone(), directory.key.join(&other));
+            spawn(move || directory.delete(&member))
+        };
+        let pinner = {
+            let (directory, member) = (directory.clone(), directory.key.join(&process));
+            spawn(move || block_on(directory.use_pinned(&member)))
+        };
+        let member = directory.key.join(&process);
+        block_on(directory.use_pinned(&member));
+        pinner.join().unwrap();
+        let is_deleted = deleter.join().unwrap();
+        assert_eq!(directory.is_there.load(Ordering::SeqCst), !is_deleted);
+    });
 }

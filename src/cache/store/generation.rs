@@ -145,6 +145,15 @@ fn replaced(shard: &Directory, hash: &str) -> io::Result<Option<Pointer>> {
     }
 }
 
+/// A directory on its way in.
+#[derive(Debug)]
+pub(in crate::cache) struct Staging {
+    name: String,
+    /// For who fills it.
+    pub(in crate::cache) path: PathBuf,
+    handle: Directory,
+}
+
 /// A directory that was found.
 #[derive(Debug)]
 pub(in crate::cache) struct FoundDirectory {
@@ -178,21 +187,33 @@ struct Pointed {
 }
 
 impl Store {
-    /// A directory with nothing in it, to be filled: its name.
-    pub(in crate::cache) fn stage(&self, writer: &str) -> io::Result<String> {
+    /// A directory with nothing in it, to be filled.
+    pub(in crate::cache) fn stage(&self, writer: &str) -> io::Result<Staging> {
         let mut rounds = 0..ROUNDS;
         loop {
             let name = temporary_name(writer);
-            let directory = self.directory_made(Place::Directories, writer)?;
+            let parent = self.directory_made(Place::Directories, writer)?;
             // While it is filled no other user may put anything into it.
-            match directory.create_directory(&name, self.settings.mode.is_some()) {
-                Ok(()) => return Ok(name),
-                // It was wiped in the same moment.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let handle = match parent.create_directory(&name, self.settings.mode.is_some()) {
+                // It was wiped in the same moment, or exchanged.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound
+                            | io::ErrorKind::NotADirectory
+                            | io::ErrorKind::AlreadyExists
+                    ) =>
+                {
                     rounds.next().ok_or(error)?;
+                    continue;
                 }
-                Err(error) => return Err(error),
-            }
+                created => created?,
+            };
+            // Names that others may exchange are no way for a fill.
+            let is_exposed = parent.may_others_write() || self.root()?.may_others_write();
+            let by_handle = if is_exposed { handle.path_by_handle() } else { None };
+            let path = by_handle.unwrap_or_else(|| self.directory_path(&name));
+            return Ok(Staging { name, path, handle });
         }
     }
 
@@ -201,23 +222,19 @@ impl Store {
     }
 
     /// The directory is filled. After a power failure it is whole, or absent. How many bytes it has.
-    pub(in crate::cache) fn finish_directory(&self, staged: &str) -> io::Result<u64> {
-        let directory = self.directory(Place::Directories)?.ok_or_else(wiped)?;
+    pub(in crate::cache) fn finish_directory(&self, staging: &Staging) -> io::Result<u64> {
         let is_synced = self.settings.sync != SyncPolicy::Never;
-        let finished = directory
-            .subdirectory(staged)
-            .and_then(|staged| staged.finish_tree(self.settings.mode, is_synced));
-        finished.map_err(or_wiped)
+        staging.handle.finish_tree(self.settings.mode, is_synced).map_err(or_wiped)
     }
 
     /// Removes a directory that was to be filled. What cannot be removed is left to who opens the cache
     /// later.
-    pub(in crate::cache) fn discard(&self, staged: &str, writer: &str) {
+    pub(in crate::cache) fn discard(&self, staging: Staging, writer: &str) {
         let Ok(Some(directory)) = self.directory(Place::Directories) else { return };
         // What the fill may have left running does not find it any more.
         let name = temporary_name(writer);
-        let is_renamed = directory.rename(staged, &directory, &name).is_ok();
-        let _ = directory.remove_tree(if is_renamed { &name } else { staged });
+        let is_renamed = directory.rename(&staging.name, &directory, &name).is_ok();
+        let _ = directory.remove_tree(if is_renamed { &name } else { &staging.name });
     }
 
     /// Makes the directory that was filled the value of this key, under the locks of both, and gives it.
@@ -227,7 +244,7 @@ impl Store {
     pub(in crate::cache) fn publish_directory(
         &self,
         key: &Key,
-        staged: &str,
+        staging: &Staging,
         bytes: u64,
         writer: &str,
     ) -> io::Result<Published> {
@@ -246,7 +263,7 @@ impl Store {
         let (generation, lock) = self.new_generation(key)?;
         self.mark(&generation, writer)?;
         let directory = self.directory_made(Place::Directories, writer)?;
-        directory.rename(staged, &directory, generation.name()).map_err(or_wiped)?;
+        directory.rename(&staging.name, &directory, generation.name()).map_err(or_wiped)?;
         let pointed = match room {
             // The one before it is out of date.
             Room::Not => self

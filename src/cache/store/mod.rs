@@ -58,7 +58,7 @@ use crate::error::{Error, ErrorKind, Operation};
 use crate::os::shared_directory::Directory;
 use crate::shim::{Arc, Mutex};
 
-pub(super) use generation::{FoundDirectory, Generation};
+pub(super) use generation::{FoundDirectory, Generation, Staging};
 pub(super) use incoming::Incoming;
 pub(super) use look::{Freshness, Noted};
 pub use prune::Removed;

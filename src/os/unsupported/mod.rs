@@ -179,7 +179,19 @@ pub(crate) mod shared_directory {
             match self.0 {}
         }
 
-        pub(crate) fn create_directory(&self, _name: &str, _for_us_alone: bool) -> io::Result<()> {
+        pub(crate) fn create_directory(
+            &self,
+            _name: &str,
+            _for_us_alone: bool,
+        ) -> io::Result<Self> {
+            match self.0 {}
+        }
+
+        pub(crate) fn may_others_write(&self) -> bool {
+            match self.0 {}
+        }
+
+        pub(crate) fn path_by_handle(&self) -> Option<PathBuf> {
             match self.0 {}
         }
 

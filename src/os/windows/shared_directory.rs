@@ -191,8 +191,19 @@ impl Directory {
     }
 
     /// Makes a directory in here that was not there. Permission bits have no meaning here.
-    pub(crate) fn create_directory(&self, name: &str, _for_us_alone: bool) -> io::Result<()> {
-        fs::create_dir(self.0.join(name))
+    pub(crate) fn create_directory(&self, name: &str, _for_us_alone: bool) -> io::Result<Self> {
+        fs::create_dir(self.0.join(name))?;
+        self.subdirectory(name)
+    }
+
+    /// Rights are not looked at.
+    pub(crate) fn may_others_write(&self) -> bool {
+        false
+    }
+
+    /// There are no such paths.
+    pub(crate) fn path_by_handle(&self) -> Option<PathBuf> {
+        None
     }
 
     /// What must be done before others may see the tree in here; says how many bytes its files have. With

@@ -8,12 +8,13 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use tokio::task::JoinSet;
-use tokio_filelock::CacheDir;
-use tokio_filelock::cache::{Dir, FillError};
+use tokio_filelock::cache::{CacheOptions, Dir, FillError, SyncPolicy};
+use tokio_filelock::{CacheDir, ErrorKind};
 
-use super::{directory, open, options, temporary_files};
+use super::user::User;
+use super::{directory, open, options, temporary_files, tree};
 use crate::support::in_time;
-use crate::support::place::{Place, names};
+use crate::support::place::Place;
 
 /// Two files of ten bytes in all, and a link.
 fn fill(dir: &Path, number: u32) -> io::Result<()> {
@@ -37,15 +38,10 @@ async fn insert(cache: &CacheDir, key: &str, number: u32) -> Dir {
     cache.insert_dir(key, |dir| async move { fill(&dir, number) }).await.unwrap()
 }
 
-/// Directories that are complete, and what is on its way in or out.
-fn directories(cache: &Path) -> Vec<String> {
-    if cache.join("dirs").exists() { names(&cache.join("dirs")) } else { Vec::new() }
-}
-
 /// Deletion after the last pin is on another thread.
 async fn until_there_are(count: usize, cache: &Path) {
     in_time(async {
-        while directories(cache).len() != count || !temporary_files(cache).is_empty() {
+        while tree::all(cache).len() != count || !temporary_files(cache).is_empty() {
             tokio::task::yield_now().await;
         }
     })
@@ -120,7 +116,7 @@ async fn a_pinned_directory_stays_until_its_last_pin_goes() {
         drop(pin);
         assert_eq!(number_in(&of_now), 1, "{what}");
         let left = usize::from(step == 0);
-        assert_eq!(directories(&directory(&place)).len(), left + 1, "{what}");
+        assert_eq!(tree::all(&directory(&place)).len(), left + 1, "{what}");
         cache.prune().await.unwrap();
         assert_eq!(number_in(clone.path()), 1, "{what}");
         drop(clone);
@@ -178,7 +174,7 @@ async fn a_fill_that_fails_or_is_cancelled_leaves_nothing() {
     for _ in 0..2 {
         let error = cache.get_or_insert_dir_with("key", fails).await.unwrap_err();
         assert!(matches!(error, FillError::Fill("failed")), "{error:?}");
-        assert_eq!(directories(&directory(&place)), [""; 0]);
+        assert_eq!(tree::all(&directory(&place)), [""; 0]);
     }
     let (begun, is_begun) = tokio::sync::oneshot::channel();
     let hanging = cache.clone();
@@ -297,4 +293,110 @@ async fn directories_count_for_the_limit() {
         }
     })
     .await;
+}
+
+/// One fills, the others wait and get it; where the one who fills is killed, the next one fills.
+#[test]
+fn processes_fill_a_directory_once() {
+    let place = Place::new();
+    let path = directory(&place);
+    let mut users: Vec<_> = (0..3).map(|_| User::of(&path, u64::MAX)).collect();
+    users[0].start("hang-dir key 1");
+    let answer = users[0].answer();
+    let staged = Path::new(answer.strip_prefix("filling ").unwrap());
+    assert_eq!(tree::number("key", staged), 1);
+    users[1].start("fill-dir key 2");
+    users[2].start("fill-dir key 2");
+    users.remove(0).kill();
+    assert_eq!([users[0].answer(), users[1].answer()], ["2", "2"]);
+    // What the dead one has left goes when the directory is opened next.
+    assert!(staged.exists());
+    User::of(&path, u64::MAX).finish();
+    assert!(!staged.exists());
+    assert_eq!(tree::all(&path).len(), 1);
+    users.into_iter().for_each(User::finish);
+}
+
+/// Other keys can be filled inside, and the same one cannot.
+#[tokio::test]
+async fn fills_of_directories_are_nested() {
+    let place = Place::new();
+    let cache = open(&place).await;
+    let inner = cache.clone();
+    let outer = |dir: PathBuf| async move {
+        let error = inner.get_or_insert_dir_with("outer", |dir| async move { fill(&dir, 1) }).await;
+        let Err(FillError::Cache(error)) = error else { panic!("filled inside of itself") };
+        assert_eq!(error.kind(), ErrorKind::Deadlock);
+        insert(&inner, "inner", 2).await;
+        fill(&dir, 1)
+    };
+    assert_eq!(number_in(cache.get_or_insert_dir_with("outer", outer).await.unwrap().path()), 1);
+    assert_eq!(number_in(cache.get_dir("inner").await.unwrap().unwrap().path()), 2);
+}
+
+/// In the middle of a fill: it fails, and says why; the next one fills.
+#[tokio::test]
+async fn a_fill_whose_directory_is_wiped_fails() {
+    let place = Place::new();
+    let cache = open(&place).await;
+    let path = directory(&place);
+    for wiped in [path.clone(), path.join("dirs")] {
+        let fill_and_wipe = |dir: PathBuf| async move {
+            fill(&dir, 1)?;
+            fs::remove_dir_all(wiped)
+        };
+        let error = cache.get_or_insert_dir_with("key", fill_and_wipe).await.unwrap_err();
+        assert!(error.to_string().contains("wiped while it was filled"), "{error}");
+        assert!(cache.get_dir("key").await.unwrap().is_none());
+        insert(&cache, "other", 3).await;
+    }
+    assert_eq!(number_in(insert(&cache, "key", 2).await.path()), 2);
+    // A pin cannot keep what others wipe.
+    let dir = cache.get_dir("key").await.unwrap().unwrap();
+    fs::remove_dir_all(&path).unwrap();
+    assert!(dir.pin().await.unwrap().is_none());
+    assert!(cache.get_dir("key").await.unwrap().is_none());
+}
+
+/// Each policy, and a tree that is large enough for several of everything.
+#[tokio::test]
+async fn directories_under_each_sync_policy() {
+    for policy in [SyncPolicy::Never, SyncPolicy::Values, SyncPolicy::Inserts] {
+        let place = Place::new();
+        let options: CacheOptions = CacheDir::options().sync(policy);
+        let cache = options.open(directory(&place)).await.unwrap();
+        for number in 1..3 {
+            assert_eq!(number_in(insert(&cache, "key", number).await.path()), number);
+        }
+        assert!(cache.remove("key").await.unwrap());
+        until_there_are(0, &directory(&place)).await;
+    }
+}
+
+#[tokio::test]
+async fn directories_grow_too_old() {
+    let place = Place::new();
+    let cache = open(&place).await;
+    drop(insert(&cache, "key", 1).await);
+    let aged = options().max_age(std::time::Duration::ZERO);
+    let aged = aged.open(directory(&place)).await.unwrap();
+    assert!(aged.get_dir("key").await.unwrap().is_none());
+    assert!(aged.entries().next().await.unwrap().is_none());
+    assert_eq!(aged.prune().await.unwrap().values, 1);
+    until_there_are(0, &directory(&place)).await;
+}
+
+/// What a cache that is only read has no place for.
+#[tokio::test]
+async fn a_cache_that_is_only_read_fills_no_directories() {
+    let place = Place::new();
+    drop(insert(&open(&place).await, "key", 1).await);
+    let cache = options().read_only(true).open(directory(&place)).await.unwrap();
+    let dir = cache.get_dir("key").await.unwrap().unwrap();
+    assert_eq!(number_in(dir.pin().await.unwrap().unwrap().path()), 1);
+    let never = |_| async { panic!("filled") };
+    let found = cache.get_or_insert_dir_with::<_, _, Infallible>("key", never).await.unwrap();
+    assert_eq!(found.path(), dir.path());
+    let error = cache.get_or_insert_dir_with::<_, _, Infallible>("new", never).await.unwrap_err();
+    assert!(error.to_string().contains("read only"), "{error}");
 }

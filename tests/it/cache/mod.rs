@@ -14,6 +14,7 @@ mod random;
 pub(crate) mod storm;
 pub(crate) mod strangers;
 pub(crate) mod systems;
+mod tree;
 pub(crate) mod user;
 pub(crate) mod users;
 mod value;

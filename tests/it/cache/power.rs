@@ -8,20 +8,22 @@
 //! |---|---|---|
 //! | `Inserts` | there, whole, this version or a later one | whole or absent |
 //! | `Values` | whole or absent | whole or absent |
-//! | `Never` with checksums | whole or absent | whole or absent |
+//! | `Never` with checksums, but for directories | whole or absent | whole or absent |
 //! | `Never` | anything | anything |
 //!
 //! Under every policy the cache opens and takes new values.
 
 use std::fmt;
 use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
 use tokio::task::JoinSet;
-use tokio_filelock::CacheDir;
 use tokio_filelock::cache::SyncPolicy;
+use tokio_filelock::{CacheDir, Error};
 
 use crate::support::disk::{Disk, Mounted, Recorded, in_memory};
 use crate::support::needs::{Need, lacks};
@@ -109,6 +111,50 @@ impl Item {
             0 => format!("task-{task}-{number}"),
             _ => format!("https://registry.example.org/{task}/{number}?{}", "long".repeat(50)),
         }
+    }
+
+    /// Every third key has directories.
+    fn is_directory(self) -> bool {
+        self.number >= KEYS - KEYS / 3
+    }
+
+    /// A directory with the value in it, and its version, some levels down.
+    fn fill(self, directory: &Path, version: usize) -> io::Result<()> {
+        let below = directory.join("below/and below");
+        fs::create_dir_all(&below)?;
+        fs::write(directory.join("value"), self.value(version))?;
+        fs::write(below.join("version"), version.to_string())?;
+        symlink("below/and below/version", directory.join("link"))
+    }
+
+    /// Of what a directory holds: this version, or nothing that was ever put in.
+    fn version_in(self, directory: &Path) -> Option<usize> {
+        let version = fs::read_to_string(directory.join("below/and below/version")).ok()?;
+        let version = version.parse().ok().filter(|version| (1..=VERSIONS).contains(version))?;
+        let is_link = directory.join("link").is_symlink();
+        (is_link && fs::read(directory.join("value")).ok()? == self.value(version))
+            .then_some(version)
+    }
+
+    async fn insert(self, cache: &CacheDir, version: usize) {
+        if self.is_directory() {
+            let fill = |directory: PathBuf| async move { self.fill(&directory, version) };
+            drop(cache.insert_dir(self.key(), fill).await.unwrap());
+        } else {
+            cache.insert(self.key(), &self.value(version)[..]).await.unwrap();
+        }
+    }
+
+    /// The version that is there, if there is one, and if it is whole.
+    async fn look(self, cache: &CacheDir, begun: usize) -> Result<Option<Option<usize>>, Error> {
+        let value = if self.is_directory() {
+            let Some(found) = cache.get_dir(self.key()).await? else { return Ok(None) };
+            self.version_in(found.path()).filter(|version| *version <= begun)
+        } else {
+            let Some(value) = cache.read(self.key()).await? else { return Ok(None) };
+            (1..=begun).rev().find(|&version| self.value(version) == value)
+        };
+        Ok(Some(value))
     }
 
     /// From nothing to some blocks.
@@ -209,7 +255,7 @@ async fn workload(disk: &Arc<Disk>, policy: SyncPolicy) -> Vec<Insert> {
                 for item in Item::all().filter(|item| item.task == task) {
                     let begun = disk.moment();
                     let cache = &caches[usize::from(item.checksums)];
-                    cache.insert(item.key(), &item.value(version)[..]).await.unwrap();
+                    item.insert(cache, version).await;
                     let returned = disk.moment();
                     let insert = Insert { item, version, begun, returned };
                     inserts.lock().unwrap().push(insert);
@@ -244,20 +290,20 @@ async fn check(
             let begun = begun.map(|insert| insert.version).max().unwrap_or(0);
             let returned = of_item().filter(|insert| insert.returned <= moment);
             let returned = returned.map(|insert| insert.version).max().unwrap_or(0);
-            let value = match cache.read(item.key()).await {
-                Ok(value) => value,
+            let there = match item.look(&cache, begun).await {
+                Ok(there) => there,
                 Err(error) => {
                     wrong.push(format!("{item:?}: {error}"));
                     continue;
                 }
             };
-            let there = value.map(|value| (1..=begun).rev().find(|&v| item.value(v) == value));
             match there {
                 Some(Some(_)) => seen.whole += 1,
                 Some(None) => seen.torn += 1,
                 None => seen.absent += 1,
             }
-            if there == Some(None) && (policy != SyncPolicy::Never || checksums) {
+            let is_checked = checksums && !item.is_directory();
+            if there == Some(None) && (policy != SyncPolicy::Never || is_checked) {
                 wrong.push(format!("{item:?}: torn"));
             }
             let is_lost = there.flatten().unwrap_or(0) < returned;

@@ -2,14 +2,14 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 use tokio_filelock::CacheDir;
-use tokio_filelock::cache::{Entry, FillError};
+use tokio_filelock::cache::{Dir, Entry, FillError, Pin};
 
-use super::{options, value};
+use super::{options, tree, value};
 use crate::support::locker::become_nobody;
 use crate::support::process::{Process, commands, say};
 
@@ -67,7 +67,7 @@ pub(crate) fn serve(arguments: &[String]) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let cache = runtime.block_on(options().max_size(max_size).open(directory)).unwrap();
-    let mut server = Server { cache, stalled: None };
+    let mut server = Server { cache, stalled: None, pin: None };
     say("open");
     for command in commands() {
         let words: Vec<_> = command.split(' ').collect();
@@ -79,6 +79,8 @@ struct Server {
     cache: CacheDir,
     /// A fill that was begun: where the rest of the value goes, and the rest.
     stalled: Option<(DuplexStream, Vec<u8>, JoinHandle<Entry>)>,
+    /// A directory that is pinned, and its key.
+    pin: Option<(String, Pin)>,
 }
 
 impl Server {
@@ -146,6 +148,63 @@ impl Server {
                 assert!(filling.await.unwrap_err().is_cancelled());
                 "cancelled".into()
             }
+            ["get-dir", key] => match cache.get_dir(key).await.unwrap() {
+                Some(dir) => number_in(key, &dir).await,
+                None => "none".into(),
+            },
+            ["insert-dir", key, number] => {
+                let number = number.parse().unwrap();
+                let fill = |dir: PathBuf| async move { tree::fill(&dir, key, number) };
+                number_in(key, &cache.insert_dir(key, fill).await.unwrap()).await
+            }
+            ["fill-dir", key, new] => {
+                let new = new.parse().unwrap();
+                let fill = |dir: PathBuf| async move { tree::fill(&dir, key, new) };
+                number_in(key, &cache.get_or_insert_dir_with(key, fill).await.unwrap()).await
+            }
+            ["fail-dir", key, new] => {
+                let new = new.parse().unwrap();
+                let fill = |dir: PathBuf| async move {
+                    tree::fill(&dir, key, new).unwrap();
+                    Err("failed")
+                };
+                match cache.get_or_insert_dir_with(key, fill).await {
+                    Ok(dir) => number_in(key, &dir).await,
+                    Err(FillError::Fill(error)) => error.into(),
+                    Err(error) => error.to_string(),
+                }
+            }
+            // Fills for ever; says where.
+            ["hang-dir", key, new] => {
+                let new = new.parse().unwrap();
+                let fill = |dir: PathBuf| async move {
+                    tree::fill(&dir, key, new).unwrap();
+                    say(&format!("filling {}", dir.display()));
+                    pending::<Result<(), Infallible>>().await
+                };
+                number_in(key, &cache.get_or_insert_dir_with(key, fill).await.unwrap()).await
+            }
+            ["pin", key] => match cache.get_dir(key).await.unwrap() {
+                Some(dir) => match dir.pin().await {
+                    Ok(Some(pin)) => {
+                        let path = pin.path().display().to_string();
+                        self.pin = Some((key.to_owned(), pin));
+                        path
+                    }
+                    Ok(None) => "gone".into(),
+                    Err(error) => error.to_string(),
+                },
+                None => "none".into(),
+            },
+            // What is in the directory that is pinned.
+            ["pinned"] => {
+                let (key, pin) = self.pin.as_ref().unwrap();
+                tree::number(key, pin.path()).to_string()
+            }
+            ["unpin"] => {
+                self.pin = None;
+                "unpinned".into()
+            }
             ["remove", key] => cache.remove(key).await.unwrap().to_string(),
             ["clear"] => cache.clear().await.unwrap().values.to_string(),
             ["prune"] => cache.prune().await.unwrap().values.to_string(),
@@ -172,4 +231,12 @@ async fn number(key: &str, entry: Entry) -> String {
     let bytes = entry.read().await.unwrap();
     assert_eq!(bytes.len() as u64, length);
     value::number(key, &bytes).to_string()
+}
+
+/// Of a directory that may be exchanged, but is not while it is pinned.
+async fn number_in(key: &str, dir: &Dir) -> String {
+    let pin = dir.pin().await.unwrap().expect("nobody else is at it");
+    let number = tree::number(key, pin.path());
+    assert_eq!(dir.bytes(), tree::bytes(key, number));
+    number.to_string()
 }

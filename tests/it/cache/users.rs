@@ -4,16 +4,17 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, umask};
 use tokio_filelock::cache::{CacheOptions, FillError};
 use tokio_filelock::{CacheDir, ErrorKind};
 
-use super::{directory, files, options};
+use super::{directory, files, options, tree};
 use crate::support::locker::become_nobody;
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
+use crate::support::until;
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -31,9 +32,15 @@ async fn users_share_a_directory() {
     for (name, expected) in [("cache", 0o777), ("cache.lock", 0o666), ("cache.lock.7", 0o666)] {
         assert_eq!(mode(&place.at(name)), expected, "{name}");
     }
-    for name in files(&path) {
+    let is_file = |name: &String| !name.starts_with("dirs/");
+    for name in files(&path).into_iter().filter(is_file) {
         assert_eq!(mode(&path.join(&name)), 0o666, "{name}");
         assert_eq!(mode(path.join(&name).parent().unwrap()), 0o777, "{name}");
+    }
+    let [of_directory] = &tree::complete(&path)[..] else { panic!("one directory") };
+    let of_directory = path.join("dirs").join(of_directory);
+    for (name, expected) in [("", 0o777), ("below", 0o777), ("value", 0o644), ("run", 0o755)] {
+        assert_eq!(mode(&of_directory.join(name)), expected, "{name}");
     }
     let visitor = Process::in_role("visit a cache", &["share as nobody", path.to_str().unwrap()]);
     visitor.expect("done");
@@ -42,10 +49,13 @@ async fn users_share_a_directory() {
     // And back: what the other one made can be used, replaced and removed.
     let cache = shared().open(&path).await.unwrap();
     assert_eq!(cache.read("theirs").await.unwrap().unwrap(), b"theirs");
-    for key in ["ours", "theirs", "new"] {
+    let dir = cache.get_dir("dir").await.unwrap().unwrap();
+    assert_eq!(tree::number("dir", dir.pin().await.unwrap().unwrap().path()), 2);
+    for key in ["ours", "theirs", "new", "dir"] {
         cache.insert(key, &b"ours"[..]).await.unwrap();
         assert!(cache.remove(key).await.unwrap());
     }
+    until("the directory is deleted", || tree::all(&path).is_empty());
     assert_eq!(cache.clear().await.unwrap().values, 1);
 }
 
@@ -60,6 +70,33 @@ fn who_may_only_read_has_hits() {
     visitor.expect("done");
     visitor.finish();
     process.finish();
+}
+
+/// Who may not write pins, and dies: nobody waits, and what was pinned goes with the next walk, or when the
+/// directory is opened next.
+#[test]
+fn who_may_only_read_pins() {
+    let place = Place::new();
+    let path = directory(&place);
+    let cache = options().blocking_open(&path).unwrap();
+    for (key, number) in [("opened", 1), ("pruned", 2)] {
+        let pin = ["pin as nobody", "pin, read only"][usize::from(number == 2)];
+        drop(cache.blocking_insert_dir(key, |dir| tree::fill(dir, key, number)).unwrap());
+        let visitor = Process::in_role("visit a cache", &[pin, path.to_str().unwrap(), key]);
+        visitor.expect("pinned");
+        drop(cache.blocking_insert_dir(key, |dir| tree::fill(dir, key, 7)).unwrap());
+        assert!(cache.blocking_remove(key).unwrap());
+        cache.blocking_prune().unwrap();
+        let [pinned] = &tree::complete(&path)[..] else { panic!("what is pinned, and no more") };
+        assert_eq!(tree::number(key, &path.join("dirs").join(pinned)), number);
+        visitor.kill();
+        if key == "opened" {
+            options().blocking_open(&path).unwrap();
+        } else {
+            cache.blocking_prune().unwrap();
+        }
+        assert_eq!(tree::all(&path), [""; 0], "{key}");
+    }
 }
 
 /// The lock files of a directory whose parent may not be written to.
@@ -81,7 +118,7 @@ fn shared() -> CacheOptions {
 
 /// The role `visit a cache`.
 pub(crate) fn visit(arguments: &[String]) {
-    let [what, path] = arguments else { panic!("two arguments") };
+    let [what, path, rest @ ..] = arguments else { panic!("two arguments, or more") };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         match what.as_str() {
@@ -91,6 +128,12 @@ pub(crate) fn visit(arguments: &[String]) {
                 for key in ["ours", "remove", &"k".repeat(1000)] {
                     cache.insert(key, &b"ours"[..]).await.unwrap();
                 }
+                let fill = |dir: PathBuf| async move {
+                    fs::write(dir.join("run"), "#!/bin/sh")?;
+                    fs::set_permissions(dir.join("run"), Permissions::from_mode(0o700))?;
+                    tree::fill(&dir, "dir", 1)
+                };
+                cache.insert_dir("dir", fill).await.unwrap();
                 finish(&cache, "begun");
             }
             "share as nobody" => {
@@ -99,6 +142,11 @@ pub(crate) fn visit(arguments: &[String]) {
                 assert_eq!(cache.read("ours").await.unwrap().unwrap(), b"ours");
                 cache.insert("ours", &b"theirs"[..]).await.unwrap();
                 assert!(cache.remove("remove").await.unwrap());
+                let dir = cache.get_dir("dir").await.unwrap().unwrap();
+                assert_eq!(tree::number("dir", dir.pin().await.unwrap().unwrap().path()), 1);
+                let fill = |dir: PathBuf| async move { tree::fill(&dir, "dir", 2) };
+                drop(cache.insert_dir("dir", fill).await.unwrap());
+                until("what was replaced is deleted", || tree::all(Path::new(path)).len() == 1);
                 let fill = || async { Ok::<_, io::Error>(&b"theirs"[..]) };
                 cache.get_or_insert_with("theirs", fill).await.unwrap();
                 assert_eq!(cache.prune().await.unwrap().values, 0);
@@ -134,6 +182,16 @@ pub(crate) fn visit(arguments: &[String]) {
                     cache.clear().await.unwrap_err();
                 }
                 say("done");
+            }
+            "pin as nobody" | "pin, read only" => {
+                let [key] = rest else { panic!("a key") };
+                if what == "pin as nobody" {
+                    become_nobody();
+                }
+                let cache = options().read_only(what == "pin, read only").open(path).await.unwrap();
+                let dir = cache.get_dir(key).await.unwrap().unwrap();
+                let _pin = dir.pin().await.unwrap().unwrap();
+                finish(&cache, "pinned");
             }
             "no locks" => {
                 become_nobody();

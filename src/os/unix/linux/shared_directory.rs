@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, copy_file_range};
@@ -86,6 +87,12 @@ pub(in crate::os::unix) fn syncs_at_once(file: &File) -> bool {
 /// Makes all that is in the file system of an open file survive a power failure.
 pub(in crate::os::unix) fn sync_all(file: &File) -> io::Result<()> {
     Ok(syncfs(file)?)
+}
+
+/// Also for processes that this one starts.
+pub(in crate::os::unix) fn path_by_handle(directory: BorrowedFd<'_>) -> Option<PathBuf> {
+    let path = format!("/proc/{}/fd/{}", std::process::id(), directory.as_raw_fd());
+    Some(PathBuf::from(path)).filter(|path| path.is_dir())
 }
 
 /// The number of the mount, if `/proc` tells.

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
@@ -36,6 +37,11 @@ pub(in crate::os::unix) fn syncs_at_once(_file: &File) -> bool {
 /// There is no such call.
 pub(in crate::os::unix) fn sync_all(_file: &File) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// There are none that all systems know.
+pub(in crate::os::unix) fn path_by_handle(_directory: BorrowedFd<'_>) -> Option<PathBuf> {
+    None
 }
 
 /// As far as the device tells.

@@ -10,12 +10,13 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::dir::{Dir, OwningIter, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::{Directory, PERMISSIONS, Purpose, again, file_flags, flags, is_dot, set_mode};
 use crate::os::unix::errors::errno;
@@ -29,9 +30,30 @@ const DEEPEST_IN_REMOVAL: usize = 32;
 
 impl Directory {
     /// Makes a directory in here that was not there: for this user alone, or as the umask says.
-    pub(crate) fn create_directory(&self, name: &str, for_us_alone: bool) -> io::Result<()> {
+    pub(crate) fn create_directory(&self, name: &str, for_us_alone: bool) -> io::Result<Self> {
         let bits = if for_us_alone { 0o700 } else { 0o777 };
-        again(|| mkdirat(&self.0, name, Mode::from_bits_truncate(bits)))
+        again(|| mkdirat(&self.0, name, Mode::from_bits_truncate(bits)))?;
+        let made = self.subdirectory(name)?;
+        let status = again(|| fstat(&made.0))?;
+        let is_open = for_us_alone && status.st_mode & 0o077 != 0;
+        let top = Level::new(made.open_itself()?, c"".into())?.next()?;
+        if status.st_uid != geteuid().as_raw() || is_open || top.is_some() {
+            // What was made is gone, and this is another one.
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        Ok(made)
+    }
+
+    /// Other users may exchange what is in here.
+    pub(crate) fn may_others_write(&self) -> bool {
+        let status = again(|| fstat(&self.0));
+        status.is_ok_and(|it| it.st_uid != geteuid().as_raw() || it.st_mode & 0o022 != 0)
+    }
+
+    /// A path that leads here whatever becomes of the name, for as long as this is held; where there are such
+    /// paths.
+    pub(crate) fn path_by_handle(&self) -> Option<PathBuf> {
+        kernel::shared_directory::path_by_handle(self.0.as_fd())
     }
 
     /// What must be done before others may see the tree in here; says how many bytes its files have.
