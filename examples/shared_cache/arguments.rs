@@ -6,10 +6,11 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 pub(crate) const USAGE: &str = "\
-usage: shared_cache [--processes N] [--tasks M] [--kill] [DIRECTORY]
+usage: shared_cache [--processes N] [--tasks M] [--kill] [--tree] [DIRECTORY]
   --processes N  how many processes use the cache, 1 to 64 (default 4)
   --tasks M      how many tasks each of them runs, 1 to 256 (default 16)
   --kill         kill a random process again and again
+  --tree         cache directories as well
   DIRECTORY      the tree to work on (default: this crate's src)";
 
 /// What this process is to do.
@@ -26,6 +27,7 @@ pub(crate) struct Plan {
     pub(crate) processes: u32,
     pub(crate) tasks: u32,
     pub(crate) kill: bool,
+    pub(crate) tree: bool,
     pub(crate) directory: PathBuf,
 }
 
@@ -33,6 +35,7 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Job {
     pub(crate) tasks: u32,
+    pub(crate) tree: bool,
     /// Where the cache and the log are.
     pub(crate) home: PathBuf,
     pub(crate) directory: PathBuf,
@@ -40,20 +43,23 @@ pub(crate) struct Job {
 
 impl Job {
     /// What makes [`parse`] give this job.
-    pub(crate) fn to_arguments(&self) -> [OsString; 5] {
-        [
+    pub(crate) fn to_arguments(&self) -> Vec<OsString> {
+        let mut arguments = vec![
             "--worker".into(),
             self.home.clone().into(),
             "--tasks".into(),
             self.tasks.to_string().into(),
             self.directory.clone().into(),
-        ]
+        ];
+        arguments.extend(self.tree.then(|| "--tree".into()));
+        arguments
     }
 }
 
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Role, String> {
     let mut arguments = arguments.into_iter();
-    let (mut processes, mut tasks, mut kill) = (4, 16, false);
+    let (mut processes, mut tasks) = (4, 16);
+    let (mut kill, mut tree) = (false, false);
     let (mut home, mut directory) = (None, None);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
@@ -61,6 +67,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Rol
             Some("--processes") => processes = number("--processes", 1..=64, arguments.next())?,
             Some("--tasks") => tasks = number("--tasks", 1..=256, arguments.next())?,
             Some("--kill") => kill = true,
+            Some("--tree") => tree = true,
             Some("--worker") => home = arguments.next().map(PathBuf::from),
             Some(option) if option.starts_with('-') => {
                 return Err(format!("there is no option `{option}`"));
@@ -71,8 +78,8 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Rol
     }
     let directory = directory.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/src").into());
     Ok(match home {
-        Some(home) => Role::Worker(Job { tasks, home, directory }),
-        None => Role::Parent(Plan { processes, tasks, kill, directory }),
+        Some(home) => Role::Worker(Job { tasks, tree, home, directory }),
+        None => Role::Parent(Plan { processes, tasks, kill, tree, directory }),
     })
 }
 
@@ -100,7 +107,7 @@ mod tests {
     #[test]
     fn a_plan_has_defaults() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src").into();
-        let plan = Plan { processes: 4, tasks: 16, kill: false, directory };
+        let plan = Plan { processes: 4, tasks: 16, kill: false, tree: false, directory };
         assert_eq!(parse_words(""), Ok(Role::Parent(plan)));
     }
 
@@ -113,7 +120,9 @@ mod tests {
 
     #[test]
     fn a_job_survives_the_command_line() {
-        let job = || Job { tasks: 2, home: "/tmp/x y".into(), directory: "a".into() };
-        assert_eq!(parse(job().to_arguments()), Ok(Role::Worker(job())));
+        for tree in [false, true] {
+            let job = || Job { tasks: 2, tree, home: "/tmp/x y".into(), directory: "a".into() };
+            assert_eq!(parse(job().to_arguments()), Ok(Role::Worker(job())));
+        }
     }
 }

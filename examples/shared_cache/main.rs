@@ -1,24 +1,26 @@
 //! A cache directory that processes share, and that survives their death.
 //!
 //! ```text
-//! cargo run --release --example shared_cache -- [--processes N] [--tasks M] [--kill] [DIRECTORY]
+//! cargo run --release --example shared_cache -- [--processes N] [--tasks M] [--kill] [--tree] [DIRECTORY]
 //! ```
 //!
 //! N processes with M tasks each want the digest and a compressed copy of every file below a directory,
 //! each task in an order of its own. Whoever comes first to one makes it; the others find it in the
 //! cache, or wait for it. With `--kill` a random process is killed again and again, and another one
-//! takes its place. At the end every value is made anew and compared, and the log of all fills is
+//! takes its place. With `--tree` they want a copy of every directory as well, which is cached as a
+//! directory. At the end every value is made anew and compared, and the log of all fills is
 //! read: one a value, but for those that ended with their process. If it is not so, the exit code
 //! is 1.
 //!
 //! Where to read:
 //! - `worker` is one process, and all there is to using the cache. Start there.
-//! - `product` is what is cached: a key, and how its value is made.
+//! - `product` is what is cached: a key, and how its value is made; `copied` the same for directories.
 //! - `parent` starts the processes and kills them; `report` is what they say at the end;
 //!   `verification` believes none of it.
 //! - `fill_log` is a file to which every fill is appended before it begins.
 
 mod arguments;
+mod copied;
 mod fill_log;
 mod parent;
 mod product;

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use crate::Error;
 use crate::arguments::{Job, Plan};
+use crate::copied::Copied;
 use crate::product::Product;
 use crate::report::Report;
 use crate::tree::Tree;
@@ -33,9 +34,10 @@ pub(crate) async fn run(plan: Plan) -> Result<(), Error> {
         .await?
         .map_err(|error| format!("cannot list `{}`: {error}", plan.directory.display()))?;
     let products = Product::all(&tree.files);
+    let copies = if plan.tree { Copied::all(&tree.files) } else { Vec::new() };
     let home = tempfile::tempdir()?;
-    let job =
-        Job { tasks: plan.tasks, home: home.path().to_owned(), directory: plan.directory.clone() };
+    let (tasks, tree, directory) = (plan.tasks, plan.tree, plan.directory.clone());
+    let job = Job { tasks, tree, home: home.path().to_owned(), directory };
     let begun = Instant::now();
     let mut workers = (0..plan.processes).map(|_| start(&job)).collect::<io::Result<Vec<_>>>()?;
     // All are there: closes the pipes that they wait for.
@@ -60,7 +62,8 @@ pub(crate) async fn run(plan: Plan) -> Result<(), Error> {
         reports.push(finish(worker).await?);
     }
     print(&reports, begun.elapsed())?;
-    let expected = Expected { root: &plan.directory, products: &products, killed: &killed, since };
+    let root = &plan.directory;
+    let expected = Expected { root, products: &products, copies: &copies, killed: &killed, since };
     let verification = Verification::of(home.path(), &expected).await?;
     conclude(&verification, &expected, reports.iter().map(|report| report.failed).sum())
 }
@@ -128,7 +131,7 @@ fn conclude(
         stdout(),
         "verified: {} keys, each filled once by a process that lived to finish it, {right} values \
          right, {changed} files changed meanwhile, nothing left behind",
-        expected.products.len()
+        expected.products.len() + expected.copies.len()
     )?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::Error;
+use crate::copied::Copied;
 use crate::product::Product;
 use crate::worker::{log, open};
 use crate::{fill_log, tree};
@@ -26,6 +27,7 @@ pub(crate) struct Verification {
 pub(crate) struct Expected<'a> {
     pub(crate) root: &'a Path,
     pub(crate) products: &'a [Product],
+    pub(crate) copies: &'a [Copied],
     pub(crate) killed: &'a BTreeSet<u32>,
     pub(crate) since: SystemTime,
 }
@@ -53,32 +55,61 @@ impl Verification {
                 _ => self.changed += 1,
             }
         }
-        let count = cache.stats().await?.values;
-        if count != expected.products.len() as u64 {
-            self.faults.push(format!("{count} values for {} keys", expected.products.len()));
+        for copied in expected.copies {
+            let Some(directory) = cache.get_dir(copied.key()).await? else {
+                self.faults.push(format!("{copied:?}: lost"));
+                continue;
+            };
+            match copied.is_right(expected.root, directory.path()) {
+                Ok(true) => self.right += 1,
+                Ok(false) if !has_changed(&expected.root.join(&copied.name), expected.since) => {
+                    self.faults.push(format!("{copied:?}: wrong"));
+                }
+                _ => self.changed += 1,
+            }
+        }
+        let (count, keys) =
+            (cache.stats().await?.values, expected.products.len() + expected.copies.len());
+        if count != keys as u64 {
+            self.faults.push(format!("{count} values for {keys} keys"));
         }
         // Opening it has removed what the dead had half written.
         let left = tree::Tree::list(&cache.path().join("tmp"))?.files;
         self.faults.extend(left.iter().map(|file| format!("left behind: {file:?}")));
+        if !expected.copies.is_empty() {
+            let directories = std::fs::read_dir(cache.path().join("dirs"))?.count();
+            if directories != expected.copies.len() {
+                let text = format!("{directories} directories for {} keys", expected.copies.len());
+                self.faults.push(text);
+            }
+        }
         Ok(())
     }
 
     /// One fill a product. Before the last one there may be others, of processes that were killed.
     fn check_fills(&mut self, home: &Path, expected: &Expected<'_>) -> Result<(), Error> {
         let fills = fill_log::read(&log(home))?;
-        for (number, product) in expected.products.iter().enumerate() {
+        let products = expected.products.iter().map(|product| format!("{product:?}"));
+        let copies = expected.copies.iter().map(|copied| format!("{copied:?}"));
+        for (number, product) in products.chain(copies).enumerate() {
             let by = fills.get(&number).map_or(&[][..], Vec::as_slice);
             let Some((_, before)) = by.split_last() else {
-                self.faults.push(format!("{product:?}: never filled"));
+                self.faults.push(format!("{product}: never filled"));
                 continue;
             };
             self.ended += before.len();
             if before.iter().any(|process| !expected.killed.contains(process)) {
-                self.faults.push(format!("{product:?}: filled {} times, by {by:?}", by.len()));
+                self.faults.push(format!("{product}: filled {} times, by {by:?}", by.len()));
             }
         }
         Ok(())
     }
+}
+
+/// Of a directory: one of its files, or their names.
+fn has_changed(directory: &Path, since: SystemTime) -> bool {
+    let entries = directory.read_dir().into_iter().flatten().flatten();
+    is_changed(directory, since) || entries.into_iter().any(|it| is_changed(&it.path(), since))
 }
 
 fn is_changed(path: &Path, since: SystemTime) -> bool {
@@ -103,6 +134,7 @@ mod tests {
         let expected = Expected {
             root: home.path(),
             products: &products,
+            copies: &[],
             killed: &BTreeSet::from([13]),
             since: SystemTime::now() + std::time::Duration::from_secs(60),
         };

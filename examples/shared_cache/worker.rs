@@ -12,6 +12,7 @@ use tokio_filelock::CacheDir;
 
 use crate::Error;
 use crate::arguments::Job;
+use crate::copied::{self, Copied};
 use crate::fill_log;
 use crate::product::Product;
 use crate::report::Report;
@@ -34,7 +35,8 @@ pub(crate) async fn run(job: Job) -> Result<(), Error> {
     let cache = open(&job.home).await?;
     let root = job.directory.clone();
     let tree = spawn_blocking(move || Tree::list(&root)).await??;
-    let worker = Arc::new(Worker { job, cache, products: Product::all(&tree.files) });
+    let copies = if job.tree { Copied::all(&tree.files) } else { Vec::new() };
+    let worker = Arc::new(Worker { job, cache, products: Product::all(&tree.files), copies });
     spawn_blocking(wait_for_the_others).await??;
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
@@ -62,18 +64,24 @@ struct Worker {
     job: Job,
     cache: CacheDir,
     products: Vec<Product>,
+    copies: Vec<Copied>,
 }
 
 impl Worker {
     async fn want_everything(self: Arc<Self>) -> Report {
         let mut report = Report::default();
         for _ in 0..ROUNDS {
-            for number in shuffled(self.products.len()) {
-                match self.want(number).await {
+            for number in shuffled(self.products.len() + self.copies.len()) {
+                let copy = number.checked_sub(self.products.len());
+                let (wanted, name) = match copy {
+                    None => (self.want(number).await, &self.products[number].name),
+                    Some(copy) => (self.want_copy(copy).await, &self.copies[copy].name),
+                };
+                match wanted {
                     Ok(bytes) => report.bytes += bytes,
                     Err(error) => {
                         report.failed += 1;
-                        eprintln!("{:?}: {error}", self.products[number].name);
+                        eprintln!("{name:?}: {error}");
                     }
                 }
             }
@@ -96,6 +104,29 @@ impl Worker {
         };
         let entry = self.cache.get_or_insert_with(self.products[number].key(), make).await?;
         Ok(entry.read().await?.len() as u64)
+    }
+
+    /// Gets a copy of a directory, and reads all that is in it, which the pin keeps meanwhile.
+    async fn want_copy(self: &Arc<Self>, copy: usize) -> Result<u64, Error> {
+        let pin = loop {
+            let make = |directory: PathBuf| {
+                let worker = self.clone();
+                async move {
+                    let made = spawn_blocking(move || {
+                        fill_log::note(&log(&worker.job.home), worker.products.len() + copy)?;
+                        worker.copies[copy].make(&worker.job.directory, &directory)
+                    });
+                    made.await?
+                }
+            };
+            let key = self.copies[copy].key();
+            let directory = self.cache.get_or_insert_dir_with(key, make).await?;
+            if let Some(pin) = directory.pin().await? {
+                break pin;
+            }
+        };
+        let read = spawn_blocking(move || copied::files(pin.path())).await??;
+        Ok(read.values().map(|content| content.len() as u64).sum())
     }
 }
 

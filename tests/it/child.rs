@@ -24,7 +24,10 @@ const ROLES: &[(&str, Role)] = &[
 #[cfg(not(target_os = "linux"))]
 const LINUX_ROLES: &[(&str, Role)] = &[];
 #[cfg(target_os = "linux")]
-const LINUX_ROLES: &[(&str, Role)] = &[("lock what is refused", refused::lock_what_is_refused)];
+const LINUX_ROLES: &[(&str, Role)] = &[
+    ("lock what is refused", refused::lock_what_is_refused),
+    ("insert a directory", cache::directories::insert_in_child),
+];
 
 #[cfg(not(unix))]
 const UNIX_ROLES: &[(&str, Role)] = &[];

@@ -400,3 +400,61 @@ async fn a_cache_that_is_only_read_fills_no_directories() {
     let error = cache.get_or_insert_dir_with::<_, _, Infallible>("new", never).await.unwrap_err();
     assert!(error.to_string().contains("read only"), "{error}");
 }
+
+/// A process that replaces a directory is killed before and after each of its system calls: the one before or the
+/// new one is there, whole, and no other after the next open.
+#[cfg(target_os = "linux")]
+#[test]
+fn killed_at_any_system_call_of_an_insert() {
+    use crate::support::process::Process;
+    use crate::support::tracer::Traced;
+
+    let place = Place::new();
+    // The one that is killed is another user, if the tests may change users.
+    fs::set_permissions(place.directory(), fs::Permissions::from_mode(0o777)).unwrap();
+    let path = directory(&place);
+    let cache = options().mode(0o666).blocking_open(&path).unwrap();
+    let (mut before, mut after) = (0, 0);
+    for stops in 0.. {
+        drop(cache.blocking_insert_dir("key", |dir| fill(dir, 1)).unwrap());
+        let mut process = Process::in_role("insert a directory", &[path.to_str().unwrap()]);
+        process.expect("open");
+        let mut traced = Traced::seize(process.pid() as i32);
+        process.tell("insert");
+        if (0..stops).any(|_| traced.next_stop().is_none()) {
+            break;
+        }
+        traced.kill();
+        drop(process.reap());
+        options().mode(0o666).blocking_open(&path).unwrap();
+        let found = cache.blocking_get_dir("key").unwrap().expect("the one or the other");
+        match number_in(found.path()) {
+            1 => before += 1,
+            _ => after += 1,
+        }
+        assert_eq!(tree::all(&path).len(), 1, "killed after {stops} stops");
+        assert_eq!(temporary_files(&path), [""; 0], "killed after {stops} stops");
+    }
+    println!(
+        "killed at {} stops: {before} times the one before, {after} times the new one",
+        before + after
+    );
+    assert!(before > 20 && after > 5);
+}
+
+/// The role `insert a directory`: on one thread, for there are no others.
+#[cfg(target_os = "linux")]
+pub(crate) fn insert_in_child(arguments: &[String]) {
+    use nix::sys::resource::{Resource, setrlimit};
+
+    use crate::support::process::{commands, say};
+
+    let [path] = arguments else { panic!("one argument") };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    crate::support::locker::become_nobody();
+    setrlimit(Resource::RLIMIT_NPROC, 0, 0).unwrap();
+    let cache = runtime.block_on(options().mode(0o666).open(path)).unwrap();
+    say("open");
+    commands().next().unwrap();
+    drop(runtime.block_on(insert(&cache, "key", 2)));
+}

@@ -4,7 +4,7 @@ mod basics;
 mod conveniences;
 #[cfg(target_os = "linux")]
 pub(crate) mod descriptors;
-mod directories;
+pub(crate) mod directories;
 pub(crate) mod disk;
 pub(crate) mod fills;
 pub(crate) mod held_up;

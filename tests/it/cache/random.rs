@@ -168,7 +168,7 @@ fn processes_agree_with_a_map() {
                 assert!(!Path::new(staged).exists(), "step {step}");
                 "SIGKILL in a fill of a directory"
             }
-            1840..1900 if pinned.is_some() => {
+            1840..1880 | 1930..2000 if pinned.is_some() => {
                 std::mem::replace(&mut users[which], start()).user.kill();
                 start().user.finish();
                 let kept = users.iter().filter_map(|user| user.pinned.as_ref());
