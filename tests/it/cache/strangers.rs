@@ -14,10 +14,10 @@ use std::thread;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{geteuid, mkfifo};
 use tokio::io::{AsyncWriteExt, duplex};
-use tokio_filelock::cache::{CacheOptions, Entry};
+use tokio_filelock::cache::{CacheOptions, Dir, Entry, FillError};
 use tokio_filelock::{CacheDir, Error, ErrorKind};
 
-use super::{directory, options};
+use super::{directory, options, tree};
 use crate::support::in_time;
 use crate::support::locker::become_nobody;
 use crate::support::needs::{Need, lacks};
@@ -321,6 +321,168 @@ async fn what_is_planted_in_the_middle_of_an_insert_is_replaced() {
     }
 }
 
+/// The places that a directory has a part in.
+fn places_of_directory(dir: &Dir) -> BTreeMap<&'static str, PathBuf> {
+    let generation = dir.path().to_owned();
+    let directories = generation.parent().unwrap().to_owned();
+    let root = directories.parent().unwrap().to_owned();
+    let name = generation.file_name().unwrap().to_str().unwrap().to_owned();
+    let shard = root.join(&name[..2]);
+    BTreeMap::from([
+        ("in the directory", generation.join("below")),
+        ("directory", generation),
+        ("dirs", directories),
+        ("mark", root.join("tmp").join(&name)),
+        ("pointer", shard.join(format!("{}.dir", &name[..40]))),
+        ("shard", shard),
+        ("tmp", root.join("tmp")),
+    ])
+}
+
+async fn insert_dir(cache: &CacheDir, key: &str, number: u64) -> Result<Dir, Error> {
+    let fill = |dir: PathBuf| async move { tree::fill(&dir, key, number) };
+    cache.insert_dir(key, fill).await.map_err(of_cache)
+}
+
+fn of_cache(error: FillError<io::Error>) -> Error {
+    match error {
+        FillError::Cache(error) => error,
+        other => panic!("not of the cache: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_planted_where_directories_are_is_replaced_or_in_the_way_of_its_own_key() {
+    if lacks(&[Need::Root]) {
+        return;
+    }
+    let mut table = BTreeMap::<String, Vec<String>>::new();
+    let places = ["dirs", "directory", "in the directory", "mark", "pointer", "shard", "tmp"];
+    for (name, what) in places.into_iter().flat_map(|name| PLANTS.map(|what| (name, what))) {
+        let place = Place::new();
+        let outside = Outside::new(&place);
+        let cache = shared().open(directory(&place)).await.unwrap();
+        drop(insert_dir(&cache, OTHER, 1).await.unwrap());
+        let dir = insert_dir(&cache, &long(), 1).await.unwrap();
+        let path = places_of_directory(&dir)[name].clone();
+        drop(dir);
+        let planted = |what| {
+            let _ = fs::create_dir_all(path.parent().unwrap());
+            plant(what, &path, &outside)
+        };
+        if !planted(what) {
+            continue;
+        }
+        let before = outside.look();
+        let label = format!("{name}, {what:?}");
+        let looked = in_time(cache.get_dir(long())).await;
+        let mut row = Vec::new();
+        row.push(match &looked {
+            Ok(found) => found.as_ref().map_or("miss", |_| "hit").to_owned(),
+            Err(error) => format!("{:?}", error.kind()),
+        });
+        if let Ok(Some(dir)) = looked {
+            drop(in_time(dir.pin()).await.unwrap());
+        }
+        in_time(cache.recount()).await.unwrap();
+        drop(in_time(insert_dir(&cache, OTHER, 2)).await.unwrap());
+        let fill = |dir: PathBuf| async move { tree::fill(&dir, &long(), 3) };
+        let filled = in_time(cache.get_or_insert_dir_with(long(), fill)).await;
+        row.push(outcome(filled.map_err(of_cache), "done"));
+        assert!(planted(what));
+        let inserted = in_time(insert_dir(&cache, &long(), 4)).await;
+        if let Err(error) = &inserted {
+            assert_eq!(error.kind(), ErrorKind::NotAFile, "{label}: {error}");
+            assert_eq!(what, FullDirectory, "{label}: {error}");
+        }
+        row.push(outcome(inserted.map(drop), "done"));
+        for removal in ["remove", "prune", "clear"] {
+            assert!(planted(what));
+            let done = match removal {
+                "remove" => in_time(cache.remove(long())).await.map(|_| ()),
+                "prune" => in_time(cache.prune()).await.map(|_| ()),
+                _ => in_time(cache.clear()).await.map(|_| ()),
+            };
+            row.push(outcome(done, "done"));
+        }
+        assert!(planted(what));
+        in_time(shared().open(directory(&place))).await.unwrap();
+        in_time(cache.entries().next()).await.unwrap();
+        drop(in_time(insert_dir(&cache, OTHER, 5)).await.unwrap());
+        let dir = in_time(cache.get_dir(OTHER)).await.unwrap().unwrap();
+        assert_eq!(tree::number(OTHER, dir.path()), 5, "{label}");
+        if what != HardLink {
+            assert_eq!(outside.look(), before, "{label}");
+        }
+        assert_eq!(fs::read_to_string(&outside.file).unwrap(), "secret", "{label}");
+        assert_eq!(fs::metadata(&outside.file).unwrap().mode() & 0o7777, 0o644, "{label}");
+        assert_eq!(names(&outside.directory), ["file"], "{label}");
+        // And all is well when it is gone.
+        assert!(planted(Nothing));
+        drop(in_time(insert_dir(&cache, &long(), 6)).await.unwrap());
+        let dir = in_time(cache.get_dir(long())).await.unwrap().unwrap();
+        assert_eq!(tree::number(&long(), dir.path()), 6, "{label}");
+        table.insert(label, row);
+    }
+    println!("planted: get_dir, fill, insert_dir, remove, prune, clear");
+    for (label, row) in &table {
+        println!("{label}: {}", row.join(", "));
+    }
+    for (label, row) in &table {
+        if !label.contains("FullDirectory") {
+            assert_eq!(row[1..], ["done"; 5], "{label}");
+        }
+    }
+}
+
+/// Around a directory that is being filled, and in it.
+#[tokio::test]
+async fn what_is_planted_in_the_middle_of_a_fill_is_left_alone() {
+    if lacks(&[Need::Root]) {
+        return;
+    }
+    for (name, what) in
+        ["dirs", "in it", "itself"].into_iter().flat_map(|name| PLANTS.map(|what| (name, what)))
+    {
+        let place = Place::new();
+        let outside = Outside::new(&place);
+        let cache = shared().open(directory(&place)).await.unwrap();
+        let before = outside.look();
+        let (path, planted) = (cache.path().to_owned(), AtomicBool::new(false));
+        let fill = |dir: PathBuf| async {
+            let dir = dir;
+            tree::fill(&dir, OTHER, 1)?;
+            let target = match name {
+                "dirs" => path.join("dirs"),
+                "in it" => dir.join("value"),
+                _ => {
+                    let [staged] = &tree::all(&path)[..] else { panic!("one on its way in") };
+                    path.join("dirs").join(staged)
+                }
+            };
+            planted.store(plant(what, &target, &outside), Ordering::Relaxed);
+            // It goes on where it was.
+            let _ = fs::write(dir.join("more"), "more");
+            Ok(())
+        };
+        let inserted = in_time(cache.insert_dir(OTHER, fill)).await;
+        if !planted.into_inner() {
+            continue;
+        }
+        let label = format!("{name}, {what:?}: {inserted:?}");
+        assert!(inserted.is_ok() || name != "in it", "{label}");
+        drop(inserted.map_err(of_cache));
+        if what != HardLink {
+            assert_eq!(outside.look(), before, "{label}");
+        }
+        assert_eq!(fs::read_to_string(&outside.file).unwrap(), "secret", "{label}");
+        assert_eq!(fs::metadata(&outside.file).unwrap().mode() & 0o7777, 0o644, "{label}");
+        assert_eq!(names(&outside.directory), ["file"], "{label}");
+        cache.clear().await.unwrap();
+        assert_eq!(names(&outside.directory), ["file"], "{label}");
+    }
+}
+
 /// Another user exchanges everything again and again, as fast as it can.
 #[test]
 fn another_user_cannot_make_the_cache_touch_anything_else() {
@@ -372,6 +534,21 @@ async fn use_it(cache: &CacheDir) -> BTreeMap<&'static str, u32> {
                 }
             }),
             ("stats", in_time(cache.stats()).await.err()),
+            ("insert_dir", {
+                let fill = |dir: PathBuf| async move { tree::fill(&dir, "key", round.into()) };
+                match in_time(cache.insert_dir(&long(), fill)).await {
+                    Err(FillError::Cache(error)) => Some(error),
+                    _ => None,
+                }
+            }),
+            (
+                "get_dir and pin",
+                match in_time(cache.get_dir(long())).await {
+                    Ok(Some(dir)) => in_time(dir.pin()).await.err(),
+                    looked => looked.err(),
+                },
+            ),
+            ("remove a directory", in_time(cache.remove(long())).await.err()),
         ];
         for (what, error) in outcomes {
             *counts.entry(what).or_default() += 1;
@@ -395,7 +572,10 @@ fn check_modes(directory: &Path) {
         let mode = metadata.mode() & 0o7777;
         if metadata.is_dir() {
             assert_eq!(mode, 0o777, "{path:?}");
-            check_modes(&path);
+            // What is in directories has the modes that their fill gave, and more.
+            if !path.ends_with("dirs") {
+                check_modes(&path);
+            }
         } else if metadata.is_file() && geteuid().is_root() {
             assert_eq!(mode, 0o666, "{path:?}");
         }
@@ -414,6 +594,9 @@ pub(crate) fn plant_without_end(arguments: &[String]) {
     let places = [
         cache.join("books"),
         cache.join("tmp"),
+        cache.join("dirs"),
+        cache.join("dirs/any"),
+        shard.join(format!("{hash}.dir")),
         shard.join(format!("{hash}.key")),
         shard.join(format!("{hash}.sha256")),
         shard.join(value),
@@ -426,7 +609,14 @@ pub(crate) fn plant_without_end(arguments: &[String]) {
             let mut random = fastrand::Rng::new();
             let mut planted = 0_u32;
             while !stop.load(Ordering::Relaxed) {
-                let target = &places[random.usize(..places.len())];
+                let mut target = places[random.usize(..places.len())].clone();
+                if target.ends_with("any") {
+                    // One that is there, or on its way in or out.
+                    let Ok(there) = fs::read_dir(cache.join("dirs")) else { continue };
+                    let Some(Ok(any)) = there.into_iter().next() else { continue };
+                    target = any.path();
+                }
+                let target = &target;
                 // Ready made, and exchanged in one step.
                 let made = work.join("made");
                 clear(&made);
