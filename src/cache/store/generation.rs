@@ -207,7 +207,7 @@ impl Store {
                     rounds.next().ok_or(error)?;
                     continue;
                 }
-                created => created?,
+                created => created?.kept()?,
             };
             // Names that others may exchange are no way for a fill.
             let is_exposed = parent.may_others_write() || self.root()?.may_others_write();
@@ -224,6 +224,7 @@ impl Store {
     /// The directory is filled. After a power failure it is whole, or absent. How many bytes it has.
     pub(in crate::cache) fn finish_directory(&self, staging: &Staging) -> io::Result<u64> {
         let is_synced = self.settings.sync != SyncPolicy::Never;
+        staging.handle.check()?;
         staging.handle.finish_tree(self.settings.mode, is_synced).map_err(or_wiped)
     }
 
