@@ -81,6 +81,7 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("look as nobody", holders::look_as_nobody),
     ("share and look as nobody", holders::share_and_look_as_nobody),
     ("come and go", holders::come_and_go),
+    ("lock beside a crowd", holders::lock_beside_a_crowd),
     ("get and hold", holders::get_and_hold),
     ("look in all ways", holders::look_in_all_ways),
     ("try in vain", tries::try_in_vain),

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Uid, User, geteuid};
 use tokio::sync::mpsc;
 use tokio_filelock::{
@@ -626,6 +627,54 @@ fn a_lock_that_is_held_throughout_is_always_seen() {
             crowd.finish();
             other.finish();
         }
+    }
+}
+
+/// Has one file locked, and so many threads that wait for another one; locks one more for each line.
+pub(crate) fn lock_beside_a_crowd(arguments: &[String]) {
+    let [directory, waiters] = arguments else { panic!("directory, number") };
+    let lock = |name: &str| {
+        let file = fs::File::create(Path::new(directory).join(name)).unwrap();
+        Flock::lock(file, FlockArg::LockExclusive).unwrap()
+    };
+    let mut held = vec![lock("app.lock"), lock("awaited")];
+    thread::scope(|scope| {
+        for _ in 0..waiters.parse().unwrap() {
+            scope.spawn(|| drop(lock("awaited")));
+        }
+        say("locked");
+        for command in commands() {
+            held.push(lock(&command));
+            say("locked");
+        }
+        drop(held);
+    });
+}
+
+/// The kernel shows a lock with all that wait for it, or not at all: where those do not fit, a page ends early.
+#[test]
+fn a_lock_beside_one_with_many_waiters_is_seen() {
+    for waiters in [8, 45, 75, 200] {
+        let place = Place::new();
+        let directory = place.lock_file().parent().unwrap().to_str().unwrap().to_owned();
+        let arguments = [directory.as_str(), &waiters.to_string()];
+        let mut other = Process::in_role("lock beside a crowd", &arguments);
+        other.expect("locked");
+        kernel::await_waiting_calls(&Path::new(&directory).join("awaited"), waiters);
+        // At last beside locks that come and go.
+        let mut crowd = None;
+        for number in 0..90 {
+            if number == 60 {
+                crowd = Some(Process::in_role("come and go", &[&directory, "0"]));
+                crowd.iter().for_each(|crowd| crowd.expect("busy"));
+            }
+            let holder = only(holders(&place.lock_file(), Protocol::Flock));
+            assert_eq!(holder.pid(), Some(other.pid()), "beside {waiters} and {number}");
+            other.tell(&format!("other {number}"));
+            other.expect("locked");
+        }
+        crowd.into_iter().for_each(Process::finish);
+        other.finish();
     }
 }
 

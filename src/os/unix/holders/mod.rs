@@ -86,10 +86,17 @@ pub(in crate::os) fn is_lock_waited_for(question: &Question<'_>, inode: &Inode) 
 
 /// What the kernel lists of the lock.
 fn lines(question: &Question<'_>, inode: &Inode) -> io::Result<Vec<Line>> {
-    let locks = pass::read(|| File::open("/proc/locks"))?;
-    let locks = String::from_utf8_lossy(&locks);
-    let lines = locks.lines().filter_map(Line::parse);
-    Ok(lines.filter(|line| inode.is_of(line) && concerns(line, question)).collect())
+    let concerned = |locks: &[u8]| {
+        let locks = String::from_utf8_lossy(locks);
+        let lines = locks.lines().filter_map(Line::parse);
+        lines.filter(|line| inode.is_of(line) && concerns(line, question)).collect::<Vec<_>>()
+    };
+    let shows_holder = |lines: &[Line]| lines.iter().any(|line| !line.waits);
+    let open = || File::open("/proc/locks");
+    let passes = pass::read(open, |locks| shows_holder(&concerned(locks)))?;
+    let mut shown: Vec<_> = passes.iter().map(|locks| concerned(locks)).collect();
+    let best = shown.iter().position(|lines| shows_holder(lines)).unwrap_or(0);
+    Ok(if shown.is_empty() { Vec::new() } else { shown.swap_remove(best) })
 }
 
 /// The inode, as the kernel's tables name it: not always as stat(2) does.
