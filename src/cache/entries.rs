@@ -11,7 +11,7 @@ use std::vec;
 use futures::Stream;
 
 use super::{CacheDir, Inner, key};
-use crate::error::{Error, Operation};
+use crate::error::Error;
 
 /// The values of a [`CacheDir`], in no particular order: what [`CacheDir::entries`] gives.
 ///
@@ -25,10 +25,10 @@ pub struct Entries {
     shards: vec::IntoIter<String>,
     /// One that is being read.
     listing: Option<Listing>,
-    listed: vec::IntoIter<Listed>,
+    listed: vec::IntoIter<Result<Listed, Error>>,
 }
 
-type Listing = Pin<Box<dyn Future<Output = Result<Vec<Listed>, Error>> + Send>>;
+type Listing = Pin<Box<dyn Future<Output = Vec<Result<Listed, Error>>> + Send>>;
 
 /// A value in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +63,8 @@ impl Entries {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if a subdirectory cannot be read; the next call goes on
-    /// after it.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if a subdirectory or what says a key cannot be read; the next
+    /// call goes on after it. What another user keeps to itself is not listed, and is no error.
     pub async fn next(&mut self) -> Result<Option<Listed>, Error> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await.transpose()
     }
@@ -76,23 +76,18 @@ impl Stream for Entries {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             if let Some(listed) = self.listed.next() {
-                return Poll::Ready(Some(Ok(listed)));
+                return Poll::Ready(Some(listed));
             }
             if let Some(listing) = &mut self.listing {
                 let listed = ready!(listing.as_mut().poll(cx));
                 self.listing = None;
-                match listed {
-                    Ok(listed) => self.listed = listed.into_iter(),
-                    Err(error) => return Poll::Ready(Some(Err(error))),
-                }
+                self.listed = listed.into_iter();
                 continue;
             }
             let Some(shard) = self.shards.next() else { return Poll::Ready(None) };
             let cache = self.cache.clone();
             self.listing = Some(Box::pin(async move {
-                let directory = cache.path().to_owned();
-                let list = move |inner: &Inner| inner.store.list(&shard);
-                cache.call(Operation::ListCache, directory, list).await
+                cache.run(move |inner: &Inner| inner.store.list(&shard)).await
             }));
         }
     }

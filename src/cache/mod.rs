@@ -455,8 +455,7 @@ impl CacheDir {
     ///
     /// [`ErrorKind::Io`] if the directory cannot be read.
     pub async fn stats(&self) -> Result<Stats, Error> {
-        let size = self.call(Operation::ListCache, self.path(), |inner| inner.store.size());
-        let (values, bytes) = size.await?;
+        let (values, bytes) = self.run(|inner| inner.store.size()).await?;
         Ok(self.inner.counts.with(values, bytes))
     }
 
@@ -471,15 +470,10 @@ impl CacheDir {
     ///
     /// [`ErrorKind::Io`] if the directory cannot be read; otherwise as [`insert`](CacheDir::insert).
     pub async fn recount(&self) -> Result<Stats, Error> {
-        let named =
-            |inner: &Inner, error| named(Operation::ListCache, &inner.store.directory, error);
         let (values, bytes) = if self.inner.read_only || !self.inner.store.keeps_books() {
-            self.run(move |inner| inner.store.counted().map_err(|error| named(inner, error))).await
+            self.run(|inner| inner.store.counted()).await
         } else {
-            let recount = self.walk(move |inner| {
-                inner.store.recount(inner.writer()).map_err(|error| named(inner, error))
-            });
-            recount.await
+            self.walk(|inner| inner.store.recount(inner.writer())).await
         }?;
         Ok(self.inner.counts.with(values, bytes))
     }

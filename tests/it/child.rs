@@ -102,6 +102,11 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     #[cfg(target_os = "linux")]
     ("lease", cache::held_up::lease),
     ("cannot remove all", cache::systems::without_rights),
+    ("replace beside what is stuck", cache::stuck::replace),
+    ("prune what is stuck", cache::stuck::prune),
+    #[cfg(target_os = "linux")]
+    ("a dead mount in a cache", cache::stuck::dead_mount),
+    ("list what is closed", cache::stuck::list),
     ("plant without end", cache::strangers::plant_without_end),
     ("visit a cache", cache::users::visit),
     ("fill a small disk", cache::disk::on_a_small_disk),

@@ -17,8 +17,9 @@ use std::sync::atomic::Ordering;
 
 use sha2::{Digest, Sha256};
 
-use super::{Place, Store};
+use super::{Place, Store, named};
 use crate::cache::key::hexadecimal;
+use crate::error::{Error, Operation};
 use crate::os::shared_directory::{Found, Purpose};
 
 const NAME: &str = "books";
@@ -73,6 +74,11 @@ impl Books {
     /// Values have come that were not counted, by those who have no limit to keep.
     pub(super) fn are_out_of_date(&self) -> bool {
         self.stored == OUT_OF_DATE
+    }
+
+    /// There may be more than was counted: who has a limit counts anew.
+    pub(super) fn give_up(&mut self) {
+        self.stored = OUT_OF_DATE;
     }
 
     fn parse(text: &str) -> Parsed {
@@ -140,24 +146,27 @@ impl Store {
         match self.read_books()? {
             Parsed::Books(books) => Ok(books),
             Parsed::Foreign(format) => Err(foreign(format)),
-            Parsed::Damaged => self.count(),
+            Parsed::Damaged => Ok(self.count().0),
         }
     }
 
     /// How many values there are, and their bytes: what the books say, or else what counting says.
-    pub(in crate::cache) fn size(&self) -> io::Result<(u64, u64)> {
-        match self.read_books()? {
+    pub(in crate::cache) fn size(&self) -> Result<(u64, u64), Error> {
+        let failed = |error| named(Operation::ListCache, &self.directory, error);
+        match self.read_books().map_err(failed)? {
             Parsed::Books(books) if !books.are_out_of_date() => Ok((books.values, books.bytes)),
-            Parsed::Foreign(format) => Err(foreign(format)),
+            Parsed::Foreign(format) => Err(failed(foreign(format))),
             Parsed::Books(_) | Parsed::Damaged => self.counted(),
         }
     }
 
     /// Makes the books right, with the directory to itself.
-    pub(in crate::cache) fn recount(&self, writer: &str) -> io::Result<(u64, u64)> {
-        self.check_format()?;
-        let books = self.count()?;
+    pub(in crate::cache) fn recount(&self, writer: &str) -> Result<(u64, u64), Error> {
+        let failed = |error| named(Operation::ListCache, &self.directory, error);
+        self.check_format().map_err(failed)?;
+        let (books, unseen) = self.count();
         self.write_books_if_possible(books, writer);
+        unseen.check(Operation::ListCache)?;
         Ok((books.values, books.bytes))
     }
 

@@ -256,8 +256,7 @@ impl Store {
             }
             Some(most) if bytes > most => Room::Not,
             Some(most) => {
-                let (_, replaced) = self.values_of(key)?;
-                let books = self.with_room_for(replaced, bytes, most, writer)?;
+                let books = self.with_room_for(key, bytes, most, writer)?;
                 books.map_or(Room::Not, Room::Booked)
             }
         };

@@ -2,7 +2,7 @@
 //!
 //! Under the directory's lock, so nothing is put in place meanwhile. Two walks: the first counts and
 //! removes what is too old and what stands beside no value; the second is made only if there is still
-//! too much, and keeps in memory no more than the values that must go.
+//! too much, and keeps in memory no more than the values that must go, and those that cannot.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use super::books::Books;
 use super::shard::{Shard, Value};
-use super::{Place, Store, if_there, named, writer_in};
+use super::{DIRECTORIES, Place, Store, if_there, named, writer_in};
 use crate::cache::key::{self, Key, Kind};
 use crate::error::{Error, ErrorKind, Operation};
 
@@ -33,16 +33,20 @@ impl Removed {
     }
 }
 
-/// What could not be removed, for who asked for that: the first of it. It stops nothing else.
+/// What could not be removed or looked at, for who asked for that: the first of it. It stops nothing else.
 #[derive(Debug, Default)]
 pub(super) struct Kept(Option<(PathBuf, io::Error)>);
 
 impl Kept {
-    fn add(&mut self, path: PathBuf, error: io::Error) {
+    pub(super) fn add(&mut self, path: PathBuf, error: io::Error) {
         self.0.get_or_insert((path, error));
     }
 
-    fn check(self, operation: Operation) -> Result<(), Error> {
+    pub(super) fn is_nothing(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(super) fn check(self, operation: Operation) -> Result<(), Error> {
         match self.0 {
             None => Ok(()),
             Some((path, error)) => Err(Error::os(ErrorKind::Io, operation, path, error)),
@@ -56,6 +60,8 @@ pub(super) struct Walk {
     pub(super) books: Books,
     removed: Removed,
     kept: Kept,
+    /// Not everything could be looked at.
+    is_partial: bool,
 }
 
 impl Store {
@@ -70,10 +76,12 @@ impl Store {
         self.note_format();
         self.check_format().map_err(failed)?;
         let see = |shard: &Shard| shard.remove_lost_files(&of_dead);
-        let mut walk = self.shrink(self.settings.max_size, writer, see).map_err(failed)?;
+        let mut walk = self.shrink(self.settings.max_size, writer, see);
         let lost = self
             .remove_lost_directories(writer, &of_dead, |path, error| walk.kept.add(path, error));
-        lost.map_err(failed)?;
+        if let Err(error) = lost {
+            walk.kept.add(self.directory.join(DIRECTORIES), error);
+        }
         self.write_books_if_possible(walk.books, writer);
         walk.kept.check(Operation::PruneCache)?;
         Ok(walk.removed)
@@ -81,53 +89,70 @@ impl Store {
 
     /// As `prune`, to a size of the caller's choice. Leaves the books to the caller, who sees every
     /// subdirectory.
-    pub(super) fn shrink(
-        &self,
-        size: Option<u64>,
-        writer: &str,
-        see: impl Fn(&Shard),
-    ) -> io::Result<Walk> {
+    pub(super) fn shrink(&self, size: Option<u64>, writer: &str, see: impl Fn(&Shard)) -> Walk {
         let mut walk = Walk::default();
         for name in key::shards() {
-            let shard = self.shard(&name)?;
-            shard.remove_orphans();
+            let mut shard = self.shard(&name);
+            self.note_unseen(&name, &mut shard, &mut walk);
             see(&shard);
             for value in &shard.values {
                 if self.is_expired(value.modified) {
-                    self.remove_one(&shard, value, writer, &mut walk);
+                    let removed = self.remove_from(&shard, value, writer);
+                    self.note_removal(value, removed, &mut walk);
                 } else {
                     walk.books.count(value.bytes);
                 }
             }
         }
-        let mut stuck = HashSet::new();
-        loop {
-            let excess = size.map_or(0, |size| walk.books.bytes.saturating_sub(size));
-            let victims = match excess {
-                0 => BinaryHeap::new(),
-                _ => self.least_recently_used(excess, &stuck)?,
-            };
-            // Another round only after one of them could not be removed.
+        let (mut stuck, mut stuck_bytes) = (HashSet::new(), 0_u64);
+        let excess = |walk: &Walk| size.map_or(0, |size| walk.books.bytes.saturating_sub(size));
+        while excess(&walk) > 0 {
+            // Another round only after one of them could not be removed. What is stuck doubles from one to the
+            // next, so there are few.
+            let wanted = excess(&walk).saturating_add(stuck_bytes);
+            let victims = self.least_recently_used(wanted, &stuck);
             if victims.is_empty() {
                 break;
             }
-            for ByUse(value) in victims {
-                let shard = self.shard_for_removal(&value)?;
+            for ByUse(value) in victims.into_sorted_vec() {
+                if excess(&walk) == 0 {
+                    break;
+                }
                 walk.books.take_off(1, value.bytes);
-                if !self.remove_one(&shard, &value, writer, &mut walk) {
+                let shard = self.shard_for_removal(&value);
+                let removed = shard.and_then(|shard| self.remove_from(&shard, &value, writer));
+                if !self.note_removal(&value, removed, &mut walk) {
+                    stuck_bytes = stuck_bytes.saturating_add(value.bytes);
                     stuck.insert(value.name);
                 }
             }
         }
-        Ok(walk)
+        if walk.is_partial {
+            walk.books.give_up();
+        }
+        walk
+    }
+
+    /// Files without a value go, where it is known that there is none.
+    fn note_unseen(&self, name: &str, shard: &mut Shard, walk: &mut Walk) {
+        match shard.unseen.take() {
+            None => shard.remove_orphans(),
+            Some(error) => {
+                walk.is_partial = true;
+                walk.kept.add(self.directory.join(name), error);
+            }
+        }
+    }
+
+    fn remove_from(&self, shard: &Shard, value: &Value, writer: &str) -> io::Result<()> {
+        match &value.of_directory {
+            None => shard.remove_value(&value.name).map(drop),
+            Some(hash) => self.remove_directory_of(hash, writer).map(drop),
+        }
     }
 
     /// Counts it as removed, or as what is still there.
-    fn remove_one(&self, shard: &Shard, value: &Value, writer: &str, walk: &mut Walk) -> bool {
-        let removed = match &value.of_directory {
-            None => shard.remove_value(&value.name).map(drop),
-            Some(hash) => self.remove_directory_of(hash, writer).map(drop),
-        };
+    fn note_removal(&self, value: &Value, removed: io::Result<()>, walk: &mut Walk) -> bool {
         match removed {
             Ok(()) => {
                 walk.removed.add(value.bytes);
@@ -146,15 +171,11 @@ impl Store {
     }
 
     /// Values that come to so many bytes, those that were not used for longest.
-    fn least_recently_used(
-        &self,
-        excess: u64,
-        stuck: &HashSet<String>,
-    ) -> io::Result<BinaryHeap<ByUse>> {
+    fn least_recently_used(&self, excess: u64, stuck: &HashSet<String>) -> BinaryHeap<ByUse> {
         let mut oldest = BinaryHeap::<ByUse>::new();
         let mut bytes = 0_u64;
         for name in key::shards() {
-            for value in self.shard(&name)?.values {
+            for value in self.shard(&name).values {
                 if stuck.contains(&value.name) {
                     continue;
                 }
@@ -170,7 +191,7 @@ impl Store {
                 }
             }
         }
-        Ok(oldest)
+        oldest
     }
 
     /// Removes the value of a key, a file or a directory; whether there was one.
@@ -205,21 +226,26 @@ impl Store {
         writer: &str,
         of_dead: impl Fn(&str) -> Option<G>,
     ) -> Result<Removed, Error> {
-        let failed = |error| named(Operation::ClearCache, &self.directory, error);
         let mut walk = Walk::default();
         for name in key::shards() {
-            let mut shard = self.shard(&name).map_err(failed)?;
+            let mut shard = self.shard(&name);
             for value in std::mem::take(&mut shard.values) {
-                if !self.remove_one(&shard, &value, writer, &mut walk) {
+                let removed = self.remove_from(&shard, &value, writer);
+                if !self.note_removal(&value, removed, &mut walk) {
                     // Keeps what stands beside it.
                     shard.values.push(value);
                 }
             }
-            shard.remove_orphans();
+            self.note_unseen(&name, &mut shard, &mut walk);
         }
         let lost = self
             .remove_lost_directories(writer, &of_dead, |path, error| walk.kept.add(path, error));
-        lost.map_err(failed)?;
+        if let Err(error) = lost {
+            walk.kept.add(self.directory.join(DIRECTORIES), error);
+        }
+        if walk.is_partial {
+            walk.books.give_up();
+        }
         self.write_books_if_possible(walk.books, writer);
         walk.kept.check(Operation::ClearCache)?;
         Ok(walk.removed)

@@ -29,12 +29,8 @@ impl Store {
             let file = self.replace(key, incoming, writer)?;
             return entry(file, self.value(key));
         };
-        let books = if length > most {
-            None
-        } else {
-            let (_, replaced) = self.values_of(key)?;
-            self.with_room_for(replaced, length, most, writer)?
-        };
+        let books =
+            if length > most { None } else { self.with_room_for(key, length, most, writer)? };
         let Some(mut books) = books else {
             // The one before it is out of date.
             self.remove(key, writer)?;
@@ -50,33 +46,37 @@ impl Store {
         entry(file?, self.value(key))
     }
 
-    /// The books, after room was made for so many bytes more in place of what is replaced. `None` if what
+    /// The books, after room was made for so many bytes more in place of the value of the key. `None` if what
     /// is in the way cannot be removed.
     pub(super) fn with_room_for(
         &self,
-        replaced: u64,
+        key: &Key,
         length: u64,
         most: u64,
         writer: &str,
     ) -> io::Result<Option<Books>> {
+        let is_too_much = |bytes: u64| {
+            let (_, replaced) = self.values_of(key)?;
+            io::Result::Ok(bytes.saturating_sub(replaced).saturating_add(length) > most)
+        };
         let books = self.books()?;
-        let is_too_much = |bytes: u64| bytes.saturating_sub(replaced).saturating_add(length) > most;
-        if !is_too_much(books.bytes) && !books.is_count_due() {
+        let is_full = is_too_much(books.bytes)?;
+        if !is_full && !books.is_count_due() {
             return Ok(Some(books));
         }
         let room = most - length;
         let mut size = room;
-        if is_too_much(books.bytes) && !books.are_out_of_date() {
+        if is_full && !books.are_out_of_date() {
             // Some more than needed, so that the next one does not have to walk again.
             size -= room / 10;
         }
-        let books = self.shrink(Some(size), writer, |_| {})?.books;
+        let books = self.shrink(Some(size), writer, |_| {}).books;
         if books.bytes.saturating_add(length) <= most {
             return Ok(Some(books));
         }
-        // What is in the way stays, but perhaps it is what is replaced.
+        // What is in the way stays, but perhaps it is what is replaced, if that was not removed.
         self.write_books_if_possible(books, writer);
-        Ok(Some(books).filter(|books| !is_too_much(books.bytes)))
+        Ok(if is_too_much(books.bytes)? { None } else { Some(books) })
     }
 
     /// The new value, in place of the file or the directory that was there.

@@ -6,9 +6,11 @@ use std::time::SystemTime;
 use super::books::Books;
 use super::generation::OpenPointer;
 use super::look::used;
-use super::{Place, Store};
+use super::prune::Kept;
+use super::{Place, Store, named};
 use crate::cache::entries::Listed;
 use crate::cache::key::{self, Key, Kind};
+use crate::error::{Error, Operation};
 use crate::os::shared_directory::{Directory, Found, Purpose};
 use crate::shim::Arc;
 
@@ -27,6 +29,8 @@ pub(super) struct Shard {
     pub(super) strange: Vec<String>,
     /// Names that may be those of temporary files.
     pub(super) other: Vec<String>,
+    /// What could not be looked at, the first of it: there may be more than this.
+    pub(super) unseen: Option<io::Error>,
 }
 
 #[derive(Debug)]
@@ -40,13 +44,22 @@ pub(super) struct Value {
 }
 
 impl Store {
-    pub(super) fn shard(&self, in_shard: &str) -> io::Result<Shard> {
+    /// As far as it can be looked at.
+    pub(super) fn shard(&self, in_shard: &str) -> Shard {
         let mut shard = Shard::default();
+        if let Err(error) = self.look_into(in_shard, &mut shard) {
+            shard.unseen.get_or_insert(error);
+        }
+        shard
+    }
+
+    fn look_into(&self, in_shard: &str, shard: &mut Shard) -> io::Result<()> {
         let place = Place::Shard(in_shard);
         let Some(directory) = if_allowed(self.directory(place))?.flatten() else {
-            return Ok(shard);
+            return Ok(());
         };
-        let Some(names) = if_allowed(directory.names())? else { return Ok(shard) };
+        let Some(names) = if_allowed(directory.names())? else { return Ok(()) };
+        shard.directory = Some(directory.clone());
         for name in names {
             let name = match name {
                 Ok(name) => name,
@@ -59,7 +72,14 @@ impl Store {
                 _ if !name.starts_with(in_shard) => shard.other.push(name),
                 Kind::Value { .. } => {
                     // It may be gone since, and anything may have such a name.
-                    let Some(status) = directory.status(&name)? else { continue };
+                    let status = match directory.status(&name) {
+                        Ok(Some(status)) => status,
+                        Ok(None) => continue,
+                        Err(error) => {
+                            shard.unseen.get_or_insert(error);
+                            continue;
+                        }
+                    };
                     if !status.is_file {
                         shard.strange.push(name);
                         continue;
@@ -92,57 +112,73 @@ impl Store {
                 Kind::Foreign => shard.other.push(name),
             }
         }
-        shard.directory = Some(directory);
-        Ok(shard)
+        Ok(())
     }
 
-    /// Looks at every value.
-    pub(super) fn count(&self) -> io::Result<Books> {
-        let mut books = Books::default();
+    /// Looks at every value. The books are out of date if one subdirectory cannot be looked at, which is told.
+    pub(super) fn count(&self) -> (Books, Kept) {
+        let (mut books, mut kept) = (Books::default(), Kept::default());
         for name in key::shards() {
-            for value in self.shard(&name)?.values {
+            let shard = self.shard(&name);
+            for value in &shard.values {
                 books.count(value.bytes);
             }
+            if let Some(error) = shard.unseen {
+                kept.add(self.directory.join(&name), error);
+            }
         }
-        Ok(books)
+        if !kept.is_nothing() {
+            books.give_up();
+        }
+        (books, kept)
     }
 
     /// How many values there are, and their bytes, by looking at each.
-    pub(in crate::cache) fn counted(&self) -> io::Result<(u64, u64)> {
-        self.check_format()?;
-        self.count().map(|books| (books.values, books.bytes))
+    pub(in crate::cache) fn counted(&self) -> Result<(u64, u64), Error> {
+        let failed = |error| named(Operation::ListCache, &self.directory, error);
+        self.check_format().map_err(failed)?;
+        let (books, unseen) = self.count();
+        unseen.check(Operation::ListCache)?;
+        Ok((books.values, books.bytes))
     }
 
-    /// The values of one subdirectory that a look would find, but for their checksums.
-    pub(in crate::cache) fn list(&self, name: &str) -> io::Result<Vec<Listed>> {
-        self.check_format()?;
-        let mut listed = Vec::new();
-        let shard = self.shard(name)?;
-        let Some(directory) = shard.directory else { return Ok(listed) };
-        for Value { name, of_directory, bytes, modified, used } in shard.values {
-            if self.is_unwanted(bytes, modified) {
-                continue;
-            }
-            if let Some(hash) = of_directory {
-                let Some(open) = OpenPointer::open(&directory, &hash)? else { continue };
-                let path = self.directory_path(open.pointer.generation.name());
-                let Some(key) = open.key(LONGEST_KEY)? else { continue };
-                if Key::new(&key).hash() == hash {
-                    listed.push(Listed { key, is_directory: true, path, bytes, modified, used });
-                }
-                continue;
-            }
-            let key = match key::key_in(&name) {
-                Some(key) => key.into_bytes(),
-                None => match key_beside(&directory, &name)? {
-                    Some(key) if Key::new(&key).value() == name => key,
-                    _ => continue,
-                },
-            };
-            let path = self.path(Place::of(&name), &name);
-            listed.push(Listed { key, is_directory: false, path, bytes, modified, used });
+    /// The values of one subdirectory that a look would find, but for their checksums; and errors for what
+    /// cannot be looked at.
+    pub(in crate::cache) fn list(&self, name: &str) -> Vec<Result<Listed, Error>> {
+        let failed = |path, error| Err(named(Operation::ListCache, path, error));
+        if let Err(error) = self.check_format() {
+            return vec![failed(self.directory.clone(), error)];
         }
-        Ok(listed)
+        let Shard { directory, values, unseen, .. } = self.shard(name);
+        let mut listed = Vec::new();
+        for value in values.into_iter().filter(|it| !self.is_unwanted(it.bytes, it.modified)) {
+            let Some(directory) = &directory else { break };
+            let path = self.path(Place::of(&value.name), &value.name);
+            match if_allowed(self.listed(directory, value)) {
+                Ok(found) => listed.extend(found.flatten().map(Ok)),
+                Err(error) => listed.push(failed(path, error)),
+            }
+        }
+        listed.extend(unseen.map(|error| failed(self.directory.join(name), error)));
+        listed
+    }
+
+    /// `None` if no key leads there.
+    fn listed(&self, directory: &Directory, value: Value) -> io::Result<Option<Listed>> {
+        let Value { name, of_directory, bytes, modified, used } = value;
+        if let Some(hash) = of_directory {
+            let Some(open) = OpenPointer::open(directory, &hash)? else { return Ok(None) };
+            let path = self.directory_path(open.pointer.generation.name());
+            let key = open.key(LONGEST_KEY)?.filter(|key| Key::new(key).hash() == hash);
+            let listed = |key| Listed { key, is_directory: true, path, bytes, modified, used };
+            return Ok(key.map(listed));
+        }
+        let key = match key::key_in(&name) {
+            Some(key) => Some(key.into_bytes()),
+            None => key_beside(directory, &name)?.filter(|key| Key::new(key).value() == name),
+        };
+        let path = self.path(Place::of(&name), &name);
+        Ok(key.map(|key| Listed { key, is_directory: false, path, bytes, modified, used }))
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod power;
 mod random;
 pub(crate) mod storm;
 pub(crate) mod strangers;
+pub(crate) mod stuck;
 pub(crate) mod systems;
 mod tree;
 pub(crate) mod user;
