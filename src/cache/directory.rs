@@ -439,10 +439,12 @@ impl CacheDir {
         bytes: u64,
         fill: FillLock,
     ) -> Result<Dir, Error> {
+        let turn = self.inner.changes.turn().await;
         let directory = self.lock_directory_for_one().await?;
         let (path, key) = (self.inner.store.value(key), key.clone());
         let cache = self.inner.clone();
         let publish = self.change(Operation::StoreValue, path, move |inner| {
+            let _turn = turn;
             let (store, writer) = (&inner.store, inner.writer());
             let published = match store.publish_directory(&key, staged.staging(), bytes, writer) {
                 Ok(published) => published,
@@ -474,11 +476,11 @@ impl CacheDir {
         if let Some(locks) = locks.get() {
             return Ok(locks.directory().clone());
         }
-        let open = || async {
+        let open = async {
             let options = FileLock::options().protocol(Protocol::Fcntl).read_only(*read_only);
             let options = options.this_machine_only(store.settings.this_machine_only);
             options.create(false).open(lock_file).await
         };
-        shared.get_or_try_init(open).await.cloned()
+        shared.get_or_open(open).await.cloned()
     }
 }

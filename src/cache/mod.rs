@@ -9,6 +9,7 @@ mod entries;
 mod entry;
 mod fill;
 mod key;
+mod leases;
 mod locks;
 mod nested;
 mod options;
@@ -16,6 +17,7 @@ mod pin;
 mod receive;
 mod stats;
 mod store;
+mod turns;
 mod value;
 mod waits;
 
@@ -28,10 +30,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
-
-use tokio::sync::OnceCell;
 
 pub use directory::{Dir, Pin};
 pub use entries::{Entries, Listed};
@@ -49,16 +48,17 @@ use crate::space::LockSpace;
 use crate::wait;
 use fill::{Found, find_or_fill};
 use key::Key;
+use leases::{LEASES_END, Leases};
 use locks::Locks;
 use nested::{Asked, FillLock, Inside};
 use receive::Received;
 use stats::Counts;
 use store::{Freshness, Noted, Store, named};
+use turns::{Opened, Turns};
 use waits::Waits;
 
-/// The kernel takes a lease away after 45 s (proc_sys_fs(5), `lease-break-time`).
-const LEASES_END: Duration = Duration::from_secs(90);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// So many tasks change values at once, each on a thread. What more there are wait.
+const CHANGES_AT_ONCE: usize = 64;
 
 /// A directory of values that tasks and processes share: computed once, read often.
 ///
@@ -119,9 +119,11 @@ struct Inner {
     fills: Option<LockSpace>,
     read_only: bool,
     /// Opened when they are needed first: hits do without.
-    locks: OnceCell<Locks>,
+    locks: Opened<Locks>,
     /// The lock file of who pins and may not write.
-    shared: OnceCell<FileLock>,
+    shared: Opened<FileLock>,
+    leases: Leases,
+    changes: Turns,
     counts: Counts,
 }
 
@@ -167,8 +169,10 @@ impl CacheDir {
             lock_file,
             fills,
             read_only,
-            locks: OnceCell::new(),
-            shared: OnceCell::new(),
+            locks: Opened::default(),
+            shared: Opened::default(),
+            leases: Leases::default(),
+            changes: Turns::new(CHANGES_AT_ONCE),
             counts: Counts::default(),
         };
         Self { inner: Arc::new(inner), waits }
@@ -390,10 +394,11 @@ impl CacheDir {
     pub async fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
         let key = Key::new(key.as_ref());
         let (_, fill) = self.lock_fill(&key).await?;
+        let turn = self.inner.changes.turn().await;
         let directory = self.lock_directory_for_one().await?;
         let path = self.inner.store.value(&key);
         let remove = self.change(Operation::RemoveValue, path, move |inner| {
-            let _guards = (directory, fill);
+            let _guards = (directory, fill, turn);
             inner.store.remove(&key, inner.writer())
         });
         remove.await
@@ -546,29 +551,26 @@ impl CacheDir {
             let is_cancelled = wanted.flag();
             move |inner: &Inner| look(inner, &is_cancelled)
         };
-        match self.run(look.clone()).await {
-            Err(error) if is_lease(&error) => {}
-            looked => return looked,
-        }
-        // Another process gives it back, or the kernel takes it, in some seconds. Other calls do not wait
-        // behind that.
-        let (inner, is_cancelled) = (self.inner.clone(), wanted.flag());
-        let wait = move || {
-            let begun = Instant::now();
-            loop {
-                match look(&inner) {
-                    Err(error)
-                        if is_lease(&error)
-                            && begun.elapsed() < LEASES_END
-                            && !is_cancelled.load(Ordering::Relaxed) =>
-                    {
-                        thread::sleep(BETWEEN_LOOKS);
+        let begun = Instant::now();
+        let limit = self.waits.limit.unwrap_or(LEASES_END);
+        let mut turn = None;
+        loop {
+            let looked = self.run(look.clone()).await;
+            drop(turn);
+            match looked {
+                Err(error) if is_lease(&error) => {
+                    let waited = begun.elapsed();
+                    if waited >= LEASES_END {
+                        return Err(error);
                     }
-                    looked => return looked,
+                    if waited >= limit {
+                        return Err(still_leased(&error, waited));
+                    }
                 }
+                looked => return looked,
             }
-        };
-        wait::errand_with_answer(registry().pool(), wait).await
+            turn = Some(self.inner.leases.look_again().await);
+        }
     }
 
     fn count_look(&self, found: bool) {
@@ -583,10 +585,12 @@ impl CacheDir {
         received: Received,
         fill: FillLock,
     ) -> Result<Entry, Error> {
+        let turn = self.inner.changes.turn().await;
         let directory = self.lock_directory_for_one().await?;
         let (path, key) = (self.inner.store.value(key), key.clone());
         let incoming = received.into_incoming();
         let publish = self.change(Operation::StoreValue, path, move |inner| {
+            let _turn = turn;
             let entry = inner.store.publish(&key, incoming, inner.writer())?;
             drop(directory);
             inner.store.settle(&key)?;
@@ -641,12 +645,12 @@ impl CacheDir {
             let error = io::Error::new(io::ErrorKind::PermissionDenied, reason);
             return Err(Error::os(ErrorKind::Io, Operation::ChangeCache, self.path(), error));
         }
-        let open = || async {
+        let open = async {
             let locks = Locks::open(lock_file, fills.clone(), &store.settings, &self.waits).await?;
             store.pins.are_in(locks.directory());
             Ok(locks)
         };
-        locks.get_or_try_init(open).await
+        locks.get_or_open(open).await
     }
 
     /// For a change of one value.
@@ -667,7 +671,11 @@ impl CacheDir {
         let lock = self.locks().await?.fill(key);
         let held = match nested::asked(key, &lock) {
             Asked::Outside => FillLock::new(self.waits.lock(&lock).await?),
-            Asked::Inside(outer) => outer.turn().await,
+            Asked::Inside(outer) => outer.turn(self.waits.limit).await.ok_or_else(|| {
+                let (kind, path) = (ErrorKind::TimedOut, self.inner.store.value(key));
+                let detail = "in time: another part of the fill around it has the same lock";
+                Error::found(kind, Operation::StoreValue, path, detail)
+            })?,
             Asked::ForItself => {
                 let (kind, path) = (ErrorKind::Deadlock, self.inner.store.value(key));
                 let detail = "its own fill asks for that, and would wait for itself";
@@ -728,6 +736,14 @@ fn unless_strange<T>(looked: Result<Option<T>, Error>) -> Result<Option<T>, Erro
 /// Another process has a lease on a file: opening it without waiting is refused.
 fn is_lease(error: &Error) -> bool {
     error.os_error().is_some_and(|source| source.kind() == io::ErrorKind::WouldBlock)
+}
+
+fn still_leased(error: &Error, waited: Duration) -> Error {
+    let detail = format!(
+        "within {} ms: another process has a lease on it and does not give it back",
+        waited.as_millis()
+    );
+    Error::found(ErrorKind::TimedOut, Operation::ReadValue, error.path(), detail)
 }
 
 /// Of who changes one value.

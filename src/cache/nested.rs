@@ -13,11 +13,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::key::Key;
+use super::turns::{Turn, Turns};
 use crate::lock::{ExclusiveGuard, FileLock};
 
 thread_local! {
@@ -31,14 +32,14 @@ struct Fill {
     key: Arc<Key>,
     lock: FileLock,
     guard: Arc<ExclusiveGuard>,
-    turns: Arc<Mutex<()>>,
+    turns: Turns,
 }
 
 /// The lock of a key's slot, and the turn among those who share it.
 #[derive(Debug)]
 pub(super) struct FillLock {
     guard: Arc<ExclusiveGuard>,
-    _turn: Option<OwnedMutexGuard<()>>,
+    _turn: Option<Turn>,
 }
 
 impl FillLock {
@@ -62,9 +63,14 @@ pub(super) enum Asked {
 pub(super) struct Outer(Arc<Fill>);
 
 impl Outer {
-    pub(super) async fn turn(self) -> FillLock {
-        let turn = self.0.turns.clone().lock_owned().await;
-        FillLock { guard: self.0.guard.clone(), _turn: Some(turn) }
+    /// `None` if others have it for longer than the limit.
+    pub(super) async fn turn(self, limit: Option<Duration>) -> Option<FillLock> {
+        let turn = self.0.turns.turn();
+        let turn = match limit {
+            None => turn.await,
+            Some(limit) => tokio::time::timeout(limit, turn).await.ok()?,
+        };
+        Some(FillLock { guard: self.0.guard.clone(), _turn: Some(turn) })
     }
 }
 
@@ -89,7 +95,7 @@ pub(super) struct Inside(Arc<Fill>);
 
 impl Inside {
     pub(super) fn of(key: Arc<Key>, lock: FileLock, held: &FillLock) -> Self {
-        let (guard, turns) = (held.guard.clone(), Arc::default());
+        let (guard, turns) = (held.guard.clone(), Turns::new(1));
         Self(Arc::new(Fill { key, lock, guard, turns }))
     }
 

@@ -17,7 +17,7 @@ use crate::wait;
 const CHUNK: u64 = 256 * 1024;
 
 /// What has come in. Dropping it removes the temporary file, on another thread: a task may be dropped
-/// where nothing may block.
+/// where nothing may block, and with it an answer that it has not seen.
 #[derive(Debug, Default)]
 pub(super) struct Received(Option<Incoming>);
 
@@ -86,8 +86,8 @@ impl CacheDir {
             if is_last && !inner.read_only {
                 inner.store.finish(&incoming)?;
             }
-            Ok(incoming)
+            Ok(Received(Some(incoming)))
         });
-        Ok(Received(Some(write.await?)))
+        write.await
     }
 }

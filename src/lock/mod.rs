@@ -221,9 +221,9 @@ impl FileLock {
         self.handle.options.takes()
     }
 
-    /// Whether both are one lock, whatever they are called.
+    /// Whether both are proved to be one lock, whatever they are called: files of one number may be several.
     pub(crate) fn is_same_lock(&self, other: &FileLock) -> bool {
-        self.member().place() == other.member().place()
+        Arc::ptr_eq(self.member().entry(), other.member().entry())
     }
 
     /// What has happened on this lock file in this process since the first of its handles that

@@ -107,6 +107,12 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     #[cfg(target_os = "linux")]
     ("a dead mount in a cache", cache::stuck::dead_mount),
     ("list what is closed", cache::stuck::list),
+    #[cfg(target_os = "linux")]
+    ("many wait for a lease", cache::many::wait_for_a_lease),
+    #[cfg(target_os = "linux")]
+    ("many insert", cache::many::insert),
+    #[cfg(target_os = "linux")]
+    ("drop an insert", cache::many::drop_an_insert),
     ("plant without end", cache::strangers::plant_without_end),
     ("visit a cache", cache::users::visit),
     ("fill a small disk", cache::disk::on_a_small_disk),

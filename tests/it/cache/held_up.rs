@@ -153,6 +153,77 @@ async fn two_keys_in_one_slot_may_be_filled_inside_each_other() {
     user.finish();
 }
 
+/// A fill that wants a key whose lock another part of it has, for longer than it wants to wait.
+#[tokio::test]
+async fn a_wait_inside_of_a_fill_has_a_limit() {
+    let place = Place::new();
+    let cache = open(&place).await;
+    let hasty = cache.with_timeout(SHORTLY);
+    let [outer, inner] = IN_ONE_SLOT;
+    let fill = || async {
+        let (filling, begun) = tokio::sync::oneshot::channel();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let slow = cache.get_or_insert_with(inner, || async {
+            filling.send(()).unwrap();
+            ended.await.unwrap();
+            Ok::<_, Infallible>("inner")
+        });
+        let impatient = async {
+            begun.await.unwrap();
+            let error = in_time(hasty.insert(inner, "hasty")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+            let error = in_time(hasty.remove(inner)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+            end.send(()).unwrap();
+        };
+        let (slow, ()) = tokio::join!(slow, impatient);
+        Ok::<_, Infallible>(slow.unwrap().read().await.unwrap())
+    };
+    let entry = in_time(cache.get_or_insert_with(outer, fill)).await.unwrap();
+    assert_eq!(entry.read().await.unwrap(), b"inner");
+}
+
+/// What a task's waker does when another one is through with the key's lock is nothing to that one.
+#[tokio::test]
+async fn a_waker_that_panics_is_nothing_to_who_wakes_it() {
+    struct Panics;
+
+    impl std::task::Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a foreign waker");
+        }
+    }
+
+    let place = Place::new();
+    let cache = open(&place).await;
+    let [outer, inner] = IN_ONE_SLOT;
+    let fill = || async {
+        let (filling, begun) = tokio::sync::oneshot::channel();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let first = cache.get_or_insert_with(inner, || async {
+            filling.send(()).unwrap();
+            ended.await.unwrap();
+            Err::<&str, _>("given up")
+        });
+        let behind = async {
+            begun.await.unwrap();
+            let waker = std::task::Waker::from(Arc::new(Panics));
+            let mut waiting = Box::pin(cache.remove(inner));
+            // At once: nothing is between it and its turn.
+            let polled = waiting.as_mut().poll(&mut std::task::Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            end.send(()).unwrap();
+            waiting
+        };
+        let (first, waiting) = tokio::join!(first, behind);
+        assert!(matches!(first, Err(FillError::Fill("given up"))));
+        assert!(!in_time(waiting).await.unwrap());
+        Ok::<_, Infallible>("outer")
+    };
+    let entry = in_time(cache.get_or_insert_with(outer, fill)).await.unwrap();
+    assert_eq!(entry.read().await.unwrap(), b"outer");
+}
+
 #[tokio::test]
 async fn a_fill_that_asks_for_its_own_key_is_an_error() {
     let place = Place::new();

@@ -9,6 +9,8 @@ pub(crate) mod disk;
 pub(crate) mod fills;
 pub(crate) mod held_up;
 #[cfg(target_os = "linux")]
+pub(crate) mod many;
+#[cfg(target_os = "linux")]
 pub(crate) mod power;
 mod random;
 pub(crate) mod storm;
