@@ -98,7 +98,13 @@ impl Store {
             }
         }
         if self.settings.checksums
-            && !checksum::is_right(&mut looked.file, &shard, key, is_cancelled)?
+            && !checksum::is_right(
+                &mut looked.file,
+                looked.status.length,
+                &shard,
+                key,
+                is_cancelled,
+            )?
         {
             let is_wrong = is_there_still(&looked)?;
             return Ok(if is_wrong { Look::Absent } else { Look::Replaced });

@@ -94,8 +94,9 @@ impl Store {
             }
         }
         match incoming.checksum() {
-            Some(next) => {
-                self.write_checksum(key, &next, writer)?;
+            Some(sum) => {
+                let next = Status::of_file(incoming.temporary.file()?)?;
+                self.write_checksum(key, &sum, &next, replaced.as_ref(), writer)?;
                 if replaced.is_some() {
                     self.sync_checksum(key)?;
                 }

@@ -324,6 +324,11 @@ impl Iterator for Names {
 }
 
 impl Status {
+    /// What tells the file from others of its directory, while it is there.
+    pub(crate) fn number(&self) -> u64 {
+        self.identity.inode
+    }
+
     /// Of an open file.
     pub(crate) fn of_file(file: &File) -> io::Result<Self> {
         Ok(Self::of(&fstat(file)?))

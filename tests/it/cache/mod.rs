@@ -1,6 +1,7 @@
 //! The cache directory.
 
 mod basics;
+mod checksums;
 mod conveniences;
 #[cfg(target_os = "linux")]
 pub(crate) mod descriptors;
