@@ -118,7 +118,7 @@ struct Inner {
     /// The caller's own.
     fills: Option<LockSpace>,
     read_only: bool,
-    /// Opened when they are needed first: hits do without.
+    /// Opened with the directory, or, where that was not allowed, when they are needed first. Hits do without.
     locks: Opened<Locks>,
     /// The lock file of who pins and may not write.
     shared: Opened<FileLock>,
@@ -616,12 +616,8 @@ impl CacheDir {
     /// Looks whose the directory is, and removes what dead processes had half written, as far as that is
     /// allowed.
     async fn clean_up(&self) -> Result<(), Error> {
-        let look = self.call(Operation::OpenCache, self.path(), |inner| {
-            inner.store.note_format();
-            Ok(())
-        });
-        look.await?;
-        if self.inner.read_only {
+        let is_foreign = self.run(|inner| inner.store.note_format()).await;
+        if is_foreign || self.inner.read_only {
             return Ok(());
         }
         match self.locks().await {

@@ -150,10 +150,11 @@ impl CacheOptions {
     }
 
     /// The longest that an operation waits for a lock that others hold: for a fill of the key by somebody
-    /// else, for those who change the directory at the moment, and when the cache is opened, for another
+    /// else, for those who change the directory at the moment, for a lease that another process has on
+    /// the value (fcntl(2), `F_SETLEASE`), and when the cache is opened, for another
     /// program that has locked the whole lock file. Then it is an error with
     /// [`ErrorKind::TimedOut`], which says who holds it ([`Error::holders`]). By default there is no limit.
-    /// Hits wait for nobody. For one handle only: [`CacheDir::with_timeout`].
+    /// Hits wait for nobody but a lease. For one handle only: [`CacheDir::with_timeout`].
     ///
     /// An operation takes two locks at most, one after the other, and each may take so long.
     ///
@@ -194,10 +195,10 @@ impl CacheOptions {
     ///
     /// [`ErrorKind::Io`] if the directory cannot be created or found; [`ErrorKind::InvalidInput`] if it is
     /// a mount point and no [`lock_file`](CacheOptions::lock_file) is named, or if that is inside;
-    /// [`ErrorKind::Unsupported`] if another version of this crate made it in a way that this one
-    /// does not know; otherwise as
-    /// [`OpenOptions::open`](crate::OpenOptions::open), for the lock files. A directory that exists
-    /// and may not be written to is no error.
+    /// otherwise as [`OpenOptions::open`](crate::OpenOptions::open), for the lock files. A directory that exists
+    /// and may not be written to is no error. Nor is one that another version of this crate made in a way that
+    /// this one does not know: nothing is removed from it, and everything but [`clear`](CacheDir::clear) is
+    /// [`ErrorKind::Unsupported`] then.
     pub async fn open(self, directory: impl AsRef<Path>) -> Result<CacheDir, Error> {
         let path = directory.as_ref().to_owned();
         let find = {

@@ -163,7 +163,7 @@ impl Store {
     /// Makes the books right, with the directory to itself.
     pub(in crate::cache) fn recount(&self, writer: &str) -> Result<(u64, u64), Error> {
         let failed = |error| named(Operation::ListCache, &self.directory, error);
-        self.check_format().map_err(failed)?;
+        self.check_format_anew().map_err(failed)?;
         let (books, unseen) = self.count();
         self.write_books_if_possible(books, writer);
         unseen.check(Operation::ListCache)?;
@@ -197,10 +197,17 @@ impl Store {
         self.write_books(books, writer)
     }
 
-    /// Looks whether the directory is another version's, so that those who read no books know.
-    pub(in crate::cache) fn note_format(&self) {
+    /// Looks whether the directory is another version's, so that those who read no books know; whether it is.
+    pub(in crate::cache) fn note_format(&self) -> bool {
         let is_foreign = matches!(self.read_books(), Ok(Parsed::Foreign(_)));
         self.is_foreign.store(is_foreign, Ordering::Relaxed);
+        is_foreign
+    }
+
+    /// An error if the directory is another version's by now: asked of the disk.
+    pub(super) fn check_format_anew(&self) -> io::Result<()> {
+        self.note_format();
+        self.check_format()
     }
 
     /// An error if the directory is another version's still.

@@ -189,6 +189,7 @@ struct Pointed {
 impl Store {
     /// A directory with nothing in it, to be filled.
     pub(in crate::cache) fn stage(&self, writer: &str) -> io::Result<Staging> {
+        self.check_format()?;
         let mut rounds = 0..ROUNDS;
         loop {
             let name = temporary_name(writer);
@@ -485,7 +486,11 @@ impl Store {
             self.refresh(&[Place::Root, Place::of(key.value()), Place::Directories])
                 .map_err(failed)?;
         }
-        self.find_directory(key, noted).map_err(failed)
+        let found = self.find_directory(key, noted).map_err(failed)?;
+        if found.is_none() {
+            self.check_format_anew().map_err(failed)?;
+        }
+        Ok(found)
     }
 
     fn find_directory(&self, key: &Key, noted: Noted) -> io::Result<Option<FoundDirectory>> {

@@ -48,6 +48,7 @@ impl Incoming {
 
 impl Store {
     pub(in crate::cache) fn begin(&self, writer: &str) -> io::Result<Incoming> {
+        self.check_format()?;
         let hasher = self.settings.checksums.then(Sha256::new);
         Ok(Incoming { temporary: self.temporary(writer)?, length: 0, hasher })
     }

@@ -57,7 +57,7 @@ impl Store {
             let found = self.look_once(key, is_cancelled).map_err(failed)?;
             let Looked { file, status } = match found {
                 Look::Found(looked) => looked,
-                Look::Absent => return Ok(None),
+                Look::Absent => break,
                 Look::Replaced => continue,
                 Look::NotAFile => {
                     let detail = "something that is not a regular file stands there";
@@ -70,6 +70,8 @@ impl Store {
             }
             return Ok(Some(Entry::new(file, path(), status.length, status.modified)));
         }
+        // Another version may have its values elsewhere.
+        self.check_format_anew().map_err(failed)?;
         Ok(None)
     }
 

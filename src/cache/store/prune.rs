@@ -73,8 +73,7 @@ impl Store {
         of_dead: impl Fn(&str) -> Option<G>,
     ) -> Result<Removed, Error> {
         let failed = |error| named(Operation::PruneCache, &self.directory, error);
-        self.note_format();
-        self.check_format().map_err(failed)?;
+        self.check_format_anew().map_err(failed)?;
         let see = |shard: &Shard| shard.remove_lost_files(&of_dead);
         let mut walk = self.shrink(self.settings.max_size, writer, see);
         let lost = self

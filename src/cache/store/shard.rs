@@ -136,7 +136,7 @@ impl Store {
     /// How many values there are, and their bytes, by looking at each.
     pub(in crate::cache) fn counted(&self) -> Result<(u64, u64), Error> {
         let failed = |error| named(Operation::ListCache, &self.directory, error);
-        self.check_format().map_err(failed)?;
+        self.check_format_anew().map_err(failed)?;
         let (books, unseen) = self.count();
         unseen.check(Operation::ListCache)?;
         Ok((books.values, books.bytes))
@@ -146,7 +146,7 @@ impl Store {
     /// cannot be looked at.
     pub(in crate::cache) fn list(&self, name: &str) -> Vec<Result<Listed, Error>> {
         let failed = |path, error| Err(named(Operation::ListCache, path, error));
-        if let Err(error) = self.check_format() {
+        if let Err(error) = self.check_format_anew() {
             return vec![failed(self.directory.clone(), error)];
         }
         let Shard { directory, values, unseen, .. } = self.shard(name);
