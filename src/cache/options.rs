@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::CacheDir;
-use super::store::{ROUNDS, Settings, Store, if_there, make_directory};
+use super::store::{
+    ROUNDS, Settings, Store, if_there, make_directory, names_to, remove_unfinished,
+};
 use super::waits::Waits;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::lock::Waiting;
@@ -29,7 +31,7 @@ pub enum SyncPolicy {
     #[default]
     Values,
     /// As `Values`, and its directory before the insert returns (fsync(2)): it is there after a power
-    /// failure.
+    /// failure. So are the names of the cache directory and all its parents, which are synced when it is opened.
     Inserts,
 }
 
@@ -224,6 +226,11 @@ impl CacheOptions {
         wait::block_on(self.open(directory))
     }
 
+    #[cfg(test)]
+    pub(super) fn find_here(self, path: &Path) {
+        self.find(path).unwrap();
+    }
+
     /// Blocks for the time of the calls.
     fn find(self, path: &Path) -> Result<(Store, PathBuf), Error> {
         let failed = |error| Error::os(ErrorKind::Io, Operation::OpenCache, path, error);
@@ -271,7 +278,16 @@ fn find(path: &Path, settings: &Settings, read_only: bool) -> io::Result<(PathBu
             Err(error) if error.kind() == io::ErrorKind::NotFound && !read_only => {
                 rounds.next().ok_or(error)?;
             }
-            found => return found.map(|(directory, path)| (path, directory)),
+            found => {
+                let (directory, path) = found?;
+                if !read_only {
+                    if settings.mode.is_some() {
+                        remove_unfinished(&path);
+                    }
+                    names_to(&path, settings)?;
+                }
+                return Ok((path, directory));
+            }
         }
         // The parents are not the cache's own, and get the usual permissions.
         if let Some(parent) = path.parent() {

@@ -51,6 +51,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
+use sha2::{Digest, Sha256};
+
 use super::key::{self, Key};
 use super::options::SyncPolicy;
 use super::pin::Pins;
@@ -62,6 +64,7 @@ pub(super) use generation::{FoundDirectory, Generation, Staging};
 pub(super) use incoming::Incoming;
 pub(super) use look::{Freshness, Noted};
 pub use prune::Removed;
+pub(super) use sync::names_to;
 
 /// Somebody who wipes the directory may make a step fail again and again; after so many rounds its
 /// error is reported.
@@ -150,6 +153,7 @@ impl Store {
         }
         // Wiped and made anew, or moved away.
         let found = Arc::new(Directory::open(&self.directory)?);
+        sync::name_of(&self.directory, &self.settings)?;
         let before = std::mem::replace(&mut *self.held.lock(), found.clone());
         drop((held, before)); // and not under the mutex
         Ok(found)
@@ -245,8 +249,28 @@ pub(super) fn make_directory(path: &Path, settings: &Settings) -> io::Result<()>
     if parent.status(name)?.is_some() {
         return Ok(());
     }
-    parent.make_subdirectory(name, settings.mode, &temporary_name(name))?;
-    sync::made(&parent, settings)
+    match parent.make_subdirectory(name, settings.mode, &unfinished_name(name)) {
+        // Another process is about to make it, or was killed when it was.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            parent.make_subdirectory(name, settings.mode, &temporary_name("tokio-filelock"))
+        }
+        made => made,
+    }
+}
+
+/// What the directory is called that is to become the cache directory, before it has its mode. There is one
+/// name, so that what a killed process has left is found.
+fn unfinished_name(name: &str) -> String {
+    format!(".tokio-filelock-{}", &key::hexadecimal(&Sha256::digest(name))[..16])
+}
+
+/// The cache directory is there: what is to become the same one is not wanted. As far as it can be removed.
+pub(super) fn remove_unfinished(path: &Path) {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let (Some(parent), Some(name)) = (path.parent(), name) else { return };
+    if let Ok(parent) = Directory::open(parent) {
+        let _ = parent.remove_directory(&unfinished_name(name));
+    }
 }
 
 /// What an error of the store is for its caller.

@@ -10,12 +10,14 @@
 //! is replaced, the one before was promised, and the disk may see the two renames in any order. The file
 //! with the checksums has that of the value before, too; so it goes first, for good.
 //!
-//! Where the directory itself is made, its name in its parent is synced as well with `Inserts`.
+//! With `Inserts` the name of the directory in its parent is synced as well when it is opened, with those of all parents, whoever
+//! has made them; and where the directory is found to be another one than before.
 //!
 //! Where a file system cannot sync something there is nothing to wait for, and that is no error.
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use super::{Place, Settings, Store, if_there};
 use crate::cache::key;
@@ -67,9 +69,29 @@ impl Store {
     }
 }
 
-/// The name of the cache directory, when it was made.
-pub(super) fn made(parent: &Directory, settings: &Settings) -> io::Result<()> {
-    if settings.sync == SyncPolicy::Inserts { sync(parent) } else { Ok(()) }
+/// The name of the cache directory that is found, whoever has made it.
+pub(super) fn name_of(directory: &Path, settings: &Settings) -> io::Result<()> {
+    let Some(parent) = directory.parent() else { return Ok(()) };
+    if settings.sync != SyncPolicy::Inserts {
+        return Ok(());
+    }
+    match Directory::open(parent).and_then(|parent| sync(&parent)) {
+        // Who may not read what is in there has made nothing of it, or has lost the right since.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            Ok(())
+        }
+        synced => if_there(synced).map(drop),
+    }
+}
+
+/// All names on the way there: others may have made them a moment ago.
+pub(in crate::cache) fn names_to(directory: &Path, settings: &Settings) -> io::Result<()> {
+    directory.ancestors().try_for_each(|directory| name_of(directory, settings))
 }
 
 fn sync(directory: &Directory) -> io::Result<()> {
@@ -84,6 +106,7 @@ mod tests {
 
     use super::*;
     use crate::cache::key::Key;
+    use crate::cache::options::CacheOptions;
 
     // How often this thread has asked.
     thread_local! {
@@ -97,6 +120,34 @@ mod tests {
         let settings = Settings { sync, checksums, ..Settings::default() };
         let held = Directory::open(&path).unwrap();
         (place, Store::new(path, held, settings))
+    }
+
+    #[test]
+    fn all_names_to_a_directory_that_is_opened() {
+        for (policy, expected) in
+            [(SyncPolicy::Never, false), (SyncPolicy::Values, false), (SyncPolicy::Inserts, true)]
+        {
+            let place = tempfile::tempdir().unwrap();
+            let path = place.path().canonicalize().unwrap().join("made/of/parents");
+            // By this process, and then by one that finds them.
+            for _ in 0..2 {
+                let before = DIRECTORIES.get();
+                CacheOptions::default().sync(policy).find_here(&path);
+                let above = path.ancestors().count() as u32 - 1;
+                assert_eq!(DIRECTORIES.get() - before, if expected { above } else { 0 });
+            }
+            // Made anew by another process.
+            let held = Directory::open(&path).unwrap();
+            let settings = Settings { sync: policy, ..Settings::default() };
+            let store = Store::new(path.clone(), held, settings);
+            std::fs::rename(&path, path.with_file_name("moved")).unwrap();
+            std::fs::create_dir(&path).unwrap();
+            let before = DIRECTORIES.get();
+            for _ in 0..2 {
+                store.root().unwrap();
+            }
+            assert_eq!(DIRECTORIES.get() - before, u32::from(expected));
+        }
     }
 
     /// The syncs of one insert, of files and of directories.

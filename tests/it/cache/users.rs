@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, umask};
+use sha2::{Digest, Sha256};
 use tokio_filelock::cache::{CacheOptions, FillError};
 use tokio_filelock::{CacheDir, ErrorKind};
 
@@ -213,4 +214,29 @@ fn finish(cache: &CacheDir, event: &str) {
     say(event);
     crate::support::process::commands().for_each(drop);
     assert!(cache.path().exists());
+}
+
+/// By a process that was killed before what it made had its mode.
+#[tokio::test]
+async fn what_was_to_become_the_directory_is_removed() {
+    let place = Place::new();
+    let path = directory(&place);
+    let digest = Sha256::digest("cache");
+    let name: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let left = place.at(&format!(".tokio-filelock-{name}"));
+    let names = ["cache", "cache.lock"];
+    // Where there is no cache yet, and where there is one.
+    for _ in 0..2 {
+        fs::create_dir(&left).unwrap();
+        fs::set_permissions(&left, Permissions::from_mode(0o700)).unwrap();
+        let cache = options().mode(0o666).open(&path).await.unwrap();
+        assert_eq!(mode(&path), 0o777);
+        cache.insert("key", "value").await.unwrap();
+        assert_eq!(place.names()[..2], names, "and its others");
+    }
+    // It is not of the cache if there is something in it.
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("file"), "").unwrap();
+    options().mode(0o666).open(&path).await.unwrap();
+    assert!(left.join("file").exists());
 }
