@@ -19,6 +19,7 @@ use crate::wait;
 pub(super) const LEASES_END: Duration = Duration::from_secs(90);
 
 const MOMENT: Duration = Duration::from_millis(5);
+const MOST_MOMENTS: u32 = 20;
 
 const LOOKS_AT_ONCE: usize = 4;
 
@@ -29,9 +30,11 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    /// Waits for a moment, and for a turn to look again.
-    pub(super) async fn look_again(&self) -> Turn {
-        self.moment().await;
+    /// Waits for some moments, more from round to round, and for a turn to look again.
+    pub(super) async fn look_again(&self, round: u32) -> Turn {
+        for _ in 0..round.clamp(1, MOST_MOMENTS) {
+            self.moment().await;
+        }
         self.looks.turn().await
     }
 

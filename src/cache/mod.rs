@@ -553,7 +553,7 @@ impl CacheDir {
         };
         let begun = Instant::now();
         let limit = self.waits.limit.unwrap_or(LEASES_END);
-        let mut turn = None;
+        let (mut turn, mut round) = (None, 0);
         loop {
             let looked = self.run(look.clone()).await;
             drop(turn);
@@ -569,7 +569,8 @@ impl CacheDir {
                 }
                 looked => return looked,
             }
-            turn = Some(self.inner.leases.look_again().await);
+            round += 1;
+            turn = Some(self.inner.leases.look_again(round).await);
         }
     }
 

@@ -103,7 +103,7 @@ mod tests {
             waiting.iter_mut().map(|turn| turn.as_mut().poll(&mut context)).collect();
         let are_had: Vec<_> = had.iter().map(Poll::is_ready).collect();
         assert_eq!(are_had, [true, true, false, false]);
-        had.remove(0);
+        drop(had.remove(0));
         assert!(waiting[3].as_mut().poll(&mut context).is_pending(), "first come, first served");
         assert!(waiting[2].as_mut().poll(&mut context).is_ready());
     }

@@ -486,3 +486,20 @@ fn again<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
 fn is_dot(name: &CStr) -> bool {
     matches!(name.to_bytes(), b"." | b"..")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is not open was not synced: other code of the process may have closed it.
+    #[test]
+    fn a_sync_that_failed_is_told_and_one_that_cannot_be_is_not() {
+        for told in [Errno::EBADF, Errno::EIO, Errno::ENOSPC, Errno::EDQUOT] {
+            let synced = where_it_can(Err(told.into()));
+            assert_eq!(errno(&synced.unwrap_err()), Some(told));
+        }
+        for cannot in [Errno::EINVAL, Errno::EOPNOTSUPP, Errno::ENOSYS, Errno::ENOTTY] {
+            where_it_can(Err(cannot.into())).unwrap();
+        }
+    }
+}
