@@ -30,7 +30,7 @@ impl Received {
 impl Drop for Received {
     fn drop(&mut self) {
         if let Some(incoming) = self.0.take() {
-            wait::errand(registry().pool(), move || drop(incoming));
+            wait::leave(registry().pool(), move || drop(incoming));
         }
     }
 }

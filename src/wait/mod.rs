@@ -122,6 +122,11 @@ pub(crate) async fn call<T: Send + 'static>(
     answered.await.expect("a call runs")
 }
 
+/// Runs a call that nobody waits for.
+pub(crate) fn leave(pool: &Pool, job: impl FnOnce() + Send + 'static) {
+    pool.call(Box::new(|_| job()));
+}
+
 fn with_answer<T: Send + 'static>(
     job: impl FnOnce() -> T + Send + 'static,
 ) -> (impl FnOnce() + Send + 'static, oneshot::Receiver<T>) {

@@ -49,14 +49,11 @@ impl AsyncRead for Download {
 fn a_value_is_not_written_into_a_file_that_has_got_the_number() {
     let place = Place::new();
     let arguments = [directory(&place), place.at("own")];
-    fs::create_dir(&arguments[1]).unwrap();
-    let process = Process::in_role("insert without descriptors", &arguments.each_ref().map(text));
+    fs::create_dir(place.at("own")).unwrap();
+    let arguments = arguments.each_ref().map(|path| path.to_str().unwrap());
+    let process = Process::in_role("insert without descriptors", &arguments);
     process.expect("done");
     process.finish();
-}
-
-fn text(path: &std::path::PathBuf) -> &str {
-    path.to_str().unwrap()
 }
 
 /// The role `insert without descriptors`.

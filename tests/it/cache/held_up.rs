@@ -205,17 +205,16 @@ async fn a_waker_that_panics_is_nothing_to_who_wakes_it() {
             ended.await.unwrap();
             Err::<&str, _>("given up")
         });
+        let mut waiting = Box::pin(cache.remove(inner));
         let behind = async {
             begun.await.unwrap();
             let waker = std::task::Waker::from(Arc::new(Panics));
-            let mut waiting = Box::pin(cache.remove(inner));
             // At once: nothing is between it and its turn.
             let polled = waiting.as_mut().poll(&mut std::task::Context::from_waker(&waker));
             assert!(polled.is_pending());
             end.send(()).unwrap();
-            waiting
         };
-        let (first, waiting) = tokio::join!(first, behind);
+        let (first, ()) = tokio::join!(first, behind);
         assert!(matches!(first, Err(FillError::Fill("given up"))));
         assert!(!in_time(waiting).await.unwrap());
         Ok::<_, Infallible>("outer")

@@ -231,7 +231,7 @@ fn a_key_that_cannot_be_read_hides_no_other() {
         assert!(beside_it > 0);
         let name = value.file_name().unwrap().to_str().unwrap();
         let key = shard.join(format!("{}.key", &name[..40]));
-        fs::set_permissions(key, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(key, Permissions::from_mode(0o0)).unwrap();
     });
     let process = Process::in_role("list what is closed", &[text(&path)]);
     process.expect("listed 2000");
