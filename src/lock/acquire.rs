@@ -262,7 +262,10 @@ impl<G: Guard> Future for Acquire<G> {
         let lock = this.lock.take().expect("looked at above");
         Poll::Ready(match answer {
             Ok(hold) => {
-                lock.gives_guard();
+                // One of several counts when all are there.
+                if this.moves.are_followed() {
+                    lock.gives_guard();
+                }
                 Ok(G::new(lock, hold))
             }
             Err(error) => Err(lock.named(error)),
@@ -374,6 +377,7 @@ async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, 
     let turn = hold.member().entry().file().turn().await;
     if !lock.has_to_look(&hold) {
         // Another one has looked meanwhile.
+        foreign::let_go(turn);
         return Ok(Some(hold));
     }
     let looking = lock.clone();
@@ -400,6 +404,7 @@ async fn move_on(lock: FileLock, mode: Mode, from: Arc<Membership>) -> Result<Op
     // thread each.
     let turn = from.entry().file().turn().await;
     if lock.has_moved_on(&from) {
+        foreign::let_go(turn);
         return Ok(None);
     }
     let moving = lock.clone();

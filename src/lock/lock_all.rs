@@ -230,6 +230,7 @@ async fn acquire_all<G: Guard>(
                 }
             }
         }
+        locks.iter().for_each(FileLock::gives_guard);
         return Ok(Guards(guards));
     }
 }

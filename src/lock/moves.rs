@@ -39,6 +39,11 @@ impl Moves {
         Self { is_bound: true, ..Self::default() }
     }
 
+    /// `false` for a request that is for one file only.
+    pub(super) fn are_followed(&self) -> bool {
+        !self.is_bound
+    }
+
     pub(super) fn rank(&self) -> Option<Rank> {
         self.rank
     }
@@ -61,7 +66,8 @@ impl Moves {
         self.go_on_at(lock.guards_given(), Instant::now())
     }
 
-    /// The same, of a request for all of these, which leaves one of some files.
+    /// The same, of a request for all of these, which leaves one of some files. What it has had in vain itself counts
+    /// as no guard.
     pub(super) fn go_on_all<'a>(
         &mut self,
         locks: &[FileLock],

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::libc;
 use tokio::runtime::Builder;
-use tokio_filelock::{Error, ErrorKind, FileLock, Protocol, Tenure, TryLockError};
+use tokio_filelock::{Error, ErrorKind, FileLock, Protocol, Tenure, TryLockError, lock_all};
 use tokio_test::task::spawn;
 
 use crate::support::fuse::{Answer, FuseServer};
@@ -162,13 +162,18 @@ async fn a_file_that_the_server_has_forgotten_is_opened_anew() {
         return;
     }
     let mut server = FuseServer::new();
+    let shared_memory = tempfile::tempdir_in("/dev/shm").unwrap();
     for protocol in PROTOCOLS {
+        let other = open(shared_memory.path().join("other.lock"), protocol).await;
         let lock = open(server.lock_file(protocol), protocol).await;
         server.answer_locks(Answer::RefuseTimes(libc::ESTALE, 3));
         in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
         server.answer_locks(Answer::RefuseTimes(libc::ESTALE, 3));
         drop(lock.try_lock().unwrap());
         server.answer_locks(Answer::Refuse(libc::ESTALE));
+        // The other one comes first in the order, and is had each time.
+        let error = in_time(lock_all([&other, &lock])).await.unwrap_err();
+        assert_names(&error, ErrorKind::Replaced, lock.path());
         let error = in_time(lock.lock()).await.unwrap_err();
         assert_names(&error, ErrorKind::Replaced, lock.path());
         server.answer_locks(Answer::Grant);
