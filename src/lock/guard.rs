@@ -122,7 +122,7 @@ impl ExclusiveGuard {
     /// # Errors
     ///
     /// The lock is released in any case. [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a
-    /// key of a [`LockSpace`](crate::LockSpace), and for a file in which keys are open or locked;
+    /// key of a [`LockSpace`](crate::LockSpace), and for a file in which keys are locked or waited for;
     /// [`ErrorKind::NotEmpty`](crate::ErrorKind::NotEmpty) if a [record](crate::OpenOptions::record)
     /// or anything else was written into it; [`ErrorKind::Linked`](crate::ErrorKind::Linked) if it has another
     /// hard link; [`ErrorKind::Replaced`](crate::ErrorKind::Replaced) if its path leads elsewhere;

@@ -535,7 +535,8 @@ impl FileLock {
     }
 
     fn replaced(&self, mode: Mode) -> Error {
-        let detail = format!("the lock file was removed or replaced {MOST_IN_VAIN} times in a row");
+        let detail =
+            format!("the lock file was removed or replaced {MOST_IN_VAIN} times in a row or more");
         Error::found(ErrorKind::Replaced, operation(mode), self.path(), detail)
     }
 }

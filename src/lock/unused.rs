@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Operation};
+use crate::holder::Shown;
 use crate::os::{self, Kept};
 use crate::registry::registry;
 use crate::wait;
@@ -20,6 +21,9 @@ use crate::wait;
 ///
 /// This is safe only if *every* program that locks such a file looks, after it has the lock, whether the file
 /// still has a name or the path still leads to it, as this crate does. flock(1), `std::fs::File::lock` and cargo do not.
+///
+/// On Linux a file in which this process has a POSIX record lock (`F_SETLK`, lockf(3), SQLite) is left alone and not opened,
+/// where `/proc` tells of it: to close it would release that lock. One that is taken while the files are looked at may be lost.
 ///
 /// Symbolic links are not followed, and directories are not entered. The files are looked at through a handle of the
 /// directory, so a directory that is put in its place meanwhile is left alone.
@@ -74,8 +78,7 @@ impl UnusedFiles {
         self
     }
 
-    /// Removes them. The file-system calls run on the runtime's blocking pool, or on the crate's own where there is
-    /// no runtime.
+    /// Removes them. The file-system calls run on a thread of the crate.
     ///
     /// # Cancel safety
     ///
@@ -131,11 +134,24 @@ impl UnusedFiles {
 impl fmt::Display for Removed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for path in &self.files {
-            writeln!(f, "removed `{}`", path.display())?;
+            writeln!(f, "removed `{}`", Shown::path(path))?;
         }
         for (path, kept) in &self.kept {
-            writeln!(f, "kept `{}`: {kept}", path.display())?;
+            writeln!(f, "kept `{}`: {kept}", Shown::path(path))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_moves_no_cursor() {
+        let kept = vec![(PathBuf::from("/tmp/\u{1b}[2Jx.lock"), Kept::NotEmpty)];
+        let told = Removed { files: vec!["/tmp/\u{1b}[31m\u{7}job.lock".into()], kept }.to_string();
+        assert_eq!(told.lines().count(), 2);
+        assert!(!told.contains(['\u{1b}', '\u{7}']), "{told:?}");
     }
 }

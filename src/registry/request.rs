@@ -48,7 +48,8 @@ enum State {
     Done,
 }
 
-/// The rank of a request that moves for the first time, behind all that have moved before.
+/// The rank of a request that moves for the first time, behind all that have moved before. After 2^32 moves it begins
+/// anew: those that are on their way at that moment are overtaken once, which costs them a turn and nothing else.
 pub(crate) fn new_rank() -> Rank {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     loop {

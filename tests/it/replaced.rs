@@ -652,6 +652,32 @@ pub(crate) mod removed {
         held.into_iter().for_each(Locker::finish);
     }
 
+    /// To close any descriptor of a file releases them.
+    #[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
+    #[test]
+    fn a_record_lock_of_other_code_of_this_process_survives_a_removal() {
+        use nix::fcntl::{FcntlArg, fcntl};
+        use nix::libc;
+
+        let place = Place::new();
+        let file = fs::File::create(place.lock_file()).unwrap();
+        let whole = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        #[allow(clippy::disallowed_methods)] // what other code does
+        fcntl(&file, FcntlArg::F_SETLK(&whole)).unwrap();
+        assert!(!is_free(&place.lock_file(), Protocol::Fcntl, Mode::Exclusive));
+        let unused = UnusedFiles::ending_with(".lock").unchanged_for(Duration::ZERO);
+        let removed = unused.blocking_remove_from(place.directory()).unwrap();
+        assert!(matches!(removed.kept[..], [(_, Kept::Locked)]), "{removed}");
+        assert!(!is_free(&place.lock_file(), Protocol::Fcntl, Mode::Exclusive));
+        drop(file);
+    }
+
     /// Files are removed while others open, lock and unlock them, all the time.
     #[cfg(tokio_filelock_posix)]
     #[tokio::test]

@@ -52,8 +52,15 @@ impl Range {
     /// From the first byte to the last one that there can be.
     pub(super) const ALL: Self = Self { start: 0, length: 0 };
 
-    /// Beyond the slot of a file with one lock.
-    pub(super) const OF_KEYS: Self = Self { start: 1 << 23, length: 0 };
+    /// Beyond the slot of a file with one lock, but for the marks by which another process recognizes it.
+    pub(super) const OF_KEYS: &[Self] = if size_of::<libc::off_t>() < 8 {
+        &[Self { start: 1 << 23, length: 0 }]
+    } else {
+        &[
+            Self { start: 1 << 23, length: (1 << 60) - (1 << 23) },
+            Self { start: 1 << 61, length: 0 },
+        ]
+    };
 
     pub(super) const fn byte(start: u64) -> Self {
         Self { start, length: 1 }

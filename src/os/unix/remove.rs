@@ -6,12 +6,14 @@
 //! directory can remove every file in it as well.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::libc;
@@ -21,7 +23,8 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::descriptor::{Descriptor, identity_in};
 use super::errors::is_contention;
 use super::fcntl::Range;
-use super::kernel::look::DIRECTORY;
+use super::holders::RecordLocks;
+use super::kernel::look::{DIRECTORY, Look};
 use super::kernel::{file_system, record};
 use super::lock::Lock;
 use super::open::{directory_of, open_at, start};
@@ -50,8 +53,10 @@ pub(in crate::os) fn remove(
     if other.identity() != file.identity() {
         return Ok(Some(Kept::Replaced));
     }
-    if !locks(&other, Lock::Bytes(Range::OF_KEYS))? {
-        return Ok(Some(Kept::Locked));
+    for range in Range::OF_KEYS {
+        if !locks(&other, Lock::Bytes(*range))? {
+            return Ok(Some(Kept::Locked));
+        }
     }
     unlink(directory.as_fd(), name, file)
 }
@@ -105,11 +110,13 @@ pub(crate) fn remove_unused(
         return Err(io::ErrorKind::Unsupported.into());
     }
     let opened = File::open(directory)?;
-    for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        if is_chosen(&name) {
-            let kept = remove_if_unused(opened.as_fd(), &name, unchanged_for);
-            tell(&name, kept.unwrap_or_else(|error| Some(Kept::Failed(error))));
+    let own = RecordLocks::of_this_process();
+    for entry in Dir::from_fd(opened.try_clone()?.into())?.into_iter() {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if !matches!(name.as_bytes(), b"." | b"..") && is_chosen(name) {
+            let kept = remove_if_unused(opened.as_fd(), name, unchanged_for, &own);
+            tell(name, kept.unwrap_or_else(|error| Some(Kept::Failed(error))));
         }
     }
     Ok(())
@@ -119,6 +126,7 @@ fn remove_if_unused(
     directory: BorrowedFd<'_>,
     name: &OsStr,
     unchanged_for: Duration,
+    own: &RecordLocks,
 ) -> io::Result<Option<Kept>> {
     let look = || match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => Ok(None),
@@ -127,6 +135,10 @@ fn remove_if_unused(
     let Some(found) = look()? else { return Ok(Some(Kept::Replaced)) };
     if let Some(kept) = reason_to_keep(&found, unchanged_for) {
         return Ok(Some(kept));
+    }
+    // To close a file releases what other code of this process has locked in it by fcntl(2). Looking closes nothing.
+    if own.any() && own.are_in(&Look::at(directory, Path::new(name))?) {
+        return Ok(Some(Kept::Locked));
     }
     let file = open_in(directory, name)?;
     if file_system::of(&file)?.file_system != FileSystem::Local {

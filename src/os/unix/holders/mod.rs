@@ -25,6 +25,7 @@ use std::path::Path;
 pub(crate) use process::{look_up, this_process};
 
 use super::fcntl;
+use super::kernel::look::Look as FileLook;
 use super::lock::turnstile_start;
 use crate::holder::{Holder, Mode, Source};
 use crate::os::{Effort, Identity, Protocol, Question};
@@ -99,6 +100,29 @@ fn lines(question: &Question<'_>, inode: &Inode) -> io::Result<Vec<Line>> {
     Ok(if shown.is_empty() { Vec::new() } else { shown.swap_remove(best) })
 }
 
+/// What this process has locked by POSIX record locks, in any file, where `/proc` tells.
+pub(in crate::os::unix) struct RecordLocks(Vec<Line>);
+
+impl RecordLocks {
+    pub(in crate::os::unix) fn of_this_process() -> Self {
+        let passes = pass::read(|| File::open("/proc/locks"), |_| false).unwrap_or_default();
+        let locks = passes.concat();
+        let locks = String::from_utf8_lossy(&locks);
+        let own = process::own_pid();
+        let is_own = |line: &Line| line.kind == Kind::Posix && line.pid == Some(own) && !line.waits;
+        Self(locks.lines().filter_map(Line::parse).filter(is_own).collect())
+    }
+
+    pub(in crate::os::unix) fn any(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    pub(in crate::os::unix) fn are_in(&self, look: &FileLook) -> bool {
+        let inode = look.inode();
+        self.0.iter().any(|line| inode.is_of(line))
+    }
+}
+
 /// The inode, as the kernel's tables name it: not always as stat(2) does.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::os) struct Inode {
@@ -109,11 +133,15 @@ pub(in crate::os) struct Inode {
 impl Inode {
     /// Asks the kernel only, and no server that the file may be on.
     pub(in crate::os) fn of(file: &File, identity: Identity) -> Self {
-        let Identity { device, inode } = identity;
-        let stated = Self { device: halves_of(device), number: inode };
+        let stated = Self::by_number(identity);
         // This thread may have a mount namespace of its own.
         let thread = Path::new("/proc/thread-self");
         Self::as_mounted(thread, file.as_raw_fd()).unwrap_or(stated)
+    }
+
+    pub(in crate::os) fn by_number(identity: Identity) -> Self {
+        let Identity { device, inode } = identity;
+        Self { device: halves_of(device), number: inode }
     }
 
     /// btrfs and overlayfs show other numbers in stat(2) than the file system's own.

@@ -14,6 +14,7 @@ use super::{file_system, handle};
 use crate::os::file_system::Keyed;
 use crate::os::names::{Names, Proof};
 use crate::os::unix::fork::Listed;
+use crate::os::unix::holders::Inode;
 use crate::os::unix::open::open_at;
 use crate::os::{Identity, Location};
 
@@ -46,6 +47,11 @@ impl Look {
     /// The type and the permissions.
     pub(in crate::os::unix) fn mode(&self) -> u32 {
         self.mode
+    }
+
+    /// The same, as the kernel's tables name it.
+    pub(in crate::os::unix) fn inode(&self) -> Inode {
+        Inode::of(&self.held, self.identity)
     }
 
     /// Which file it is. Asks no server more than the look did.

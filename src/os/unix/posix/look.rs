@@ -14,6 +14,7 @@ use super::file_system;
 use crate::os::file_system::Keyed;
 use crate::os::names::{Names, Proof};
 use crate::os::unix::descriptor::identity_in;
+use crate::os::unix::holders::Inode;
 use crate::os::unix::open::{directory_of, open_at, start};
 use crate::os::{Identity, Location};
 
@@ -41,6 +42,11 @@ impl Look {
     /// The type and the permissions.
     pub(in crate::os::unix) fn mode(&self) -> u32 {
         self.mode
+    }
+
+    /// The same, as the kernel's tables would name it.
+    pub(in crate::os::unix) fn inode(&self) -> Inode {
+        Inode::by_number(self.identity)
     }
 
     /// Which file it is. What proves that is asked of the directory, from where the file was looked at: the path
