@@ -17,6 +17,9 @@ use crate::wait;
 ///
 /// It is whole, and stays as it is for as long as this lives, whatever becomes of the key: replaced,
 /// removed, pruned, the directory wiped. It takes one file descriptor.
+///
+/// But on NFS a file is gone when another host removes it or puts another one in its place: reading it is
+/// an error then (`ESTALE`). [`CacheDir::read`](super::CacheDir::read) looks again by itself.
 #[derive(Debug)]
 pub struct Entry {
     file: File,

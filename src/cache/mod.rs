@@ -53,7 +53,7 @@ use locks::Locks;
 use nested::{Asked, FillLock, Inside};
 use receive::Received;
 use stats::Counts;
-use store::{Freshness, Noted, Store, named};
+use store::{Freshness, Incoming, Noted, Store, named};
 use turns::{Opened, Turns};
 use waits::Waits;
 
@@ -271,7 +271,16 @@ impl CacheDir {
     /// As [`get`](CacheDir::get).
     pub async fn read(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
         let key = Arc::new(Key::new(key.as_ref()));
-        let read = self.look_and(&key, Freshness::AsKnown, Noted::AsUse, Entry::read_all).await?;
+        let look = || self.look_and(&key, Freshness::AsKnown, Noted::AsUse, Entry::read_all);
+        let mut read = look().await;
+        for _ in 0..store::ROUNDS {
+            match read {
+                // Another host of a network file system has replaced or removed it in the same moment.
+                Err(error) if is_stale(&error) => read = look().await,
+                _ => break,
+            }
+        }
+        let read = read?;
         self.count_look(read.is_some());
         Ok(read)
     }
@@ -579,7 +588,7 @@ impl CacheDir {
         if found { &counts.hits } else { &counts.misses }.up();
     }
 
-    /// Puts a value in its place.
+    /// Puts a value in its place: beside others if it may be, or with the directory to itself.
     async fn publish(
         &self,
         key: &Arc<Key>,
@@ -587,18 +596,42 @@ impl CacheDir {
         fill: FillLock,
     ) -> Result<Entry, Error> {
         let turn = self.inner.changes.turn().await;
-        let directory = self.lock_directory_for_one().await?;
-        let (path, key) = (self.inner.store.value(key), key.clone());
-        let incoming = received.into_incoming();
-        let publish = self.change(Operation::StoreValue, path, move |inner| {
-            let _turn = turn;
-            let entry = inner.store.publish(&key, incoming, inner.writer())?;
+        let (mut received, mut fill, mut turn) = (received, fill, turn);
+        if self.inner.store.may_have_room(received.length()) {
+            let directory = self.lock_directory_shared().await?;
+            let published = self.change_value(key, received, move |inner, key, incoming| {
+                let published = inner.store.publish_beside_others(key, incoming, inner.writer())?;
+                drop(directory);
+                if published.is_ok() {
+                    inner.store.settle(key)?;
+                }
+                Ok(published.map_err(|incoming| (Received::of(incoming), fill, turn)))
+            });
+            (received, fill, turn) = match published.await? {
+                Ok(entry) => return Ok(entry),
+                Err(back) => back,
+            };
+        }
+        let directory = self.lock_directory().await?;
+        let published = self.change_value(key, received, move |inner, key, incoming| {
+            let _held = (fill, turn);
+            let entry = inner.store.publish_alone(key, incoming, inner.writer())?;
             drop(directory);
-            inner.store.settle(&key)?;
-            drop(fill);
+            inner.store.settle(key)?;
             Ok(entry)
         });
-        publish.await
+        published.await
+    }
+
+    async fn change_value<T: Send + 'static>(
+        &self,
+        key: &Arc<Key>,
+        received: Received,
+        job: impl FnOnce(&Inner, &Key, Incoming) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (path, key) = (self.inner.store.value(key), key.clone());
+        let incoming = received.into_incoming();
+        self.change(Operation::StoreValue, path, move |inner| job(inner, &key, incoming)).await
     }
 
     /// Does something to all values, with the directory to itself.
@@ -652,12 +685,16 @@ impl CacheDir {
 
     /// For a change of one value.
     async fn lock_directory_for_one(&self) -> Result<DirectoryLock, Error> {
-        let directory = self.locks().await?.directory();
         if self.inner.store.keeps_books() {
-            Ok(DirectoryLock::Alone(self.waits.lock(directory).await?))
+            Ok(DirectoryLock::Alone(self.lock_directory().await?))
         } else {
-            Ok(DirectoryLock::Together(self.waits.lock_shared(directory).await?))
+            Ok(DirectoryLock::Together(self.lock_directory_shared().await?))
         }
+    }
+
+    /// Beside others who change other values, while nobody walks over them.
+    async fn lock_directory_shared(&self) -> Result<SharedGuard, Error> {
+        self.waits.lock_shared(self.locks().await?.directory()).await
     }
 
     async fn lock_directory(&self) -> Result<ExclusiveGuard, Error> {
@@ -743,11 +780,17 @@ fn still_leased(error: &Error, waited: Duration) -> Error {
     Error::found(ErrorKind::TimedOut, Operation::ReadValue, error.path(), detail)
 }
 
+/// The server does not know an open file any more.
+fn is_stale(error: &Error) -> bool {
+    let stale = io::ErrorKind::StaleNetworkFileHandle;
+    error.os_error().is_some_and(|source| source.kind() == stale)
+}
+
 /// Of who changes one value.
 #[derive(Debug)]
 #[allow(dead_code)] // held
 enum DirectoryLock {
-    /// Who has a limit keeps books, and is the only one to do so.
+    /// Who has a limit writes the books, and is the only one to do so.
     Alone(ExclusiveGuard),
     /// Others may change other values, and nobody walks over them.
     Together(SharedGuard),

@@ -197,6 +197,8 @@ impl CacheOptions {
     ///
     /// [`ErrorKind::Io`] if the directory cannot be created or found; [`ErrorKind::InvalidInput`] if it is
     /// a mount point and no [`lock_file`](CacheOptions::lock_file) is named, or if that is inside;
+    /// [`ErrorKind::Unsupported`] if it is on a share of SMB (CIFS) that Linux has mounted, where nothing of
+    /// what a cache promises can be kept;
     /// otherwise as [`OpenOptions::open`](crate::OpenOptions::open), for the lock files. A directory that exists
     /// and may not be written to is no error. Nor is one that another version of this crate made in a way that
     /// this one does not know: nothing is removed from it, and everything but [`clear`](CacheDir::clear) is
@@ -238,6 +240,13 @@ impl CacheOptions {
         let senseless = |detail: &str| {
             Error::found(ErrorKind::InvalidInput, Operation::OpenCache, &directory, detail)
         };
+        if held.is_seen_late() {
+            let detail = "it is on a share of SMB (CIFS), whose client takes names and sizes for true that \
+                          others have changed: keys would be filled twice, inserts fail, and limits be \
+                          passed; use a directory on a local file system or on NFS";
+            let kind = ErrorKind::Unsupported;
+            return Err(Error::found(kind, Operation::OpenCache, &directory, detail));
+        }
         let lock_file = match self.lock_file {
             Some(lock_file) => {
                 let lock_file = std::path::absolute(lock_file).map_err(failed)?;
@@ -272,7 +281,14 @@ fn find(path: &Path, settings: &Settings, read_only: bool) -> io::Result<(PathBu
     let path = std::path::absolute(path)?;
     let mut rounds = 0..ROUNDS;
     loop {
-        let found = path.canonicalize().and_then(|found| Ok((Directory::open(&found)?, found)));
+        let found = path.canonicalize().and_then(|found| {
+            let directory = Directory::open(&found)?;
+            if !directory.is_led_to_by(&path)? {
+                // Exchanged in the same moment.
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            Ok((directory, found))
+        });
         match found {
             // Somebody may wipe it as soon as it is there.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !read_only => {
@@ -289,7 +305,8 @@ fn find(path: &Path, settings: &Settings, read_only: bool) -> io::Result<(PathBu
                 return Ok((path, directory));
             }
         }
-        // The parents are not the cache's own, and get the usual permissions.
+        // The parents are not the cache's own: the path leads through their links, and they get the usual
+        // permissions.
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }

@@ -22,6 +22,14 @@ const CHUNK: u64 = 256 * 1024;
 pub(super) struct Received(Option<Incoming>);
 
 impl Received {
+    pub(super) fn of(incoming: Incoming) -> Self {
+        Self(Some(incoming))
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.0.as_ref().map_or(0, Incoming::length)
+    }
+
     pub(super) fn into_incoming(mut self) -> Incoming {
         self.0.take().expect("present until it is taken")
     }
@@ -86,7 +94,7 @@ impl CacheDir {
             if is_last && !inner.read_only {
                 inner.store.finish(&incoming)?;
             }
-            Ok(Received(Some(incoming)))
+            Ok(Received::of(incoming))
         });
         write.await
     }

@@ -4,10 +4,10 @@
 use crate::refused;
 #[cfg(unix)]
 use crate::{
-    bad_input, cache, foreign_code, forked, holders, lock_all, records, same, signals, space,
-    tries, turns, waits,
+    bad_input, foreign_code, forked, holders, lock_all, records, same, signals, space, tries,
+    turns, waits,
 };
-use crate::{cancel, exclusion, replaced, support};
+use crate::{cache, cancel, exclusion, replaced, support};
 
 type Role = fn(&[String]);
 
@@ -19,6 +19,8 @@ const ROLES: &[(&str, Role)] = &[
     ("count verified", replaced::count_verified),
     ("remove", replaced::remove),
     ("remove what one holds", replaced::remove_what_one_holds),
+    ("use a cache", cache::user::serve),
+    ("fill a cache", cache::fills::fill),
 ];
 
 #[cfg(not(target_os = "linux"))]
@@ -58,6 +60,8 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("run out of descriptors in a space", space::run_out_of_descriptors),
     ("count in keys", space::count_in_keys),
     ("give up on a network", crate::network::give_up),
+    ("fill on a network", cache::network::fill),
+    ("storm on a network", cache::network::storm_in_child),
     ("signals", signals::in_child),
     ("wake on a large stack", foreign_code::wake_on_a_large_stack),
     #[cfg(target_os = "linux")]
@@ -92,10 +96,8 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("find no room", records::find_no_room),
     ("serve a fuse file system", support::fuse::serve),
     ("try fuse", support::fuse::probe),
-    ("use a cache", cache::user::serve),
     #[cfg(target_os = "linux")]
     ("insert without descriptors", cache::descriptors::insert),
-    ("fill a cache", cache::fills::fill),
     ("storm a cache", cache::storm::storm),
     #[cfg(target_os = "linux")]
     ("cache without a call", cache::systems::without_a_call),

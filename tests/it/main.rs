@@ -9,7 +9,6 @@
 
 #[cfg(unix)]
 mod bad_input;
-#[cfg(unix)]
 mod cache;
 mod cancel;
 mod child;

@@ -23,15 +23,15 @@ use crate::support::{
 };
 
 /// A directory as two hosts see it.
-struct Hosts {
-    traits: Traits,
+pub(crate) struct Hosts {
+    pub(crate) traits: Traits,
     one: TempDir,
     other: PathBuf,
 }
 
 /// What is not the same on all network file systems.
 #[derive(Clone, Copy)]
-struct Traits {
+pub(crate) struct Traits {
     /// Locks of flock(2) and of fcntl(2) exclude each other.
     one_lock_space: bool,
     /// The exclusive `flock` is granted on a descriptor that is open for reading.
@@ -40,10 +40,21 @@ struct Traits {
     one_lock_space_here: bool,
     /// A file that was removed keeps its name from others until everybody has closed it.
     removed_names_stay: bool,
+    pub(crate) caches: Caches,
+}
+
+/// Whether a cache directory can be there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caches {
+    Work,
+    /// Opening is an error.
+    Refused,
+    /// Processes came to a standstill for a minute and more.
+    Stall,
 }
 
 impl Hosts {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let name = variable("TOKIO_FILELOCK_TEST_FILE_SYSTEM");
         let mounts = variable("TOKIO_FILELOCK_TEST_MOUNTS");
         let (one, other) = mounts.split_once(':').expect("two directories, with a colon between");
@@ -51,6 +62,20 @@ impl Hosts {
         let other = Path::new(other).join(directory.path().file_name().unwrap());
         until("the other host sees the directory", || other.is_dir());
         Self { traits: Traits::of(&name), one: directory, other }
+    }
+
+    pub(crate) fn here(&self) -> &Path {
+        self.one.path()
+    }
+
+    pub(crate) fn there(&self) -> &Path {
+        &self.other
+    }
+
+    /// The directory where it really is.
+    pub(crate) fn on_server(&self) -> PathBuf {
+        let export = variable("TOKIO_FILELOCK_TEST_EXPORT");
+        Path::new(&export).join(self.one.path().file_name().unwrap())
     }
 
     fn one(&self) -> PathBuf {
@@ -69,14 +94,16 @@ impl Traits {
             one_lock_space_here: true,
             exclusive_for_readers: true,
             removed_names_stay: false,
+            caches: Caches::Work,
         };
         let apart = Self { one_lock_space: false, one_lock_space_here: false, ..usual };
         match file_system {
             "nfs 4.2" => Self { exclusive_for_readers: false, ..usual },
-            "nfs 3" | "9p" => usual,
+            "nfs 3" => usual,
+            "9p" => Self { caches: Caches::Stall, ..usual },
             "nfs 3, nolock" => apart,
-            "cifs" => Self { removed_names_stay: true, ..usual },
-            "cifs, nobrl" => Self { removed_names_stay: true, ..apart },
+            "cifs" => Self { removed_names_stay: true, caches: Caches::Refused, ..usual },
+            "cifs, nobrl" => Self { removed_names_stay: true, caches: Caches::Refused, ..apart },
             _ => panic!("not known: {file_system}"),
         }
     }

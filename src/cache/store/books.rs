@@ -1,7 +1,8 @@
 //! How many bytes and values there are, without looking at each of them.
 //!
 //! One small file, read and written under the directory's lock. It may count too much, never too
-//! little: what comes is added before it is visible, what goes is taken off afterwards. So a process
+//! little: what comes is added before it is visible, and often some room more (`room`); what goes is taken
+//! off afterwards. So a process
 //! that is killed in between leaves room unused, and no limit is passed. What it counts too much, and
 //! what others have wiped, does not stay: whoever prunes counts anew, and after as many values as
 //! there were somebody does so in any case. Books that are missing or damaged are made anew by
@@ -12,6 +13,7 @@
 //! under the lock that keeps those others out.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
 use std::sync::atomic::Ordering;
 
@@ -45,18 +47,32 @@ pub(super) struct Books {
     pub(super) values: u64,
     /// Values that were stored since all of them were counted.
     pub(super) stored: u64,
+    /// Says which count that was (`room`); not zero.
+    pub(super) count: u64,
 }
 
 impl Books {
+    /// Of somebody who begins to count.
+    pub(super) fn new() -> Self {
+        let count = RandomState::new().build_hasher().finish().max(1);
+        Self { count, ..Self::default() }
+    }
+
     pub(super) fn add(&mut self, bytes: u64) {
-        self.count(bytes);
-        self.stored = self.stored.saturating_add(1);
+        self.count_more(1, bytes);
     }
 
     /// A value that is there.
-    pub(super) fn count(&mut self, bytes: u64) {
+    pub(super) fn see(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
         self.values = self.values.saturating_add(1);
+    }
+
+    /// Values that are going to come.
+    pub(super) fn count_more(&mut self, values: u64, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.values = self.values.saturating_add(values);
+        self.stored = self.stored.saturating_add(values);
     }
 
     /// What was wiped by others was never taken off, so there may be less than nothing left.
@@ -89,9 +105,9 @@ impl Books {
         if format != FORMAT {
             return Parsed::Foreign(format);
         }
-        let mut numbers = [0; 3];
+        let mut numbers = [0; 4];
         let mut words = text.split_whitespace();
-        for (number, name) in numbers.iter_mut().zip(["bytes", "values", "stored"]) {
+        for (number, name) in numbers.iter_mut().zip(["bytes", "values", "stored", "count"]) {
             let (Some(word), Some(digits)) = (words.next(), words.next()) else {
                 return Parsed::Damaged;
             };
@@ -100,8 +116,8 @@ impl Books {
                 _ => return Parsed::Damaged,
             }
         }
-        let [bytes, values, stored] = numbers;
-        let books = Self { bytes, values, stored };
+        let [bytes, values, stored, count] = numbers;
+        let books = Self { bytes, values, stored, count };
         if books.to_string() == text { Parsed::Books(books) } else { Parsed::Damaged }
     }
 }
@@ -132,31 +148,46 @@ fn check_line(text: &str) -> String {
 /// Always of the same length, so that writing it over leaves nothing behind.
 impl fmt::Display for Books {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bytes, values, stored } = self;
+        let Self { bytes, values, stored, count } = self;
         let text = format!(
-            "bytes {bytes:020}\nvalues {values:020}\nstored {stored:020}\nformat {FORMAT}\n"
+            "bytes {bytes:020}\nvalues {values:020}\nstored {stored:020}\ncount {count:020}\n\
+             format {FORMAT}\n"
         );
         writeln!(f, "{text}{}", check_line(&text))
     }
 }
 
 impl Store {
-    /// What the books say, or else what counting says.
+    /// What the books say, without room of this handle, or else what counting says; with the directory alone.
     pub(super) fn books(&self) -> io::Result<Books> {
-        match self.read_books()? {
-            Parsed::Books(books) => Ok(books),
-            Parsed::Foreign(format) => Err(foreign(format)),
-            Parsed::Damaged => Ok(self.count().0),
-        }
+        let mut books = match self.read_books()? {
+            Parsed::Books(books) => books,
+            Parsed::Foreign(format) => return Err(foreign(format)),
+            Parsed::Damaged => self.count().0,
+        };
+        self.merge_room(&mut books);
+        Ok(books)
     }
 
     /// How many values there are, and their bytes: what the books say, or else what counting says.
     pub(in crate::cache) fn size(&self) -> Result<(u64, u64), Error> {
         let failed = |error| named(Operation::ListCache, &self.directory, error);
         match self.read_books().map_err(failed)? {
-            Parsed::Books(books) if !books.are_out_of_date() => Ok((books.values, books.bytes)),
+            Parsed::Books(books) if !books.are_out_of_date() => {
+                let Books { values, bytes, .. } = self.without_room(books);
+                Ok((values, bytes))
+            }
             Parsed::Foreign(format) => Err(failed(foreign(format))),
             Parsed::Books(_) | Parsed::Damaged => self.counted(),
+        }
+    }
+
+    /// What the books say, if they are up to date.
+    pub(super) fn books_as_they_are(&self) -> io::Result<Option<Books>> {
+        match self.read_books()? {
+            Parsed::Books(books) if !books.are_out_of_date() => Ok(Some(books)),
+            Parsed::Foreign(format) => Err(foreign(format)),
+            Parsed::Books(_) | Parsed::Damaged => Ok(None),
         }
     }
 
@@ -276,7 +307,7 @@ mod tests {
 
     #[test]
     fn books_survive_and_damage_is_noticed() {
-        let books = Books { bytes: u64::MAX, values: 17, stored: 3 };
+        let books = Books { bytes: u64::MAX, values: 17, stored: 3, count: 12 };
         let text = books.to_string();
         assert_eq!(Books::parse(&text), Parsed::Books(books));
         assert_eq!(Books::default().to_string().len(), text.len());
@@ -293,8 +324,8 @@ mod tests {
     #[test]
     fn books_of_other_versions_are_known_as_such() {
         let ours = "bytes 00000000000000000007\nvalues 00000000000000000001\n\
-                    stored 00000000000000000001\nformat 2\ncheck be3207a5174d430d\n";
-        assert_eq!(Books { bytes: 7, values: 1, stored: 1 }.to_string(), ours);
+                    stored 00000000000000000001\ncount 00000000000000000009\nformat 2\ncheck 3e5b845872a07f46\n";
+        assert_eq!(Books { bytes: 7, values: 1, stored: 1, count: 9 }.to_string(), ours);
         assert_eq!(
             Books::parse("format 3\nlimits none\ncheck 3f339ce4f1587f58\n"),
             Parsed::Foreign(3)
@@ -315,7 +346,7 @@ mod tests {
 
     #[test]
     fn counting_is_due_after_as_many_as_there_were() {
-        let mut books = Books { bytes: 0, values: 5000, stored: 0 };
+        let mut books = Books { values: 5000, ..Books::default() };
         let mut came = 0;
         while !books.is_count_due() {
             books.add(1);

@@ -19,6 +19,10 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
+    pub(in crate::cache) fn length(&self) -> u64 {
+        self.length
+    }
+
     /// The checksum of the value, if the store wants one.
     pub(super) fn checksum(&self) -> Option<Vec<u8>> {
         self.hasher.as_ref().map(|hasher| hasher.clone().finalize().to_vec())

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Who changes a value holds the lock of its key and that of the directory (`locks`): shared, if there is no
-//! limit to keep, or else exclusively, as for a walk. Who reads values holds nothing:
+//! limit to keep, or room for it in the books already (`room`), or else exclusively, as for a walk. Who reads values holds nothing:
 //! 1. A value appears and is replaced by renaming a file that is complete. A file that is in its place
 //!    is never written again. So whoever has opened a value has all of it, and keeps it.
 //! 2. A file with a key belongs to whatever value stands beside it: it is changed only while there is
@@ -40,11 +40,12 @@ mod incoming;
 mod look;
 mod prune;
 mod publish;
+mod room;
 mod shard;
 mod sync;
 mod temporary;
 
-use std::fs;
+use std::ffi::OsStr;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,7 @@ pub(super) use generation::{FoundDirectory, Generation, Staging};
 pub(super) use incoming::Incoming;
 pub(super) use look::{Freshness, Noted};
 pub use prune::Removed;
+use room::Room;
 pub(super) use sync::names_to;
 
 /// Somebody who wipes the directory may make a step fail again and again; after so many rounds its
@@ -86,6 +88,7 @@ pub(super) struct Store {
     /// Another version's directory was seen here.
     is_foreign: AtomicBool,
     pub(super) pins: Pins,
+    room: Mutex<Room>,
     pub(super) settings: Settings,
 }
 
@@ -129,7 +132,8 @@ impl<'a> Place<'a> {
 impl Store {
     pub(super) fn new(directory: PathBuf, held: Directory, settings: Settings) -> Self {
         let (held, is_foreign) = (Mutex::new(Arc::new(held)), AtomicBool::new(false));
-        Self { directory, held, is_foreign, pins: Pins::default(), settings }
+        let (pins, room) = (Pins::default(), Mutex::new(Room::default()));
+        Self { directory, held, is_foreign, pins, room, settings }
     }
 
     /// The path of a key's value, for messages and for other programs.
@@ -235,16 +239,11 @@ fn writer_in(name: &str) -> Option<&str> {
     name.split_once('-').map(|(writer, _)| writer)
 }
 
-/// Makes the directory at this path, if it is missing. Its parent must be there.
+/// Makes the directory at this path, if it is missing. Its parent must be there. What stands there already
+/// stays, and no link there is followed.
 pub(super) fn make_directory(path: &Path, settings: &Settings) -> io::Result<()> {
-    let name = path.file_name().and_then(|name| name.to_str());
-    let (Some(parent), Some(name)) = (path.parent(), name) else {
-        // No names of ours, or none that is text: made in the simple way.
-        return match fs::create_dir(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
-        };
-    };
+    // What has none is there.
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
     let parent = Directory::open(&parent.canonicalize()?)?;
     if parent.status(name)?.is_some() {
         return Ok(());
@@ -260,14 +259,13 @@ pub(super) fn make_directory(path: &Path, settings: &Settings) -> io::Result<()>
 
 /// What the directory is called that is to become the cache directory, before it has its mode. There is one
 /// name, so that what a killed process has left is found.
-fn unfinished_name(name: &str) -> String {
-    format!(".tokio-filelock-{}", &key::hexadecimal(&Sha256::digest(name))[..16])
+fn unfinished_name(name: &OsStr) -> String {
+    format!(".tokio-filelock-{}", &key::hexadecimal(&Sha256::digest(name.as_encoded_bytes()))[..16])
 }
 
 /// The cache directory is there: what is to become the same one is not wanted. As far as it can be removed.
 pub(super) fn remove_unfinished(path: &Path) {
-    let name = path.file_name().and_then(|name| name.to_str());
-    let (Some(parent), Some(name)) = (path.parent(), name) else { return };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
     if let Ok(parent) = Directory::open(parent) {
         let _ = parent.remove_directory(&unfinished_name(name));
     }

@@ -55,13 +55,20 @@ impl Kept {
 }
 
 /// What a walk found and did.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Walk {
     pub(super) books: Books,
     removed: Removed,
     kept: Kept,
     /// Not everything could be looked at.
     is_partial: bool,
+}
+
+impl Walk {
+    fn new() -> Self {
+        let (removed, kept) = (Removed::default(), Kept::default());
+        Self { books: Books::new(), removed, kept, is_partial: false }
+    }
 }
 
 impl Store {
@@ -89,7 +96,7 @@ impl Store {
     /// As `prune`, to a size of the caller's choice. Leaves the books to the caller, who sees every
     /// subdirectory.
     pub(super) fn shrink(&self, size: Option<u64>, writer: &str, see: impl Fn(&Shard)) -> Walk {
-        let mut walk = Walk::default();
+        let mut walk = Walk::new();
         for name in key::shards() {
             let mut shard = self.shard(&name);
             self.note_unseen(&name, &mut shard, &mut walk);
@@ -99,7 +106,7 @@ impl Store {
                     let removed = self.remove_from(&shard, value, writer);
                     self.note_removal(value, removed, &mut walk);
                 } else {
-                    walk.books.count(value.bytes);
+                    walk.books.see(value.bytes);
                 }
             }
         }
@@ -158,7 +165,7 @@ impl Store {
                 true
             }
             Err(error) => {
-                walk.books.count(value.bytes);
+                walk.books.see(value.bytes);
                 walk.kept.add(self.path(Place::of(&value.name), &value.name), error);
                 false
             }
@@ -225,7 +232,7 @@ impl Store {
         writer: &str,
         of_dead: impl Fn(&str) -> Option<G>,
     ) -> Result<Removed, Error> {
-        let mut walk = Walk::default();
+        let mut walk = Walk::new();
         for name in key::shards() {
             let mut shard = self.shard(&name);
             for value in std::mem::take(&mut shard.values) {

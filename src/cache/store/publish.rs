@@ -1,5 +1,5 @@
-//! Putting a value in its place, under the directory's lock: exclusively for who keeps to a limit, and shared
-//! for others, who meet only in the fill of one key.
+//! Putting a value in its place, under the directory's lock: shared by those who have no limit or have room
+//! in the books already, who meet only in the fill of one key; exclusively by others.
 
 use std::fs::File;
 use std::io;
@@ -13,22 +13,41 @@ use crate::cache::key::Key;
 use crate::os::shared_directory::Status;
 
 impl Store {
-    /// Makes the value that came in the one of this key, and gives it.
+    /// Makes the value that came in the one of this key, and gives it, while others insert as well. The value
+    /// comes back if that takes the directory alone.
+    pub(in crate::cache) fn publish_beside_others(
+        &self,
+        key: &Key,
+        incoming: Incoming,
+        writer: &str,
+    ) -> io::Result<Result<Entry, Incoming>> {
+        let length = incoming.length;
+        if !self.keeps_books() {
+            self.give_up_books(writer)?;
+        } else if !self.take_room(length)? {
+            return Ok(Err(incoming));
+        }
+        let replaced = self.values_of(key)?;
+        let file = self.replace(key, incoming, writer);
+        if self.keeps_books() {
+            let (values, bytes) = if file.is_ok() { replaced } else { (1, length) };
+            self.give_room(values, bytes);
+        }
+        entry(file?, self.value(key)).map(Ok)
+    }
+
+    /// The same with the directory alone, for who has a limit to keep.
     ///
     /// A value that is larger than the whole store may be, or for which no room can be made, is given,
     /// but not kept.
-    pub(in crate::cache) fn publish(
+    pub(in crate::cache) fn publish_alone(
         &self,
         key: &Key,
         incoming: Incoming,
         writer: &str,
     ) -> io::Result<Entry> {
         let length = incoming.length;
-        let Some(most) = self.settings.max_size else {
-            self.give_up_books(writer)?;
-            let file = self.replace(key, incoming, writer)?;
-            return entry(file, self.value(key));
-        };
+        let most = self.settings.max_size.unwrap_or(u64::MAX);
         let books =
             if length > most { None } else { self.with_room_for(key, length, most, writer)? };
         let Some(mut books) = books else {
@@ -38,6 +57,7 @@ impl Store {
         };
         let replaced = self.values_of(key)?;
         books.add(length);
+        self.make_room(&mut books, length, most);
         self.write_books(books, writer)?;
         let file = self.replace(key, incoming, writer);
         let (values, bytes) = if file.is_ok() { replaced } else { (1, length) };

@@ -117,11 +117,11 @@ impl Store {
 
     /// Looks at every value. The books are out of date if one subdirectory cannot be looked at, which is told.
     pub(super) fn count(&self) -> (Books, Kept) {
-        let (mut books, mut kept) = (Books::default(), Kept::default());
+        let (mut books, mut kept) = (Books::new(), Kept::default());
         for name in key::shards() {
             let shard = self.shard(&name);
             for value in &shard.values {
-                books.count(value.bytes);
+                books.see(value.bytes);
             }
             if let Some(error) = shard.unseen {
                 kept.add(self.directory.join(&name), error);

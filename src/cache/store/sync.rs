@@ -158,7 +158,7 @@ mod tests {
         let mut incoming = store.begin(writer).unwrap();
         incoming.write(b"value").unwrap();
         store.finish(&incoming).unwrap();
-        store.publish(key, incoming, writer).unwrap();
+        store.publish_beside_others(key, incoming, writer).unwrap().unwrap();
         store.settle(key).unwrap();
         [FILES.get() - files, DIRECTORIES.get() - directories]
     }

@@ -8,7 +8,7 @@
 
 mod tree;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,8 +20,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::dir::{Dir, OwningIter};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, lstat, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, lstat, mkdirat, stat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::descriptor::Descriptor;
 use super::errors::errno;
@@ -131,11 +131,40 @@ impl Directory {
         }
     }
 
+    /// Whether a path whose links were read leads here, by a link that may be followed: in a directory where
+    /// everybody makes files and removes none of others, that is one of this user, or of the owner of that
+    /// directory. So it is in the kernel (`fs.protected_symlinks`, proc_sys_fs(5)), where it is
+    /// switched on, for those who do not read links.
+    ///
+    /// [`io::ErrorKind::PermissionDenied`] if the link is another user's.
+    pub(crate) fn is_led_to_by(&self, path: &Path) -> io::Result<bool> {
+        let there = again(|| lstat(path))?;
+        if there.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits() {
+            let here = again(|| fstat(&self.0))?;
+            return Ok(Status::of(&there).identity == Status::of(&here).identity);
+        }
+        let Some(parent) = path.parent() else { return Ok(true) };
+        let parent = again(|| stat(parent))?;
+        let is_shared = Mode::S_ISVTX | Mode::S_IWOTH;
+        let is_ours = [geteuid().as_raw(), parent.st_uid].contains(&there.st_uid);
+        if is_ours || !Mode::from_bits_truncate(parent.st_mode).contains(is_shared) {
+            return Ok(true);
+        }
+        let text = "a symbolic link of another user stands there, who may make links there: name a \
+                    directory of your own";
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+    }
+
     /// Makes a network file system ask its server what is in here ("close-to-open cache consistency",
     /// nfs(5)).
     pub(crate) fn refresh(&self) {
         // One that may be searched only cannot be opened.
         let _ = self.open_itself();
+    }
+
+    /// Whether the system shows what others did in here too late to build on it.
+    pub(crate) fn is_seen_late(&self) -> bool {
+        kernel::file_system::is_seen_late(&self.0)
     }
 
     /// The mount that the directory is on, as far as the system tells.
@@ -154,10 +183,11 @@ impl Directory {
     /// umask: it is made under another name, which a process that dies leaves behind.
     pub(crate) fn make_subdirectory(
         &self,
-        name: &str,
+        name: impl AsRef<OsStr>,
         mode: Option<u32>,
         other_name: &str,
     ) -> io::Result<()> {
+        let name = name.as_ref();
         let Some(mode) = mode else {
             return match again(|| mkdirat(&self.0, name, Mode::from_bits_truncate(0o777))) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -270,8 +300,8 @@ impl Directory {
     }
 
     /// What stands under a name, without opening it.
-    pub(crate) fn status(&self, name: &str) -> io::Result<Option<Status>> {
-        match again(|| fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW)) {
+    pub(crate) fn status(&self, name: impl AsRef<OsStr>) -> io::Result<Option<Status>> {
+        match again(|| fstatat(&self.0, name.as_ref(), AtFlags::AT_SYMLINK_NOFOLLOW)) {
             Ok(status) => Ok(Some(Status::of(&status))),
             Err(error) if is_absence(&error) => Ok(None),
             Err(error) => Err(error),
@@ -279,8 +309,13 @@ impl Directory {
     }
 
     /// Renames what stands under a name in here, over what stands under the other name.
-    pub(crate) fn rename(&self, name: &str, to: &Directory, new_name: &str) -> io::Result<()> {
-        again(|| renameat(&self.0, name, &to.0, new_name))
+    pub(crate) fn rename(
+        &self,
+        name: &str,
+        to: &Directory,
+        new_name: impl AsRef<OsStr>,
+    ) -> io::Result<()> {
+        again(|| renameat(&self.0, name, &to.0, new_name.as_ref()))
     }
 
     /// Removes anything but a directory.

@@ -64,6 +64,7 @@ pub(in crate::os) mod open {
 
 pub(crate) mod shared_directory {
     use std::convert::Infallible;
+    use std::ffi::OsStr;
     use std::fs::File;
     use std::io;
     use std::iter;
@@ -122,7 +123,15 @@ pub(crate) mod shared_directory {
             match self.0 {}
         }
 
+        pub(crate) fn is_led_to_by(&self, _path: &Path) -> io::Result<bool> {
+            match self.0 {}
+        }
+
         pub(crate) fn refresh(&self) {
+            match self.0 {}
+        }
+
+        pub(crate) fn is_seen_late(&self) -> bool {
             match self.0 {}
         }
 
@@ -136,7 +145,7 @@ pub(crate) mod shared_directory {
 
         pub(crate) fn make_subdirectory(
             &self,
-            _name: &str,
+            _name: impl AsRef<OsStr>,
             _mode: Option<u32>,
             _other_name: &str,
         ) -> io::Result<()> {
@@ -163,11 +172,16 @@ pub(crate) mod shared_directory {
             match self.0 {}
         }
 
-        pub(crate) fn status(&self, _name: &str) -> io::Result<Option<Status>> {
+        pub(crate) fn status(&self, _name: impl AsRef<OsStr>) -> io::Result<Option<Status>> {
             match self.0 {}
         }
 
-        pub(crate) fn rename(&self, _name: &str, _to: &Self, _new_name: &str) -> io::Result<()> {
+        pub(crate) fn rename(
+            &self,
+            _name: &str,
+            _to: &Self,
+            _new_name: impl AsRef<OsStr>,
+        ) -> io::Result<()> {
             match self.0 {}
         }
 

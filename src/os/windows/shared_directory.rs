@@ -5,6 +5,7 @@
 //! followed in the last two names, and a file is known by the handle that was opened. Opening shares
 //! reading, writing and deleting.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions, ReadDir};
 use std::io::{self, Write};
 use std::os::windows::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -86,8 +87,18 @@ impl Directory {
         Ok(path.symlink_metadata().is_ok_and(|there| Status::of(&there).is_directory))
     }
 
+    /// Links are made by those who have the right to, which few have.
+    pub(crate) fn is_led_to_by(&self, _path: &Path) -> io::Result<bool> {
+        Ok(true)
+    }
+
     /// To open a file asks the server.
     pub(crate) fn refresh(&self) {}
+
+    /// Not known of any.
+    pub(crate) fn is_seen_late(&self) -> bool {
+        false
+    }
 
     /// The mount that the directory is on is not looked at.
     pub(crate) fn mount(&self) -> Option<u64> {
@@ -102,11 +113,11 @@ impl Directory {
     /// Makes a directory in here, unless there is one.
     pub(crate) fn make_subdirectory(
         &self,
-        name: &str,
+        name: impl AsRef<OsStr>,
         _mode: Option<u32>,
         _other_name: &str,
     ) -> io::Result<()> {
-        match fs::create_dir(self.0.join(name)) {
+        match fs::create_dir(self.0.join(name.as_ref())) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
         }
@@ -167,8 +178,8 @@ impl Directory {
     }
 
     /// What stands under a name, without opening it.
-    pub(crate) fn status(&self, name: &str) -> io::Result<Option<Status>> {
-        match self.0.join(name).symlink_metadata() {
+    pub(crate) fn status(&self, name: impl AsRef<OsStr>) -> io::Result<Option<Status>> {
+        match self.0.join(name.as_ref()).symlink_metadata() {
             Ok(metadata) => Ok(Some(Status::of(&metadata))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -176,8 +187,13 @@ impl Directory {
     }
 
     /// Renames what stands under a name in here, over what stands under the other name.
-    pub(crate) fn rename(&self, name: &str, to: &Directory, new_name: &str) -> io::Result<()> {
-        fs::rename(self.0.join(name), to.0.join(new_name))
+    pub(crate) fn rename(
+        &self,
+        name: &str,
+        to: &Directory,
+        new_name: impl AsRef<OsStr>,
+    ) -> io::Result<()> {
+        fs::rename(self.0.join(name), to.0.join(new_name.as_ref()))
     }
 
     /// Removes anything but a directory.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read};
+#[cfg(unix)]
 use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
@@ -97,6 +98,7 @@ async fn what_is_open_stays_as_it_was() {
 }
 
 /// Others may put anything in the place of a value.
+#[cfg(unix)]
 #[tokio::test]
 async fn what_is_not_a_value_is_an_error_or_absent() {
     let place = Place::new();
@@ -280,6 +282,41 @@ async fn inserts_of_different_keys_do_not_wait_for_each_other() {
     in_time(pruning).await.unwrap();
 }
 
+/// For as long as it has room in the books; a count takes that away.
+#[tokio::test]
+async fn inserts_with_a_limit_do_not_wait_for_each_other_while_there_is_room() {
+    let place = Place::new();
+    let limited = || options().max_size(1 << 20).open(directory(&place));
+    let (cache, other) = (limited().await.unwrap(), limited().await.unwrap());
+    let hasty = cache.with_timeout(Duration::from_millis(10));
+    let directory_lock = FileLock::options().protocol(Protocol::Fcntl).open(place.at("cache.lock"));
+    let directory_lock = directory_lock.await.unwrap();
+    for key in 0..10_u8 {
+        cache.insert([key], &[key; 100][..]).await.unwrap();
+    }
+    // As an insert that is in the middle of it.
+    let held = directory_lock.lock_shared().await.unwrap();
+    let mut beside_others = 0;
+    let error = loop {
+        match hasty.insert([100 + beside_others], &[1; 100][..]).await {
+            Ok(_) => beside_others += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert!((1..20).contains(&beside_others), "{beside_others}");
+    // What it says of others is what they have put down.
+    let values = 10 + u64::from(beside_others);
+    assert_eq!(cache.stats().await.unwrap().values, values);
+    assert!(other.stats().await.unwrap().values >= values);
+    drop(held);
+    assert_eq!(other.recount().await.unwrap().values, values);
+    assert_eq!(other.stats().await.unwrap().values, values);
+    let _held = directory_lock.lock_shared().await.unwrap();
+    let error = hasty.insert("key", &[1; 100][..]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+}
+
 #[tokio::test]
 async fn a_value_that_is_too_large_is_given_and_not_kept() {
     let place = Place::new();
@@ -322,6 +359,7 @@ async fn clear_and_prune_leave_alone_what_is_not_of_the_cache() {
     }
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn all_spellings_share_the_locks() {
     let place = Place::new();

@@ -6,20 +6,29 @@ mod conveniences;
 #[cfg(target_os = "linux")]
 pub(crate) mod descriptors;
 pub(crate) mod directories;
+#[cfg(unix)]
 pub(crate) mod disk;
 pub(crate) mod fills;
+#[cfg(unix)]
 pub(crate) mod held_up;
 #[cfg(target_os = "linux")]
 pub(crate) mod many;
+#[cfg(unix)]
+pub(crate) mod network;
 #[cfg(target_os = "linux")]
 pub(crate) mod power;
 mod random;
+#[cfg(unix)]
 pub(crate) mod storm;
+#[cfg(unix)]
 pub(crate) mod strangers;
+#[cfg(unix)]
 pub(crate) mod stuck;
+#[cfg(unix)]
 pub(crate) mod systems;
 mod tree;
 pub(crate) mod user;
+#[cfg(unix)]
 pub(crate) mod users;
 mod value;
 

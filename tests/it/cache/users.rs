@@ -1,9 +1,11 @@
 //! Users who share a directory, or who may only read it. The second one is `nobody` where the tests may
 //! change users, and the same one where not; then permissions are all that is tested.
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, umask};
@@ -12,7 +14,9 @@ use tokio_filelock::cache::{CacheOptions, FillError};
 use tokio_filelock::{CacheDir, ErrorKind};
 
 use super::{directory, files, options, tree};
+use crate::support::assert_names;
 use crate::support::locker::become_nobody;
+use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
 use crate::support::until;
@@ -239,4 +243,62 @@ async fn what_was_to_become_the_directory_is_removed() {
     fs::write(left.join("file"), "").unwrap();
     options().mode(0o666).open(&path).await.unwrap();
     assert!(left.join("file").exists());
+}
+
+/// A link of another user in a directory such as `/tmp` leads nowhere; one's own does.
+#[tokio::test]
+async fn a_link_of_another_user_is_not_the_directory() {
+    if lacks(&[Need::Root]) {
+        return;
+    }
+    let place = Place::new();
+    let (shared_place, elsewhere) = (place.at("shared"), place.at("elsewhere"));
+    for path in [&shared_place, &elsewhere] {
+        fs::create_dir(path).unwrap();
+    }
+    fs::set_permissions(&shared_place, Permissions::from_mode(0o1777)).unwrap();
+    let link = shared_place.join("cache");
+    symlink(&elsewhere, &link).unwrap();
+    const NOBODY: u32 = 65534;
+    lchown(&link, Some(NOBODY), None).unwrap();
+    let error = options().open(&link).await.unwrap_err();
+    assert_names(&error, ErrorKind::Io, &link);
+    assert!(error.to_string().contains("a symbolic link of another user"), "{error}");
+    assert_eq!(files(&elsewhere), [""; 0]);
+    lchown(&link, Some(0), None).unwrap();
+    options().open(&link).await.unwrap().insert("key", "value").await.unwrap();
+    // Where others may make no links, their links were not made for this.
+    fs::set_permissions(&shared_place, Permissions::from_mode(0o755)).unwrap();
+    lchown(&link, Some(NOBODY), None).unwrap();
+    let cache = options().open(&link).await.unwrap();
+    assert_eq!(cache.read("key").await.unwrap().unwrap(), b"value");
+}
+
+/// A link that leads to nothing stays what it is, and nothing is made where it leads.
+#[tokio::test]
+async fn no_directory_is_made_through_a_link() {
+    let place = Place::new();
+    let (link, target) = (place.at("link"), place.at("target"));
+    symlink(&target, &link).unwrap();
+    let error = options().open(&link).await.unwrap_err();
+    assert_names(&error, ErrorKind::Io, &link);
+    assert!(!target.exists());
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+}
+
+#[tokio::test]
+async fn a_directory_whose_name_is_no_text_gets_the_mode_as_well() {
+    let place = Place::new();
+    let path = place.directory().join(OsStr::from_bytes(b"caf\xe9"));
+    let cache = match shared().open(&path).await {
+        Ok(cache) => cache,
+        // Some file systems have only names that are text.
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+            return;
+        }
+    };
+    cache.insert("key", "value").await.unwrap();
+    assert_eq!(mode(&path), 0o777);
+    assert_eq!(cache.read("key").await.unwrap().unwrap(), b"value");
 }

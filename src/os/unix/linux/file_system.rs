@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::sys::statfs::{Statfs, fstatfs, statfs};
@@ -71,6 +72,12 @@ fn kind(of: &Statfs) -> Kind {
 /// Whether a change of the file's times may copy all of it.
 pub(in crate::os::unix) fn copies_to_change(file: &File) -> bool {
     fstatfs(file).is_ok_and(|of| LAYERED.contains(&magic(&of)))
+}
+
+/// Whether the client takes names and sizes for true that another machine has changed since, and keeps names
+/// of files that were removed: no two hosts agree on what is in a directory.
+pub(in crate::os::unix) fn is_seen_late(directory: impl AsFd) -> bool {
+    fstatfs(directory).is_ok_and(|of| CIFS.contains(&magic(&of)))
 }
 
 fn magic(of: &Statfs) -> u32 {

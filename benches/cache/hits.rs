@@ -1,22 +1,16 @@
-//! What a hit costs: the cache directory, and plain reads of the same files, in one run.
-//!
-//! `cargo bench --bench cache` prints a Markdown table. Both sides take turns, so that whatever else the
-//! machine does meets both.
+//! What a hit costs, beside plain reads of the same files. Both sides take turns.
 
-use std::error::Error;
 use std::fmt::Write;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 use tokio::runtime::{Builder, Runtime};
 use tokio_filelock::CacheDir;
 use tokio_filelock::cache::SyncPolicy;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use crate::{Result, cpu_time};
 
 const HOT_KEYS: usize = 16;
 const BYTES: usize = 4096;
@@ -31,11 +25,11 @@ struct Hot {
     value: PathBuf,
 }
 
-fn main() -> Result<()> {
+pub(crate) fn compare() -> Result<()> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let directory = tempfile::tempdir()?;
     println!(
-        "| {BYTES} bytes, {HOT_KEYS} hot keys | tasks | plain | cache | ratio | of CPU time |"
+        "\n| {BYTES} bytes, {HOT_KEYS} hot keys | tasks | plain | cache | ratio | of CPU time |"
     );
     println!("|---|---|---|---|---|---|");
     let kinds = [("short keys", 20, false), ("long keys", 200, false), ("checksums", 20, true)];
@@ -119,13 +113,6 @@ impl Comparison<'_> {
         }
         [started.elapsed(), cpu_time() - cpu].map(|time| time / READS as u32)
     }
-}
-
-/// Of all threads of this process.
-fn cpu_time() -> Duration {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("always known");
-    let time = usage.user_time() + usage.system_time();
-    Duration::from_micros(time.num_microseconds() as u64)
 }
 
 fn best(rounds: &[[Duration; 2]]) -> [Duration; 2] {
