@@ -51,7 +51,7 @@ impl Leases {
                 thread::sleep(MOMENT);
                 let waiting = mem::take(&mut *waiting.lock());
                 for tell in waiting {
-                    // Wakes whoever waits.
+                    // Wakes the task.
                     foreign::contained(|| tell.send(()).is_ok());
                 }
             });

@@ -156,7 +156,7 @@ impl CacheOptions {
     /// the value (fcntl(2), `F_SETLEASE`), and when the cache is opened, for another
     /// program that has locked the whole lock file. Then it is an error with
     /// [`ErrorKind::TimedOut`], which says who holds it ([`Error::holders`]). By default there is no limit.
-    /// Hits wait for nobody but a lease. For one handle only: [`CacheDir::with_timeout`].
+    /// Hits wait for leases only. For one handle only: [`CacheDir::with_timeout`].
     ///
     /// An operation takes two locks at most, one after the other, and each may take so long.
     ///

@@ -122,7 +122,7 @@ pub(crate) async fn call<T: Send + 'static>(
     answered.await.expect("a call runs")
 }
 
-/// Runs a call that nobody waits for.
+/// Runs a call that no caller waits for.
 pub(crate) fn leave(pool: &Pool, job: impl FnOnce() + Send + 'static) {
     pool.call(Box::new(|_| job()));
 }

@@ -70,7 +70,7 @@ impl Store {
 }
 
 /// Whether the content of the file is what its checksum says. Reads all of it, if it has the right length, and
-/// goes back to the start. Whoever gave up waiting for that gets an error.
+/// goes back to the start. A caller that gave up waiting gets an error.
 pub(super) fn is_right(
     file: &mut File,
     length: u64,

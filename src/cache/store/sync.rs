@@ -10,8 +10,9 @@
 //! is replaced, the one before was promised, and the disk may see the two renames in any order. The file
 //! with the checksums has that of the value before, too; so it goes first, for good.
 //!
-//! With `Inserts` the name of the directory in its parent is synced as well when it is opened, with those of all parents, whoever
-//! has made them; and where the directory is found to be another one than before.
+//! With `Inserts` the name of the directory in its parent is synced as well when it is opened, with those of all
+//! parents, for another process may have made them a moment ago; and where the directory is found to be another one
+//! than before.
 //!
 //! Where a file system cannot sync something there is nothing to wait for, and that is no error.
 
@@ -69,7 +70,7 @@ impl Store {
     }
 }
 
-/// The name of the cache directory that is found, whoever has made it.
+/// The name of the cache directory that is found, also where another process has made it.
 pub(super) fn name_of(directory: &Path, settings: &Settings) -> io::Result<()> {
     let Some(parent) = directory.parent() else { return Ok(()) };
     if settings.sync != SyncPolicy::Inserts {
