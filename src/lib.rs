@@ -7,6 +7,7 @@ mod foreign;
 #[cfg_attr(not(any(unix, windows)), allow(dead_code, unused_imports))]
 mod holder;
 mod lock;
+mod mode;
 mod os;
 mod queue;
 mod registry;
@@ -17,12 +18,13 @@ mod wait;
 
 pub use cache::CacheDir;
 pub use error::{Error, ErrorKind, TryLockError};
-pub use holder::{Holder, Mode, Record, Source};
+pub use holder::{Holder, Record, Source};
 pub use lock::{
     Acquire, AcquireAll, Counters, ExclusiveGuard, FileLock, Guard, Guards, OpenOptions, Removed,
     SharedGuard, UnusedFiles, Waiting, blocking_lock_all, blocking_lock_all_shared, lock_all,
     lock_all_shared,
 };
+pub use mode::Mode;
 pub use os::{Kept, Protocol};
 pub use registry::Tenure;
 pub use space::{LockSpace, LockSpaceOptions};

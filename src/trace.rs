@@ -24,7 +24,8 @@ mod imp {
     use tracing::{Level, Span, debug, debug_span, enabled, info, trace, warn};
 
     use crate::foreign;
-    use crate::holder::{Mode, Record, Shown};
+    use crate::holder::{Record, Shown};
+    use crate::mode::Mode;
     use crate::os::Identity;
     use crate::shim;
 
@@ -136,7 +137,8 @@ mod imp {
 mod imp {
     use std::path::Path;
 
-    use crate::holder::{Mode, Record};
+    use crate::holder::Record;
+    use crate::mode::Mode;
     use crate::os::Identity;
 
     #[derive(Debug, Default)]

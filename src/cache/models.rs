@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Waker};
 
 use super::fill::{Found, find_or_fill};
 use super::pin::{pin, unless_pinned};
+use crate::mode::Mode;
 use crate::os::{Access, Location, Protocol, Region};
-use crate::queue::Mode;
 use crate::registry::{Denied, Hold, Membership, Registry, Request, Tenure, Wanted, try_hold};
 use crate::shim::{Arc, AtomicBool, Mutex, Ordering, model};
 use crate::wait::{WaitOn, block_on};

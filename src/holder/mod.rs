@@ -1,6 +1,6 @@
 //! Who holds a lock: the words for it, the record in the lock file, and what proves a holder dead.
 //!
-//! Uses nothing of the crate. What the kernel knows is asked by `os`, what is written into the lock
+//! Uses nothing of the crate but the mode. What the kernel knows is asked by `os`, what is written into the lock
 //! file is written by `registry`; here is what the answers mean.
 
 mod death;
@@ -17,6 +17,8 @@ pub(crate) use record::{LONGEST, Process, Written, is_fit_for_a_record, labelled
 
 pub(crate) use record::is_printable;
 
+use crate::mode::Mode;
+
 #[cfg(fuzzing)]
 pub(crate) use record::check_parser;
 
@@ -25,15 +27,6 @@ pub(crate) type Holders = Arc<[Holder]>;
 
 /// What a holder says that it does.
 pub(crate) type Label = Arc<str>;
-
-/// How a lock is held, or wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// Together with other shared locks.
-    Shared,
-    /// By one alone.
-    Exclusive,
-}
 
 /// Where a fact about a [`Holder`] comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -25,7 +25,7 @@ use super::{FileLock, operation};
 use crate::error::Error;
 use crate::foreign;
 use crate::holder::{Holders, Label};
-use crate::queue::Mode;
+use crate::mode::Mode;
 use crate::registry::{Denied, Hold, Membership, Request};
 use crate::shim::Arc;
 use crate::{trace, wait};
@@ -239,7 +239,7 @@ impl<G: Guard> Future for Acquire<G> {
             match acquire(lock, G::MODE, this.label.as_ref(), this.state, this.moves, cx) {
                 Poll::Ready(answer) => break answer,
                 Poll::Pending if matches!(this.state, State::TimedOut(..)) => return Poll::Pending,
-                Poll::Pending => this.traced.begin(lock.path(), G::MODE.into()),
+                Poll::Pending => this.traced.begin(lock.path(), G::MODE),
             }
             if let Some(on_wait) = this.on_wait {
                 on_wait.poll(lock, cx);
@@ -257,7 +257,7 @@ impl<G: Guard> Future for Acquire<G> {
         *this.on_wait = None;
         this.sleep.set(None);
         if answer.is_ok() {
-            this.traced.end(lock.path(), G::MODE.into());
+            this.traced.end(lock.path(), G::MODE);
         }
         let lock = this.lock.take().expect("looked at above");
         Poll::Ready(match answer {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::FileLock;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::Record;
+use crate::mode::Mode;
 use crate::os::{self, Kept};
-use crate::queue::Mode;
 use crate::registry::{Hold, Told};
 use crate::trace;
 
@@ -312,7 +312,7 @@ impl sealed::Guard for ExclusiveGuard {
         let told = hold.tell().map(Box::new);
         let token = told.as_ref().and_then(|told| told.token);
         let abandoned = told.as_ref().and_then(|told| told.abandoned.as_ref());
-        let _traced = trace::Held::begin(lock.path(), Self::MODE.into(), token, abandoned);
+        let _traced = trace::Held::begin(lock.path(), Self::MODE, token, abandoned);
         Self { hold, lock, told, _traced }
     }
 }
@@ -322,7 +322,7 @@ impl sealed::Guard for SharedGuard {
     const MODE: Mode = Mode::Shared;
 
     fn new(lock: FileLock, hold: Hold) -> Self {
-        let _traced = trace::Held::begin(lock.path(), Self::MODE.into(), None, None);
+        let _traced = trace::Held::begin(lock.path(), Self::MODE, None, None);
         Self { hold, lock, _traced }
     }
 }

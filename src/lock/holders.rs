@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::FileLock;
 use crate::error::{Error, ErrorKind, Operation};
-use crate::holder::{Fate, Holder, Holders, Mode, Process, Record, Source, fate};
+use crate::holder::{Fate, Holder, Holders, Process, Record, Source, fate};
+use crate::mode::Mode;
 use crate::os::{self, Effort};
-use crate::queue;
 use crate::registry::{Denied, Membership, look_together, try_hold};
 use crate::shim::Arc;
 use crate::wait;
@@ -189,5 +189,5 @@ fn explain(holders: &mut [Holder], record: &Record, here: &Process) {
 }
 
 fn is_busy(member: &Arc<Membership>) -> bool {
-    matches!(try_hold(member, queue::Mode::Shared), Err(Denied::Refused))
+    matches!(try_hold(member, Mode::Shared), Err(Denied::Refused))
 }

@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicUsize;
 use super::{FileLock, Handle};
 use crate::error::Error;
 use crate::holder::Shown;
+use crate::mode::Mode;
 use crate::os::Region;
-use crate::queue::Mode;
 use crate::registry::{Membership, Wanted};
 use crate::shim::{Arc, Mutex};
 

@@ -29,9 +29,9 @@ use open_options::UNFIT_LABEL;
 
 use crate::error::{Error, ErrorKind, Operation, TryLockError};
 use crate::holder::{Label, is_fit_for_a_record};
+use crate::mode::Mode;
 use crate::os::fork::Generation;
 use crate::os::{self, Location, Protocol};
-use crate::queue::Mode;
 use crate::registry::{Denied, Hold, Membership, Registry, Signature, registry, try_hold};
 use crate::shim::{Arc, Mutex};
 use crate::wait::{self, NoThread};

@@ -145,7 +145,8 @@ fn have_changed(before: &[Holder], now: &[Holder]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::holder::{Mode, Source};
+    use crate::holder::Source;
+    use crate::mode::Mode;
 
     #[test]
     fn only_other_holders_are_news() {

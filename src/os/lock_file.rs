@@ -24,7 +24,8 @@ use super::{
     Question, Region, Standing, Waited, is_busy_and_did_not_wait, is_contention,
 };
 use crate::error::{Error, ErrorKind};
-use crate::holder::{Holder, Mode};
+use crate::holder::Holder;
+use crate::mode::Mode;
 
 /// A wait on NFS is made anew after this time, because its wake-up may have been lost.
 const ASK_AGAIN: Duration = Duration::from_secs(5);

@@ -26,7 +26,8 @@ use super::{
     Access, Attempt, Effort, Identity, Kept, Location, Protocol, Region, Standing, Waited,
 };
 use crate::error::{Error, ErrorKind, Operation};
-use crate::holder::{Holder, Mode};
+use crate::holder::Holder;
+use crate::mode::Mode;
 use crate::shim::{Arc, AtomicBool, Condvar, Mutex, Ordering, yield_now};
 
 #[cfg(tokio_filelock_loom)]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::Protocol::{Fcntl, Flock};
 use super::*;
-use crate::holder::Mode::{self, Exclusive, Shared};
+use crate::mode::Mode::{self, Exclusive, Shared};
 use Step::*;
 
 /// Turns a test that hangs into one that fails.

@@ -32,12 +32,7 @@ pub(crate) use waiters::{Place, Rank, Settled, Ticket};
 
 use waiters::Waiters;
 
-/// How a lock is held. `Exclusive` is the stronger one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Mode {
-    Shared,
-    Exclusive,
-}
+use crate::mode::Mode;
 
 /// Whether a request stays when it cannot be granted at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,12 +19,13 @@ use super::request::new_rank;
 use super::{Membership, Tenure};
 use crate::error::Error;
 use crate::foreign;
-use crate::holder::{self, Holder, LONGEST, Label, Record, Written};
+use crate::holder::{Holder, LONGEST, Label, Record, Written};
+use crate::mode::Mode;
 use crate::os::{
     self, Attempt, Effort, Interrupt, Kept, Location, LockFile, Protocol, Region, Standing, Waited,
 };
 use crate::queue::{
-    Counts, Effects, End, Mode, OsCall, Patience, Queue, Rank, Requested, Settled, Ticket,
+    Counts, Effects, End, OsCall, Patience, Queue, Rank, Requested, Settled, Ticket,
 };
 use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::trace;
@@ -409,8 +410,7 @@ impl Entry {
             return self.lost(epoch);
         }
         let (protocol, region) = (self.protocol, self.region);
-        let tried =
-            self.attempt(|file| file.try_lock_in_turn(protocol, region, mode.into(), may_pause));
+        let tried = self.attempt(|file| file.try_lock_in_turn(protocol, region, mode, may_pause));
         match tried {
             Ok(Attempt::Acquired) => self.acquired(mode, epoch, None),
             Ok(Attempt::Busy) => self.event(|queue| queue.os_busy(epoch)),
@@ -443,7 +443,7 @@ impl Entry {
             // No wait is for the lock of a foreign file. Asked here and not when a try is busy, which is
             // to cost what the calls on the lock cost.
             file.check()?;
-            file.lock(self.protocol, self.region, mode.into(), &interrupt)
+            file.lock(self.protocol, self.region, mode, &interrupt)
         });
         self.state.lock().parked = None;
         match waited {
@@ -665,7 +665,7 @@ impl Entry {
             labels.insert(0, None);
         }
         let pid = self.file.first.pid();
-        labels.iter().map(|label| Holder::of_this_process(mode.into(), pid, *label)).collect()
+        labels.iter().map(|label| Holder::of_this_process(mode, pid, *label)).collect()
     }
 
     /// One of those who keep this process from the OS lock, if that can be had in one system call.
@@ -821,15 +821,6 @@ fn carry_out_call(
         OsCall::Interrupt { epoch } => {
             entry.interrupt(epoch);
             None
-        }
-    }
-}
-
-impl From<Mode> for holder::Mode {
-    fn from(mode: Mode) -> Self {
-        match mode {
-            Mode::Shared => holder::Mode::Shared,
-            Mode::Exclusive => holder::Mode::Exclusive,
         }
     }
 }

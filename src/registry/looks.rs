@@ -71,7 +71,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::holder::{Mode, Source};
+    use crate::holder::Source;
+    use crate::mode::Mode;
     use crate::os::{Access, Protocol, Region};
     use crate::registry::{Registry, Tenure, Wanted};
     use crate::wait::WaitOn;

@@ -18,9 +18,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::{Denied, Hold, Membership, Registry, Request, Signature, Tenure, Wanted, try_hold};
-use crate::holder::{self, Record};
+use crate::holder::Record;
+use crate::mode::Mode;
 use crate::os::{self, Access, Attempt, Interrupt, Location, LockFile, Protocol, Region, Waited};
-use crate::queue::{End, Mode};
+use crate::queue::End;
 use crate::shim::{self, Arc, AtomicBool, Ordering};
 #[cfg(tokio_filelock_loom)]
 use crate::wait::model_runtime;
@@ -102,12 +103,12 @@ struct Foreign {
 
 impl Foreign {
     fn try_lock(&self) -> bool {
-        let exclusive = holder::Mode::Exclusive;
+        let exclusive = Mode::Exclusive;
         self.file.try_lock(WANTED.protocol, WANTED.region, exclusive).unwrap() == Attempt::Acquired
     }
 
     fn lock(&self) {
-        let (exclusive, interrupt) = (holder::Mode::Exclusive, Interrupt::default());
+        let (exclusive, interrupt) = (Mode::Exclusive, Interrupt::default());
         let waited = self.file.lock(WANTED.protocol, WANTED.region, exclusive, &interrupt);
         assert_eq!(waited.unwrap(), Waited::Acquired);
     }
@@ -118,7 +119,7 @@ impl Foreign {
 
     /// Enters and leaves as a reader, if nobody writes.
     fn visit_shared(&self) {
-        let attempt = self.file.try_lock(WANTED.protocol, WANTED.region, holder::Mode::Shared);
+        let attempt = self.file.try_lock(WANTED.protocol, WANTED.region, Mode::Shared);
         if attempt.unwrap() == Attempt::Acquired {
             self.inside.together();
             self.unlock();
@@ -827,7 +828,7 @@ fn writer_against_two_reading_processes() {
 impl Foreign {
     /// As a process that uses this crate reads.
     fn read_in_turn(&self) {
-        let (shared, interrupt) = (holder::Mode::Shared, Interrupt::default());
+        let (shared, interrupt) = (Mode::Shared, Interrupt::default());
         let (protocol, region) = (WANTED.protocol, WANTED.region);
         let tried = self.file.try_lock_in_turn(protocol, region, shared, false);
         if tried.unwrap() == Attempt::Busy {

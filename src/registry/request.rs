@@ -13,8 +13,9 @@ use super::entry::{Thread, carry_out};
 use super::recorded::Told;
 use crate::error::Error;
 use crate::foreign;
+use crate::mode::Mode;
 use crate::os::{Kept, Location};
-use crate::queue::{Effects, Mode, Patience, Rank, Requested, Settled, Ticket};
+use crate::queue::{Effects, Patience, Rank, Requested, Settled, Ticket};
 use crate::shim::Arc;
 use crate::wait;
 

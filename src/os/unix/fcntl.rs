@@ -16,7 +16,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use super::kernel::record;
-use crate::holder::Mode;
+use crate::mode::Mode;
 use crate::os::Region;
 
 // C libraries give the constants another width than the field has.

@@ -12,7 +12,7 @@ use std::io;
 #[cfg(not(any(target_os = "illumos", target_os = "cygwin")))]
 use fs2::FileExt;
 
-use crate::holder::Mode;
+use crate::mode::Mode;
 
 #[cfg(any(target_os = "illumos", target_os = "cygwin"))]
 pub(super) use bare::{lock, try_lock, unlock};

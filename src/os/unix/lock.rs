@@ -9,7 +9,7 @@ use super::fcntl::{self, Range};
 use super::flock;
 use super::interrupt::Interrupt;
 use super::kernel::record;
-use crate::holder::Mode;
+use crate::mode::Mode;
 use crate::os::turnstile::{Taken, Turnstile};
 use crate::os::{Protocol, Region, Waited};
 

@@ -28,7 +28,7 @@ use super::kernel::look::{DIRECTORY, Look};
 use super::kernel::{file_system, record};
 use super::lock::Lock;
 use super::open::{directory_of, open_at, start};
-use crate::holder::Mode;
+use crate::mode::Mode;
 use crate::os::file_system::FileSystem;
 use crate::os::{Kept, Location, Protocol};
 

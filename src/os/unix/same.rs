@@ -10,7 +10,7 @@ use std::fs::File;
 use super::fcntl::{self, Range};
 use super::kernel::record;
 use super::lock::Lock;
-use crate::holder::Mode;
+use crate::mode::Mode;
 use crate::os::names::Answer;
 
 /// Where closing one of two open files would release the locks of both, nothing can be asked.

@@ -378,7 +378,7 @@ pub(in crate::os) mod lock {
     use std::time::Duration;
 
     use super::interrupt::Interrupt;
-    use crate::holder::Mode;
+    use crate::mode::Mode;
     use crate::os::turnstile::Turnstile;
     use crate::os::{Protocol, Region, Waited};
 

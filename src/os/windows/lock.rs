@@ -19,7 +19,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 
 use super::interrupt::Interrupt;
 use super::overlapped;
-use crate::holder::Mode;
+use crate::mode::Mode;
 use crate::os::file_system::FileSystem;
 use crate::os::turnstile::{Taken, Turnstile};
 use crate::os::{Protocol, Region, Waited};

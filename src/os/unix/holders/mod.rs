@@ -27,7 +27,8 @@ pub(crate) use process::{look_up, this_process};
 use super::fcntl;
 use super::kernel::look::Look as FileLook;
 use super::lock::turnstile_start;
-use crate::holder::{Holder, Mode, Source};
+use crate::holder::{Holder, Source};
+use crate::mode::Mode;
 use crate::os::{Effort, Identity, Protocol, Question};
 use table::{Kind, Line};
 

@@ -7,7 +7,7 @@
 //! 2: OFDLCK ADVISORY  READ -1 00:1a:12 0 4242
 //! ```
 
-use crate::holder::Mode;
+use crate::mode::Mode;
 use crate::os::unix::fcntl::Range;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
