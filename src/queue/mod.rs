@@ -21,6 +21,7 @@
 //! Liveness follows from 2 and 3: while somebody waits there is a call under way or a holder, and
 //! each of their ends looks at the line again (`advance`).
 
+mod pacing;
 mod waiters;
 
 #[cfg(all(test, not(tokio_filelock_loom)))]
@@ -28,6 +29,7 @@ mod properties;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod tests;
 
+pub(crate) use pacing::{Check, Pacing};
 pub(crate) use waiters::{Place, Rank, Settled, Ticket};
 
 use waiters::Waiters;

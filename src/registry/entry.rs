@@ -25,23 +25,11 @@ use crate::os::{
     self, Attempt, Effort, Interrupt, Kept, Location, LockFile, Protocol, Region, Standing, Waited,
 };
 use crate::queue::{
-    Counts, Effects, End, OsCall, Patience, Queue, Rank, Requested, Settled, Ticket,
+    Check, Counts, Effects, End, OsCall, Pacing, Patience, Queue, Rank, Requested, Settled, Ticket,
 };
 use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::trace;
 use crate::wait::{self, WaitOn};
-
-/// A process looks whether another one waits after so many handovers, if they took that long, or after
-/// so long a time. A look costs as much as some handovers of an empty section.
-const LOOK_EVERY: u32 = 16;
-const LOOK_NO_SOONER: Duration = Duration::from_micros(50);
-const LOOK_NO_LATER: Duration = Duration::from_millis(1);
-
-/// While so many handovers take less than this, the clock is read once for all of them: it costs as much
-/// as half a handover. So a look or the end of a tenure is late by as many critical sections, if
-/// they become long all of a sudden.
-const CLOCK_EVERY: u32 = 8;
-const QUICK: Duration = Duration::from_micros(100);
 
 /// For so long a process stands back after a tenure whose time is up. A process that the unlock has
 /// woken takes 23 µs at the median to get the lock, 129 µs at the 99th percentile.
@@ -67,18 +55,9 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 struct State {
     queue: Queue<Waker, io::Error>,
-    /// Handing over for longer than this ends a tenure.
-    longest_tenure: Duration,
-    /// Since when the lock goes from task to task with no chance for others, if it does.
-    handing_over_since: Option<Instant>,
-    handovers_since_look: u32,
-    /// In this tenure, or when the wait that began it ended. `None`: the next handover looks.
-    last_look: Option<Instant>,
+    pacing: Pacing,
     /// In this tenure a path was seen to lead to the file.
     seen_at_path: bool,
-    /// The last time that the clock was read, and how often it need not be.
-    last_clock: Option<Instant>,
-    handovers_without_clock: u32,
     /// How to end the wait that is parked, if there is one: of which epoch, and by what.
     parked: Option<(u64, Arc<Interrupt>)>,
     signature: Option<Arc<Signature>>,
@@ -134,13 +113,8 @@ impl Entry {
     pub(super) fn new(file: Arc<OpenFile>, protocol: Protocol, region: Region) -> Self {
         let state = State {
             queue: Queue::new(),
-            longest_tenure: Duration::MAX,
-            handing_over_since: None,
-            handovers_since_look: 0,
-            last_look: None,
+            pacing: Pacing::new(),
             seen_at_path: false,
-            last_clock: None,
-            handovers_without_clock: 0,
             parked: None,
             signature: None,
             record_is_required: false,
@@ -207,7 +181,7 @@ impl Entry {
     pub(super) fn limit(&self, tenure: Tenure) {
         let mut state = self.state.lock();
         state.queue.limit_handovers(tenure.handovers);
-        state.longest_tenure = state.longest_tenure.min(tenure.time);
+        state.pacing.limit(tenure.time);
     }
 
     /// From the next exclusive tenure on, holders leave a record with this signature.
@@ -241,7 +215,7 @@ impl Entry {
     ) -> Requested {
         let mut state = self.state.lock();
         if state.queue.would_join(mode) {
-            state = self.look_before_handover(state);
+            state = self.check_before_handover(state);
         }
         let requested = match rank {
             None => state.queue.request(mode, patience, effects),
@@ -298,49 +272,32 @@ impl Entry {
     pub(super) fn release(&self, effects: &mut Effects<Waker>) {
         let mut state = self.state.lock();
         if state.queue.is_contended() {
-            state = self.look_before_handover(state);
+            state = self.check_before_handover(state);
         }
         state.queue.release(effects);
         if effects.os.is_some() && !state.queue.is_contended() {
-            state.handing_over_since = None;
+            state.pacing.let_others_in();
         }
     }
 
     /// Ends the tenure if others have waited for long enough, or are seen to wait.
     #[inline]
-    fn look_before_handover<'a>(
+    fn check_before_handover<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
-        state.handovers_since_look += 1;
-        if state.handovers_without_clock > 0 {
-            state.handovers_without_clock -= 1;
-            return state;
-        }
-        let (handovers, last_look) = (state.handovers_since_look, state.last_look);
+        let Some(step) = state.pacing.hand_over() else { return state };
         // The clock may be a system call, and the turnstile is one.
         drop(state);
         let now = shim::now();
-        let look = last_look.is_none_or(|last| {
-            let time = now.saturating_duration_since(last);
-            time >= LOOK_NO_LATER || handovers >= LOOK_EVERY && time >= LOOK_NO_SOONER
-        });
-        let seen = look && self.is_turnstile_taken();
+        let check = match step.is_check_due(now) {
+            false => Check::NotDue,
+            true if self.is_turnstile_taken() => Check::Taken,
+            true => Check::Free,
+        };
         let mut state = self.state.lock();
-        if look {
-            state.handovers_since_look = 0;
-            state.last_look = Some(now);
-        }
-        let last_clock = state.last_clock.replace(now);
-        let quick = |last: Instant| now.saturating_duration_since(last) < QUICK;
-        if last_clock.is_some_and(quick) {
-            state.handovers_without_clock = CLOCK_EVERY - 1;
-        }
-        let since = *state.handing_over_since.get_or_insert(now);
-        if seen {
-            state.queue.end_tenure(End::Seen);
-        } else if now.saturating_duration_since(since) >= state.longest_tenure {
-            state.queue.end_tenure(End::Unseen);
+        if let Some(end) = state.pacing.complete(now, check) {
+            state.queue.end_tenure(end);
         }
         state
     }
@@ -428,7 +385,7 @@ impl Entry {
             }
             state.parked = Some((epoch, interrupt.clone()));
             // The others have their chance now.
-            state.handing_over_since = None;
+            state.pacing.let_others_in();
         }
         if stand_back {
             let _ = interrupt.pause(STAND_BACK);
@@ -517,13 +474,8 @@ impl Entry {
         if let Ok(Standing::Linked) = standing {
             let traced = trace::Tenure::begin();
             let mut state = self.state.lock();
-            // A wait has let others in before this tenure. A try has looked, but not at the clock.
-            state.last_look = waited;
-            // Readers look at their first join, if that is not within the time of no look.
-            state.handovers_since_look = if mode == Mode::Shared { LOOK_EVERY } else { 0 };
+            state.pacing.begin_tenure(mode, waited);
             state.traced = traced.map(|tenure| (tenure, state.queue.counts().handovers));
-            state.last_clock = None;
-            state.handovers_without_clock = 0;
             state.seen_at_path = false;
             state = self.record_head(state);
             return state.queue.os_acquired(epoch);
