@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 pub mod cache;
+mod driver;
+mod engine;
 mod error;
 mod foreign;
 // Nobody is ever seen where there are no locks.
@@ -9,14 +11,15 @@ mod holder;
 mod lock;
 mod mode;
 mod os;
+mod process;
 mod queue;
-mod registry;
 mod shim;
 mod space;
 mod trace;
 mod wait;
 
 pub use cache::CacheDir;
+pub use driver::Tenure;
 pub use error::{Error, ErrorKind, TryLockError};
 pub use holder::{Holder, Record, Source};
 pub use lock::{
@@ -26,7 +29,6 @@ pub use lock::{
 };
 pub use mode::Mode;
 pub use os::{Kept, Protocol};
-pub use registry::Tenure;
 pub use space::{LockSpace, LockSpaceOptions};
 pub use wait::WaitOn;
 

@@ -40,19 +40,19 @@ mod imp {
 
     impl Wait {
         /// Does nothing if it has begun.
-        pub(crate) fn begin(&mut self, path: &Path, mode: Mode) {
+        pub(crate) fn begin<'a>(&mut self, path: impl FnOnce() -> &'a Path, mode: Mode) {
             self.0.get_or_insert_with(|| {
-                let path = Shown::path(path);
+                let path = Shown::path(path());
                 let span = span(|| debug_span!(target: TARGET, "wait", %path, ?mode));
                 (shim::now(), span)
             });
         }
 
         /// The lock is there.
-        pub(crate) fn end(&mut self, path: &Path, mode: Mode) {
+        pub(crate) fn end<'a>(&mut self, path: impl FnOnce() -> &'a Path, mode: Mode) {
             let Some((since, span)) = self.0.take() else { return };
             let waited = shim::now().saturating_duration_since(since);
-            let path = Shown::path(path);
+            let path = Shown::path(path());
             foreign::contained(move || {
                 span.in_scope(|| {
                     if waited >= LONG {
@@ -80,13 +80,13 @@ mod imp {
     pub(crate) struct Held(Option<Span>);
 
     impl Held {
-        pub(crate) fn begin(
-            path: &Path,
+        pub(crate) fn begin<'a>(
+            path: impl FnOnce() -> &'a Path,
             mode: Mode,
             token: Option<u64>,
             abandoned: Option<&Record>,
         ) -> Self {
-            let path = Shown::path(path);
+            let path = Shown::path(path());
             if let Some(dead) = abandoned {
                 let (pid, token) = (dead.pid(), dead.token());
                 let (program, label) = (dead.program(), dead.label());
@@ -145,16 +145,16 @@ mod imp {
     pub(crate) struct Wait(());
 
     impl Wait {
-        pub(crate) fn begin(&mut self, _path: &Path, _mode: Mode) {}
-        pub(crate) fn end(&mut self, _path: &Path, _mode: Mode) {}
+        pub(crate) fn begin<'a>(&mut self, _path: impl FnOnce() -> &'a Path, _mode: Mode) {}
+        pub(crate) fn end<'a>(&mut self, _path: impl FnOnce() -> &'a Path, _mode: Mode) {}
     }
 
     #[derive(Debug)]
     pub(crate) struct Held;
 
     impl Held {
-        pub(crate) fn begin(
-            _path: &Path,
+        pub(crate) fn begin<'a>(
+            _path: impl FnOnce() -> &'a Path,
             _mode: Mode,
             _token: Option<u64>,
             _abandoned: Option<&Record>,

@@ -15,7 +15,7 @@ use super::{CacheDir, FillError, Inner};
 use crate::error::{Error, Operation};
 use crate::lock::{FileLock, SharedGuard};
 use crate::os::Protocol;
-use crate::registry::registry;
+use crate::process;
 use crate::wait;
 
 /// A value of a [`CacheDir`] that is a directory.
@@ -163,7 +163,7 @@ impl Drop for Pinned {
         self.guard = None;
         let (cache, found) = (self.cache.clone(), self.found.clone());
         if cache.locks.get().is_some() {
-            wait::leave(registry().pool(), move || {
+            wait::leave(process::pool(), move || {
                 cache.store.remove_if_marked(&found.generation, cache.writer());
             });
         }
@@ -199,7 +199,7 @@ impl Drop for Staged {
     fn drop(&mut self) {
         if let Some(staging) = self.staging.take() {
             let cache = self.cache.clone();
-            wait::leave(registry().pool(), move || cache.store.discard(staging, cache.writer()));
+            wait::leave(process::pool(), move || cache.store.discard(staging, cache.writer()));
         }
     }
 }

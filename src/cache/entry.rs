@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::Wanted;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::os::shared_directory::{self, MadeFile};
-use crate::registry::registry;
+use crate::process;
 use crate::wait;
 
 /// A value of a [`CacheDir`](super::CacheDir), open for reading.
@@ -68,7 +68,7 @@ impl Entry {
     pub async fn read(&self) -> Result<Vec<u8>, Error> {
         let file = self.file.try_clone().map_err(|error| self.failed(error))?;
         let length = self.bytes;
-        let read = wait::call(registry().pool(), move || read_all(&file, length)).await;
+        let read = wait::call(process::pool(), move || read_all(&file, length)).await;
         read.map_err(|error| self.failed(error))
     }
 
@@ -119,7 +119,7 @@ impl Entry {
         let wanted = Wanted::default();
         let is_cancelled = wanted.flag();
         let copy = move || copy_beside(&file, length, &to, &is_cancelled);
-        let copied = wait::call(registry().pool(), copy).await;
+        let copied = wait::call(process::pool(), copy).await;
         copied.map_err(|error| failed_copy(path, error))
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::turns::{Turn, Turns};
 use crate::foreign;
-use crate::registry::registry;
+use crate::process;
 use crate::shim::{Arc, Mutex};
 use crate::wait;
 
@@ -47,7 +47,7 @@ impl Leases {
         };
         if is_first {
             let waiting = self.waiting.clone();
-            wait::errand(registry().pool(), move || {
+            wait::errand(process::pool(), move || {
                 thread::sleep(MOMENT);
                 let waiting = mem::take(&mut *waiting.lock());
                 for tell in waiting {

@@ -20,7 +20,7 @@ use super::waits::Waits;
 use crate::error::{Error, TryLockError};
 use crate::lock::{ExclusiveGuard, FileLock};
 use crate::os::{Protocol, Region};
-use crate::registry::registry;
+use crate::process;
 use crate::space::LockSpace;
 use crate::wait;
 
@@ -85,7 +85,7 @@ impl Locks {
 async fn become_writer(file: &FileLock, waits: &Waits) -> Result<(String, ExclusiveGuard), Error> {
     let (writer, lock) = any_writer(file);
     let trying = lock.clone();
-    match wait::call(registry().pool(), move || trying.try_lock()).await {
+    match wait::call(process::pool(), move || trying.try_lock()).await {
         Ok(alive) => return Ok((writer, alive)),
         // Another one has it, by a strange chance, or another program has the whole file.
         Err(TryLockError::WouldBlock(_)) => {}

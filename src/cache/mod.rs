@@ -43,7 +43,7 @@ pub use value::IntoValue;
 
 use crate::error::{Error, ErrorKind, Operation};
 use crate::lock::{ExclusiveGuard, FileLock, SharedGuard, Waiting};
-use crate::registry::registry;
+use crate::process;
 use crate::space::LockSpace;
 use crate::wait;
 use fill::{Found, find_or_fill};
@@ -739,7 +739,7 @@ impl CacheDir {
         job: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let inner = self.inner.clone();
-        wait::errand_with_answer(registry().pool(), move || job(&inner)).await
+        wait::errand_with_answer(process::pool(), move || job(&inner)).await
     }
 
     /// Makes file-system calls where they may block.
@@ -755,7 +755,7 @@ impl CacheDir {
 
     async fn run<T: Send + 'static>(&self, job: impl FnOnce(&Inner) -> T + Send + 'static) -> T {
         let inner = self.inner.clone();
-        wait::call(registry().pool(), move || job(&inner)).await
+        wait::call(process::pool(), move || job(&inner)).await
     }
 }
 

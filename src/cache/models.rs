@@ -1,6 +1,7 @@
-//! Models of one fill per key: `find_or_fill` over the registry's lock, with a variable for the value. And of
+//! Models of one fill per key: `find_or_fill` over the driver's lock, with a variable for the value. And of
 //! pins: `pin` and `unless_pinned`, with a variable for the directory.
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 #[cfg(tokio_filelock_loom)]
 use std::path::PathBuf;
@@ -9,9 +10,10 @@ use std::task::{Context, Poll, Waker};
 
 use super::fill::{Found, find_or_fill};
 use super::pin::{pin, unless_pinned};
+use crate::driver::{Outcome, RawGuard, Registration, Request, Tenure, try_lock};
+use crate::engine::file::{Registry, Wanted};
 use crate::mode::Mode;
 use crate::os::{Access, Location, Protocol, Region};
-use crate::registry::{Denied, Hold, Membership, Registry, Request, Tenure, Wanted, try_hold};
 use crate::shim::{Arc, AtomicBool, Mutex, Ordering, model};
 use crate::wait::{WaitOn, block_on};
 
@@ -44,8 +46,8 @@ impl Key {
         Arc::new(Self { path, value, is_filled_now, _directory })
     }
 
-    /// A task's membership; another registry is another process.
-    fn join(&self, process: &Arc<Registry>) -> Arc<Membership> {
+    /// A task's registration; another registry is another process.
+    fn join(&self, process: &Arc<Registry>) -> Arc<Registration> {
         let wanted = Wanted {
             protocol: Protocol::Fcntl,
             region: Region::ONLY,
@@ -66,15 +68,15 @@ impl Key {
     }
 
     /// As `CacheDir::get_or_insert_with`.
-    async fn get_or_fill(&self, member: &Arc<Membership>, new: u32) -> Found<u32> {
-        let look = || async { Ok::<_, Denied>(*self.value.lock()) };
-        let lock = async { Request::new(member.clone(), Mode::Exclusive).await };
-        let fill = |hold| self.fill(hold, new);
-        find_or_fill::<_, _, _, Denied, _>(look(), lock, look(), fill).await.unwrap()
+    async fn get_or_fill(&self, member: &Arc<Registration>, new: u32) -> Found<u32> {
+        let look = || async { Ok::<_, Infallible>(*self.value.lock()) };
+        let lock = async { Ok(Request::new(member.clone(), Mode::Exclusive).await.unwrap()) };
+        let fill = |guard| self.fill(guard, new);
+        find_or_fill::<_, _, _, Infallible, _>(look(), lock, look(), fill).await.unwrap()
     }
 
     /// Comes back pending once: there it can be cancelled.
-    async fn fill(&self, hold: Hold, new: u32) -> Result<u32, Denied> {
+    async fn fill(&self, guard: RawGuard, new: u32) -> Result<u32, Infallible> {
         let filling = Filling::begin(self);
         let mut is_ready = false;
         poll_fn(|context| {
@@ -88,7 +90,7 @@ impl Key {
         let before = self.value.lock().replace(new);
         assert_eq!(before, None, "filled twice");
         drop(filling);
-        drop(hold);
+        drop(guard);
         Ok(new)
     }
 }
@@ -174,9 +176,9 @@ impl Generation {
     }
 
     /// As `Dir::pin`; what is pinned is looked at for as long as that lasts.
-    async fn use_pinned(&self, member: &Arc<Membership>) {
-        let lock = async { Request::new(member.clone(), Mode::Shared).await };
-        let is_there = async { Ok::<_, Denied>(self.is_there.load(Ordering::SeqCst)) };
+    async fn use_pinned(&self, member: &Arc<Registration>) {
+        let lock = async { Ok(Request::new(member.clone(), Mode::Shared).await.unwrap()) };
+        let is_there = async { Ok::<_, Infallible>(self.is_there.load(Ordering::SeqCst)) };
         if let Some(hold) = pin(lock, is_there).await.unwrap() {
             assert!(self.is_there.load(Ordering::SeqCst), "deleted while it was pinned");
             drop(hold);
@@ -184,8 +186,11 @@ impl Generation {
     }
 
     /// As `Store::remove_garbage`; whether it could be deleted.
-    fn delete(&self, member: &Arc<Membership>) -> bool {
-        let lock = try_hold(member, Mode::Exclusive).ok();
+    fn delete(&self, member: &Arc<Registration>) -> bool {
+        let lock = match try_lock(member, Mode::Exclusive) {
+            Outcome::Granted(guard) => Some(guard),
+            _ => None,
+        };
         unless_pinned(lock, || self.is_there.store(false, Ordering::SeqCst)).is_some()
     }
 }

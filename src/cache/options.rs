@@ -14,7 +14,7 @@ use super::waits::Waits;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::lock::Waiting;
 use crate::os::shared_directory::Directory;
-use crate::registry::registry;
+use crate::process;
 use crate::space::LockSpace;
 use crate::wait;
 
@@ -209,7 +209,7 @@ impl CacheOptions {
             let (path, options) = (path.clone(), self.clone());
             move || options.find(&path)
         };
-        let (store, lock_file) = wait::call(registry().pool(), find).await?;
+        let (store, lock_file) = wait::call(process::pool(), find).await?;
         let cache = CacheDir::new(store, lock_file, self.fills, self.read_only, self.waits);
         cache.clean_up().await?;
         Ok(cache)

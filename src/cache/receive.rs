@@ -10,7 +10,7 @@ use super::key::Key;
 use super::store::Incoming;
 use super::value::{IntoSource, Source};
 use crate::error::{Error, ErrorKind, Operation};
-use crate::registry::registry;
+use crate::process;
 use crate::wait;
 
 /// How much of a value is in memory.
@@ -38,7 +38,7 @@ impl Received {
 impl Drop for Received {
     fn drop(&mut self) {
         if let Some(incoming) = self.0.take() {
-            wait::leave(registry().pool(), move || drop(incoming));
+            wait::leave(process::pool(), move || drop(incoming));
         }
     }
 }

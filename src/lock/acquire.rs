@@ -3,7 +3,7 @@
 //! It takes its place in the queue at the first poll, waits there, and before it gives out a
 //! guard it makes sure that the lock is on the file its path leads to. Whatever state it is
 //! dropped in, the state's own `Drop` gives back what it holds: the place (`Request`), the lock
-//! (`Hold`), or the right to both while it looks at the path (`Checking`). A request whose time is up
+//! (`RawGuard`), or the right to both while it looks at the path (`Checking`). A request whose time is up
 //! has given up its place when it begins to look for those who kept it waiting.
 
 use std::fmt;
@@ -22,13 +22,13 @@ use super::guard::Guard;
 use super::moves::Moves;
 use super::on_wait::{OnWait, Waiting};
 use super::{FileLock, operation};
+use crate::driver::{Outcome, RawGuard, Registration, Request};
 use crate::error::Error;
 use crate::foreign;
 use crate::holder::{Holders, Label};
 use crate::mode::Mode;
-use crate::registry::{Denied, Hold, Membership, Request};
 use crate::shim::Arc;
-use crate::{trace, wait};
+use crate::trace;
 
 pin_project! {
     /// A lock on its way: the future of [`FileLock::lock`] and [`FileLock::lock_shared`].
@@ -67,9 +67,9 @@ enum State {
     Start,
     Queued(Request),
     /// Looking where the path leads, with the lock held, or opening the file anew, without.
-    Checking(Pin<Box<dyn Future<Output = Result<Option<Hold>, Error>> + Send + Sync>>),
+    Checking(Pin<Box<dyn Future<Output = Result<Option<RawGuard>, Error>> + Send + Sync>>),
     /// Held, and waiting for the task's budget.
-    Held(Hold),
+    Held(RawGuard),
     /// Its time is up after so long a wait, and it looks who holds the lock.
     TimedOut(Duration, Pin<Box<dyn Future<Output = Holders> + Send + Sync>>),
     Done,
@@ -102,10 +102,10 @@ impl<G: Guard> Acquire<G> {
         }
     }
 
-    /// In line already, for the lock of this membership and no other: where the lock file was replaced
+    /// In line already, for the lock of this registration and no other: where the lock file was replaced
     /// the handle moves on, and the error is [`ErrorKind::Replaced`](crate::ErrorKind).
-    pub(super) fn of_member(lock: FileLock, member: Arc<Membership>) -> Self {
-        let state = State::Queued(Request::new(member, G::MODE));
+    pub(super) fn of_registration(lock: FileLock, registration: Arc<Registration>) -> Self {
+        let state = State::Queued(Request::new(registration, G::MODE));
         Self { state, moves: Moves::none(), ..Self::new(lock) }
     }
 
@@ -239,7 +239,7 @@ impl<G: Guard> Future for Acquire<G> {
             match acquire(lock, G::MODE, this.label.as_ref(), this.state, this.moves, cx) {
                 Poll::Ready(answer) => break answer,
                 Poll::Pending if matches!(this.state, State::TimedOut(..)) => return Poll::Pending,
-                Poll::Pending => this.traced.begin(lock.path(), G::MODE),
+                Poll::Pending => this.traced.begin(|| lock.path(), G::MODE),
             }
             if let Some(on_wait) = this.on_wait {
                 on_wait.poll(lock, cx);
@@ -250,23 +250,23 @@ impl<G: Guard> Future for Acquire<G> {
             // Gives up the place in the queue before anything else.
             *this.state = State::Done;
             *this.on_wait = None;
-            let look = Box::pin(lock.clone().look());
-            *this.state = State::TimedOut(since.elapsed(), look);
+            let query = Box::pin(lock.clone().query_holders());
+            *this.state = State::TimedOut(since.elapsed(), query);
         };
         *this.state = State::Done;
         *this.on_wait = None;
         this.sleep.set(None);
         if answer.is_ok() {
-            this.traced.end(lock.path(), G::MODE);
+            this.traced.end(|| lock.path(), G::MODE);
         }
         let lock = this.lock.take().expect("looked at above");
         Poll::Ready(match answer {
-            Ok(hold) => {
+            Ok(guard) => {
                 // One of several counts when all are there.
                 if this.moves.are_followed() {
-                    lock.gives_guard();
+                    lock.handle.count_guard();
                 }
-                Ok(G::new(lock, hold))
+                Ok(G::new(lock, guard))
             }
             Err(error) => Err(lock.named(error)),
         })
@@ -300,54 +300,57 @@ fn acquire(
     state: &mut State,
     moves: &mut Moves,
     cx: &mut Context<'_>,
-) -> Poll<Result<Hold, Error>> {
+) -> Poll<Result<RawGuard, Error>> {
     loop {
         match state {
             State::Start => {
-                let mut member = lock.member();
+                let mut registration = lock.registration();
                 if let Some(label) = label {
                     lock.check_label(label, operation(mode))?;
-                    member = member.labelled(label.clone());
+                    registration = registration.labelled(label.clone());
                 }
-                *state = State::Queued(Request::begin(member, mode, moves.rank(), cx));
+                *state = State::Queued(Request::begin(registration, mode, moves.rank(), cx));
             }
             State::Queued(request) => match ready!(Pin::new(&mut *request).poll(cx)) {
-                Ok(hold) if hold.is_local() || !lock.has_to_look(&hold) => {
-                    if lock.leads_to(&hold)? {
-                        return proceed(state, hold, cx);
+                Outcome::Granted(guard) if !lock.handle.has_to_confirm(&guard) => {
+                    return proceed(state, guard, cx);
+                }
+                Outcome::Granted(guard) if guard.registration().answers_at_once() => {
+                    if lock.handle.confirm(&guard)? {
+                        return proceed(state, guard, cx);
                     }
-                    let from = hold.member().clone();
-                    moves.leave_with(&hold);
-                    hold.send_others_on();
-                    drop(hold);
+                    let from = guard.registration().clone();
+                    moves.leave_with(&guard);
+                    guard.send_others_on();
+                    drop(guard);
                     *state = State::Checking(Box::pin(move_on(lock.clone(), mode, from)));
                 }
-                Ok(hold) => {
+                Outcome::Granted(guard) => {
                     // If it leads elsewhere. The lock is given back by another thread.
-                    moves.leave_with(&hold);
-                    *state = State::Checking(Box::pin(verify(lock.clone(), mode, hold)));
+                    moves.leave_with(&guard);
+                    *state = State::Checking(Box::pin(confirm(lock.clone(), mode, guard)));
                 }
-                Err(Denied::Moved(rank)) => {
-                    let from = request.member().clone();
+                Outcome::Moved(rank) => {
+                    let from = request.registration().clone();
                     moves.leave(&from, rank);
                     *state = State::Checking(Box::pin(move_on(lock.clone(), mode, from)));
                 }
-                Err(Denied::Failed(error)) => {
+                Outcome::Failed(error) => {
                     return Poll::Ready(Err(lock.lock_error(mode, error)));
                 }
-                Err(Denied::Refused) => unreachable!("a request that waits is not refused"),
+                Outcome::Refused => unreachable!("a request that waits is not refused"),
             },
             State::Checking(checked) => match ready!(checked.as_mut().poll(cx))? {
-                Some(hold) => return proceed(state, hold, cx),
+                Some(guard) => return proceed(state, guard, cx),
                 None if moves.go_on(lock) => *state = State::Start,
                 None => return Poll::Ready(Err(lock.replaced(mode))),
             },
             State::Held(_) => match std::mem::replace(state, State::Done) {
-                State::Held(hold) => return proceed(state, hold, cx),
+                State::Held(guard) => return proceed(state, guard, cx),
                 _ => unreachable!("matched above"),
             },
-            State::TimedOut(waited, look) => {
-                let holders = ready!(look.as_mut().poll(cx));
+            State::TimedOut(waited, query) => {
+                let holders = ready!(query.as_mut().poll(cx));
                 let error = Error::timed_out(operation(mode), lock.path(), *waited, holders);
                 return Poll::Ready(Err(error));
             }
@@ -356,65 +359,72 @@ fn acquire(
     }
 }
 
-/// Gives the lock out if the task has budget. Last, so that a task without has its place in the queue
-/// all the same.
+/// Gives the lock out if the task has budget. Checked last, so a task without budget still keeps its place.
 #[inline]
-fn proceed(state: &mut State, hold: Hold, cx: &mut Context<'_>) -> Poll<Result<Hold, Error>> {
+fn proceed(
+    state: &mut State,
+    guard: RawGuard,
+    cx: &mut Context<'_>,
+) -> Poll<Result<RawGuard, Error>> {
     match coop::poll_proceed(cx) {
         Poll::Ready(budget) => {
             budget.made_progress();
-            Poll::Ready(Ok(hold))
+            Poll::Ready(Ok(guard))
         }
         Poll::Pending => {
-            *state = State::Held(hold);
+            *state = State::Held(guard);
             Poll::Pending
         }
     }
 }
 
-/// Looks where the path leads, on a file system where that may take a while.
-async fn verify(lock: FileLock, mode: Mode, hold: Hold) -> Result<Option<Hold>, Error> {
-    let turn = hold.member().entry().file().turn().await;
-    if !lock.has_to_look(&hold) {
-        // Another one has looked meanwhile.
+/// Finds out whether the handle leads to the lock, where that may take a while.
+async fn confirm(lock: FileLock, mode: Mode, guard: RawGuard) -> Result<Option<RawGuard>, Error> {
+    let registration = guard.registration().clone();
+    let turn = lock.handle.origin().turn(&registration).await;
+    if !lock.handle.has_to_confirm(&guard) {
+        // Another one has confirmed it meanwhile.
         foreign::let_go(turn);
-        return Ok(Some(hold));
+        return Ok(Some(guard));
     }
-    let looking = lock.clone();
-    let look = move || {
-        let looked = looking.leads_to(&hold).and_then(|there| {
-            if there {
-                return Ok(Some(hold));
+    let confirm = move || {
+        let confirmed = lock.handle.confirm(&guard).and_then(|leads_there| {
+            if leads_there {
+                return Ok(Some(guard));
             }
-            let from = hold.member().clone();
-            hold.send_others_on();
-            drop(hold);
-            looking.move_on(&from, mode, true).map(|()| None)
+            let from = guard.registration().clone();
+            guard.send_others_on();
+            drop(guard);
+            lock.handle.move_on(&from, operation(mode), true).map(|()| None)
         });
         // Wakes the next one.
         foreign::let_go(turn);
-        looked
+        confirmed
     };
-    wait::errand_with_answer(lock.handle.registry.pool(), look).await
+    registration.run(confirm).await
 }
 
-/// Opens the file at the path anew, unless that has been done.
-async fn move_on(lock: FileLock, mode: Mode, from: Arc<Membership>) -> Result<Option<Hold>, Error> {
-    // A crowd that waited for a file that was replaced moves together: an errand each would be a
+/// Finds the lock again, unless that has been done.
+async fn move_on(
+    lock: FileLock,
+    mode: Mode,
+    from: Arc<Registration>,
+) -> Result<Option<RawGuard>, Error> {
+    // A crowd that waited for a file that was replaced moves together: a job each would be a
     // thread each.
-    let turn = from.entry().file().turn().await;
-    if lock.has_moved_on(&from) {
+    let turn = lock.handle.origin().turn(&from).await;
+    if lock.handle.has_moved_on(&from) {
         foreign::let_go(turn);
         return Ok(None);
     }
-    let moving = lock.clone();
+    let registration = from.clone();
     let job = move || {
-        let moved = moving.move_on(&from, mode, true).map(|()| None);
+        let moved = lock.handle.move_on(&from, operation(mode), true).map(|()| None);
         // Wakes the next one.
         foreign::let_go(turn);
         moved
     };
-    wait::errand_with_answer(lock.handle.registry.pool(), job).await
+    registration.run(job).await
 }
 
 impl<G> fmt::Debug for Acquire<G> {

@@ -5,18 +5,20 @@ use std::io;
 use std::time::Duration;
 
 use super::FileLock;
+use crate::driver::RawGuard;
+use crate::engine::TenureInfo;
+use crate::engine::file;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::Record;
 use crate::mode::Mode;
 use crate::os::{self, Kept};
-use crate::registry::{Hold, Told};
 use crate::trace;
 
 /// A guard of this crate: [`ExclusiveGuard`] or [`SharedGuard`]. Sealed.
 pub trait Guard: sealed::Guard {}
 
 pub(super) mod sealed {
-    use super::{FileLock, Hold, Mode};
+    use super::{FileLock, Mode, RawGuard};
 
     pub trait Guard: Sized + Send + Sync + 'static {
         #[doc(hidden)]
@@ -25,7 +27,7 @@ pub(super) mod sealed {
 
         #[doc(hidden)]
         #[allow(private_interfaces)]
-        fn new(lock: FileLock, hold: Hold) -> Self;
+        fn new(lock: FileLock, raw: RawGuard) -> Self;
     }
 }
 
@@ -36,16 +38,16 @@ pub(super) mod sealed {
 /// itself, a microsecond; elsewhere it hands the call to a blocking pool.
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct ExclusiveGuard {
-    hold: Hold,
+    raw: RawGuard,
     lock: FileLock,
-    told: Option<Box<Told>>,
+    tenure: Option<Box<TenureInfo>>,
     _traced: trace::Held,
 }
 
 /// The shared lock, held. Dropping the guard releases it, as with [`ExclusiveGuard`].
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct SharedGuard {
-    hold: Hold,
+    raw: RawGuard,
     lock: FileLock,
     _traced: trace::Held,
 }
@@ -71,7 +73,7 @@ impl ExclusiveGuard {
     /// file was written to disk.
     #[must_use]
     pub fn token(&self) -> Option<u64> {
-        self.told.as_ref().and_then(|told| told.token)
+        self.tenure.as_ref().and_then(|tenure| tenure.token)
     }
 
     /// What the previous exclusive holder left, if it died while it held the lock: its work may be
@@ -86,7 +88,7 @@ impl ExclusiveGuard {
     /// guards are gone, and counts as one that died while it held.
     #[must_use]
     pub fn abandoned(&self) -> Option<&Record> {
-        self.told.as_ref()?.abandoned.as_ref()
+        self.tenure.as_ref()?.abandoned.as_ref()
     }
 
     /// Releases the lock and says whether the operating system agreed.
@@ -100,7 +102,7 @@ impl ExclusiveGuard {
     /// The error of the unlock call, which local file systems do not give, or of the call that marks
     /// the record as released. Whoever waits in this process gets the lock in any case.
     pub async fn unlock(self) -> Result<(), Error> {
-        unlock(self.lock, self.hold).await
+        unlock(self.lock, self.raw).await
     }
 
     /// Removes the lock file, and releases the lock.
@@ -147,7 +149,7 @@ impl ExclusiveGuard {
     /// # }
     /// ```
     pub async fn remove_file(self) -> Result<(), Error> {
-        let Self { hold, lock, told: _, _traced } = self;
+        let Self { raw, lock, tenure: _, _traced } = self;
         lock.check_owner(Operation::RemoveFile)?;
         if lock.key().is_some() {
             let detail = "it is one of several locks in its file";
@@ -157,7 +159,7 @@ impl ExclusiveGuard {
         let found = |kind, kept: &Kept| {
             Error::found(kind, Operation::RemoveFile, lock.path(), kept.to_string())
         };
-        match hold.remove_file(lock.location()).await? {
+        match file::remove_file(raw, lock.handle()).await? {
             None => Ok(()),
             Some(Kept::Failed(error)) => {
                 let kind = match error.kind() {
@@ -190,7 +192,7 @@ impl ExclusiveGuard {
     /// does.
     #[must_use]
     pub fn contended(&self) -> bool {
-        self.hold.is_contended()
+        self.raw.is_contended()
     }
 
     /// Waits until [`contended`](Self::contended), which is looked at every 10 ms.
@@ -203,7 +205,7 @@ impl ExclusiveGuard {
     ///
     /// Without a tokio runtime with its timer enabled, contended or not.
     pub async fn until_contended(&self) {
-        until_contended(&self.hold).await;
+        until_contended(&self.raw).await;
     }
 
     /// Turns the exclusive lock into a shared one, without a moment in between in which somebody
@@ -229,8 +231,8 @@ impl ExclusiveGuard {
     /// # }
     /// ```
     pub fn downgrade(self) -> SharedGuard {
-        self.hold.downgrade();
-        sealed::Guard::new(self.lock, self.hold)
+        self.raw.downgrade();
+        sealed::Guard::new(self.lock, self.raw)
     }
 }
 
@@ -252,7 +254,7 @@ impl SharedGuard {
     ///
     /// As [`ExclusiveGuard::unlock`].
     pub async fn unlock(self) -> Result<(), Error> {
-        unlock(self.lock, self.hold).await
+        unlock(self.lock, self.raw).await
     }
 
     /// Whether somebody waits for the lock: another task of this process, or a process that uses
@@ -264,7 +266,7 @@ impl SharedGuard {
     /// does.
     #[must_use]
     pub fn contended(&self) -> bool {
-        self.hold.is_contended()
+        self.raw.is_contended()
     }
 
     /// Waits until [`contended`](Self::contended), which is looked at every 10 ms.
@@ -277,25 +279,25 @@ impl SharedGuard {
     ///
     /// Without a tokio runtime with its timer enabled, contended or not.
     pub async fn until_contended(&self) {
-        until_contended(&self.hold).await;
+        until_contended(&self.raw).await;
     }
 }
 
 /// How often [`until_contended`] looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-async fn until_contended(hold: &Hold) {
+async fn until_contended(raw: &RawGuard) {
     // Before the first look, so that a missing timer is found in the first test.
     let mut pause = tokio::time::sleep(LOOK_EVERY);
-    while !hold.is_contended() {
+    while !raw.is_contended() {
         pause.await;
         pause = tokio::time::sleep(LOOK_EVERY);
     }
 }
 
-async fn unlock(lock: FileLock, hold: Hold) -> Result<(), Error> {
+async fn unlock(lock: FileLock, raw: RawGuard) -> Result<(), Error> {
     lock.check_owner(Operation::Unlock)?;
-    hold.unlock().await.map_err(|error| {
+    raw.unlock().await.map_err(|error| {
         let error = Error::os(os::lock_error_kind(&error), Operation::Unlock, lock.path(), error);
         lock.named(error)
     })
@@ -308,12 +310,12 @@ impl Guard for SharedGuard {}
 impl sealed::Guard for ExclusiveGuard {
     const MODE: Mode = Mode::Exclusive;
 
-    fn new(lock: FileLock, hold: Hold) -> Self {
-        let told = hold.tell().map(Box::new);
-        let token = told.as_ref().and_then(|told| told.token);
-        let abandoned = told.as_ref().and_then(|told| told.abandoned.as_ref());
-        let _traced = trace::Held::begin(lock.path(), Self::MODE, token, abandoned);
-        Self { hold, lock, told, _traced }
+    fn new(lock: FileLock, raw: RawGuard) -> Self {
+        let tenure = raw.tenure_info().map(Box::new);
+        let token = tenure.as_ref().and_then(|tenure| tenure.token);
+        let abandoned = tenure.as_ref().and_then(|tenure| tenure.abandoned.as_ref());
+        let _traced = trace::Held::begin(|| lock.path(), Self::MODE, token, abandoned);
+        Self { raw, lock, tenure, _traced }
     }
 }
 
@@ -321,9 +323,9 @@ impl sealed::Guard for ExclusiveGuard {
 impl sealed::Guard for SharedGuard {
     const MODE: Mode = Mode::Shared;
 
-    fn new(lock: FileLock, hold: Hold) -> Self {
-        let _traced = trace::Held::begin(lock.path(), Self::MODE, None, None);
-        Self { hold, lock, _traced }
+    fn new(lock: FileLock, raw: RawGuard) -> Self {
+        let _traced = trace::Held::begin(|| lock.path(), Self::MODE, None, None);
+        Self { raw, lock, _traced }
     }
 }
 

@@ -9,17 +9,17 @@ use std::io;
 use std::time::Duration;
 
 use super::FileLock;
+use crate::driver::{Outcome, Registration, query_together, try_lock};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::{Fate, Holder, Holders, Process, Record, Source, fate};
 use crate::mode::Mode;
 use crate::os::{self, Effort};
-use crate::registry::{Denied, Membership, look_together, try_hold};
 use crate::shim::Arc;
-use crate::wait;
+use crate::{process, wait};
 
 /// An error, or a message, is not held up for longer than this by the question who holds the lock:
 /// the lock file may be on a server that does not answer.
-const LOOK_LIMIT: Duration = Duration::from_millis(250);
+const QUERY_LIMIT: Duration = Duration::from_millis(250);
 
 impl FileLock {
     /// Who holds the lock, and who waits for it in the kernel: in this process, in others that use
@@ -66,9 +66,9 @@ impl FileLock {
     /// ```
     pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
-        let member = self.member();
-        let job = move || all_holders(&member);
-        self.told(wait::call(self.handle.registry.pool(), job).await)
+        let registration = self.registration();
+        let job = move || all_holders(&registration);
+        self.told(wait::call(process::pool(), job).await)
     }
 
     /// [`holders`](FileLock::holders) for code outside of async: makes the system calls on the
@@ -79,7 +79,7 @@ impl FileLock {
     /// As [`holders`](FileLock::holders).
     pub fn blocking_holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
-        self.told(all_holders(&self.member()))
+        self.told(all_holders(&self.registration()))
     }
 
     /// Nobody is an answer only where somebody would have been seen.
@@ -97,25 +97,25 @@ impl FileLock {
     }
 
     /// Who keeps this process waiting; empty if that does not become known soon.
-    pub(super) async fn look(self) -> Holders {
-        let member = self.member();
-        let looking = member.clone();
-        let job = move || holders(&looking, Effort::Search);
-        tokio::time::timeout(LOOK_LIMIT, look_together(&member, job)).await.unwrap_or_default()
+    pub(super) async fn query_holders(self) -> Holders {
+        let registration = self.registration();
+        let asking = registration.clone();
+        let query = query_together(&registration, move || holders(&asking, Effort::Search));
+        tokio::time::timeout(QUERY_LIMIT, query).await.unwrap_or_default()
     }
 }
 
 /// An error if the lock file is not open any more.
-fn all_holders(member: &Arc<Membership>) -> io::Result<Vec<Holder>> {
-    member.check()?;
-    Ok(holders(member, Effort::Thorough))
+fn all_holders(registration: &Arc<Registration>) -> io::Result<Vec<Holder>> {
+    registration.engine().check()?;
+    Ok(holders(registration, Effort::Thorough))
 }
 
 /// Makes system calls.
-fn holders(member: &Arc<Membership>, effort: Effort) -> Vec<Holder> {
+fn holders(registration: &Arc<Registration>, effort: Effort) -> Vec<Holder> {
     // Before the others: whoever shares the lock with it then is seen afterwards.
-    let mut own = member.own_holders();
-    let mut holders = member.holders(effort);
+    let mut own = registration.own_holders();
+    let mut holders = registration.engine().holders(effort);
     if let Some(first) = own.first() {
         // What the kernel shows may be another moment: beside an exclusive holder there is none.
         let is_alone = first.mode == Mode::Exclusive;
@@ -123,10 +123,11 @@ fn holders(member: &Arc<Membership>, effort: Effort) -> Vec<Holder> {
         own.iter_mut().for_each(|own| os::describe_this_process(own, effort));
         holders.splice(..0, own);
     }
-    let Some(record) = member.record().filter(Record::is_held) else { return holders };
+    let record = registration.engine().record();
+    let Some(record) = record.filter(Record::is_held) else { return holders };
     let here = os::this_process();
     if holders.iter().all(Holder::is_waiting) {
-        let is_busy = || effort == Effort::Search || is_busy(member);
+        let is_busy = || effort == Effort::Search || is_busy(registration);
         if is_alive(&record, &here) && is_busy() {
             holders.insert(0, recorded(&record, &here));
         }
@@ -188,6 +189,6 @@ fn explain(holders: &mut [Holder], record: &Record, here: &Process) {
     }
 }
 
-fn is_busy(member: &Arc<Membership>) -> bool {
-    matches!(try_hold(member, Mode::Shared), Err(Denied::Refused))
+fn is_busy(registration: &Arc<Registration>) -> bool {
+    matches!(try_lock(registration, Mode::Shared), Outcome::Refused)
 }

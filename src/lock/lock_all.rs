@@ -22,10 +22,10 @@ use tokio::time::Instant;
 
 use super::moves::Moves;
 use super::{Acquire, ExclusiveGuard, FileLock, Guard, SharedGuard, operation};
+use crate::driver::{Outcome, Registration, try_lock};
 use crate::error::{Error, ErrorKind};
 use crate::mode::Mode;
 use crate::os::Sameness;
-use crate::registry::{Denied, Membership, try_hold};
 use crate::shim::Arc;
 use crate::wait;
 
@@ -208,8 +208,8 @@ impl<G: Guard> FusedFuture for AcquireAll<G> {
     }
 }
 
-/// A lock, and the file that it is in now.
-type Place = (FileLock, Arc<Membership>);
+/// A lock, and where its handle leads now.
+type Place = (FileLock, Arc<Registration>);
 
 async fn acquire_all<G: Guard>(
     locks: Vec<FileLock>,
@@ -222,7 +222,7 @@ async fn acquire_all<G: Guard>(
             let alike = if alike.len() > 1 { tell_apart(alike, G::MODE).await? } else { alike };
             match acquire_alike(&alike, deadline).await? {
                 Some(more) => guards.extend(more),
-                None if !moves.go_on_all(&locks, alike.iter().map(|(_, member)| &**member)) => {
+                None if !moves.go_on_all(&locks, alike.iter().map(|(_, at)| &**at)) => {
                     return Err(alike[0].0.replaced(G::MODE));
                 }
                 None => {
@@ -230,7 +230,7 @@ async fn acquire_all<G: Guard>(
                 }
             }
         }
-        locks.iter().for_each(FileLock::gives_guard);
+        locks.iter().for_each(|lock| lock.handle.count_guard());
         return Ok(Guards(guards));
     }
 }
@@ -240,16 +240,17 @@ fn in_order(locks: &[FileLock], mode: Mode) -> Result<Vec<Vec<Place>>, Error> {
     let mut places = Vec::with_capacity(locks.len());
     for lock in locks {
         lock.check_owner(operation(mode))?;
-        places.push((lock.clone(), lock.member()));
+        places.push((lock.clone(), lock.registration()));
     }
     // Of two handles the one that looks at the path for each guard comes first, and stays.
-    places.sort_by_key(|(lock, member)| (member.place(), !lock.handle.options.verifies_path()));
+    places.sort_by_key(|(lock, at)| (at.engine().id(), !lock.handle.origin().always_confirms()));
     let mut ordered: Vec<Vec<Place>> = Vec::with_capacity(locks.len());
-    for (lock, member) in places {
-        match ordered.last_mut().filter(|alike| alike[0].1.place() == member.place()) {
-            Some(alike) if alike.iter().any(|(_, other)| other.is_of_same_file(&member)) => {}
-            Some(alike) => alike.push((lock, member)),
-            None => ordered.push(vec![(lock, member)]),
+    for (lock, at) in places {
+        let id = at.engine().id();
+        match ordered.last_mut().filter(|alike| alike[0].1.engine().id() == id) {
+            Some(alike) if alike.iter().any(|(_, other)| other.is_same_lock(&at)) => {}
+            Some(alike) => alike.push((lock, at)),
+            None => ordered.push(vec![(lock, at)]),
         }
     }
     Ok(ordered)
@@ -257,12 +258,12 @@ fn in_order(locks: &[FileLock], mode: Mode) -> Result<Vec<Vec<Place>>, Error> {
 
 /// Leaves one of those that turn out to be in one file, which was in doubt when it was opened.
 async fn tell_apart(alike: Vec<Place>, mode: Mode) -> Result<Vec<Place>, Error> {
-    let pool = alike[0].1.pool().clone();
+    let first = alike[0].1.clone();
     let ask = move || {
         let mut apart: Vec<Place> = Vec::with_capacity(alike.len());
-        'next: for (lock, member) in alike {
+        'next: for (lock, at) in alike {
             for (_, other) in &apart {
-                match member.ask_whether_it_is(other) {
+                match lock.handle.origin().is_same_lock(&at, other) {
                     Sameness::Same => continue 'next,
                     Sameness::Other => {}
                     Sameness::Doubt => {
@@ -273,11 +274,11 @@ async fn tell_apart(alike: Vec<Place>, mode: Mode) -> Result<Vec<Place>, Error> 
                     }
                 }
             }
-            apart.push((lock, member));
+            apart.push((lock, at));
         }
         Ok(apart)
     };
-    wait::errand_with_answer(&pool, ask).await
+    first.run(ask).await
 }
 
 /// Locks of files that have one number, and so no order that all processes know: nobody waits for one of them
@@ -306,16 +307,18 @@ async fn acquire_alike<G: Guard>(
 
 /// `None` if the lock file was replaced.
 async fn acquire_one<G: Guard>(
-    (lock, member): &Place,
+    (lock, at): &Place,
     deadline: Option<Instant>,
 ) -> Result<Option<G>, Error> {
-    let mut acquire = Acquire::of_member(lock.clone(), member.clone());
-    if let Some(at) = deadline {
-        acquire = acquire.deadline(at);
+    let mut acquire = Acquire::of_registration(lock.clone(), at.clone());
+    if let Some(deadline) = deadline {
+        acquire = acquire.deadline(deadline);
     }
     match acquire.await {
         Ok(guard) => Ok(Some(guard)),
-        Err(error) if error.kind() == ErrorKind::Replaced && lock.has_moved_on(member) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::Replaced && lock.handle.has_moved_on(at) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
@@ -326,21 +329,22 @@ enum Tried<G> {
     Moved,
 }
 
-async fn try_one<G: Guard>((lock, member): &Place) -> Result<Tried<G>, Error> {
-    let (trying, member) = (lock.clone(), member.clone());
-    let pool = member.pool().clone();
+async fn try_one<G: Guard>((lock, at): &Place) -> Result<Tried<G>, Error> {
+    let (trying, from) = (lock.clone(), at.clone());
     let tried = move || {
-        match try_hold(&member, G::MODE) {
-            Ok(hold) if trying.leads_to(&hold)? => return Ok(Tried::Locked(hold)),
-            Ok(hold) => drop(hold),
-            Err(Denied::Moved(_)) => {}
-            Err(Denied::Refused) => return Ok(Tried::Busy),
-            Err(Denied::Failed(error)) => return Err(trying.lock_error(G::MODE, error)),
+        match try_lock(&from, G::MODE) {
+            Outcome::Granted(guard) if trying.handle.confirm(&guard)? => {
+                return Ok(Tried::Locked(guard));
+            }
+            Outcome::Granted(guard) => drop(guard),
+            Outcome::Moved(_) => {}
+            Outcome::Refused => return Ok(Tried::Busy),
+            Outcome::Failed(error) => return Err(trying.lock_error(G::MODE, error)),
         }
-        trying.move_on(&member, G::MODE, true).map(|()| Tried::Moved)
+        trying.handle.move_on(&from, operation(G::MODE), true).map(|()| Tried::Moved)
     };
-    match wait::errand_with_answer(&pool, tried).await {
-        Ok(Tried::Locked(hold)) => Ok(Tried::Locked(G::new(lock.clone(), hold))),
+    match at.run(tried).await {
+        Ok(Tried::Locked(guard)) => Ok(Tried::Locked(G::new(lock.clone(), guard))),
         Ok(Tried::Busy) => Ok(Tried::Busy),
         Ok(Tried::Moved) => Ok(Tried::Moved),
         Err(error) => Err(lock.named(error)),

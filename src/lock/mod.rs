@@ -3,7 +3,6 @@
 mod acquire;
 mod guard;
 mod holders;
-mod key;
 mod lock_all;
 mod moves;
 mod on_wait;
@@ -12,7 +11,6 @@ mod unused;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use acquire::Acquire;
 pub use guard::{ExclusiveGuard, Guard, SharedGuard};
@@ -23,17 +21,16 @@ pub use on_wait::Waiting;
 pub use open_options::OpenOptions;
 pub use unused::{Removed, UnusedFiles};
 
-use key::Key;
 use moves::MOST_IN_VAIN;
 use open_options::UNFIT_LABEL;
 
+use crate::driver::{Handle, Key, Outcome, RawGuard, Registration, try_lock};
+use crate::engine::file::Origin;
 use crate::error::{Error, ErrorKind, Operation, TryLockError};
 use crate::holder::{Label, is_fit_for_a_record};
 use crate::mode::Mode;
-use crate::os::fork::Generation;
-use crate::os::{self, Location, Protocol};
-use crate::registry::{Denied, Hold, Membership, Registry, Signature, registry, try_hold};
-use crate::shim::{Arc, Mutex};
+use crate::os::{self, Protocol, Region};
+use crate::shim::Arc;
 use crate::wait::{self, NoThread};
 
 /// A lock on a file, which tasks, threads and processes await.
@@ -75,23 +72,6 @@ use crate::wait::{self, NoThread};
 #[derive(Clone)]
 pub struct FileLock {
     handle: Arc<Handle>,
-}
-
-struct Handle {
-    /// So that the file can be found again after the current directory has changed.
-    path: Location,
-    options: OpenOptions,
-    /// What this process writes of itself into the lock file, if anything.
-    signature: Option<Arc<Signature>>,
-    /// Set where the lock is one of several in the file.
-    key: Option<Key>,
-    /// The process that opened it, among the forked ones.
-    generation: Generation,
-    registry: Arc<Registry>,
-    /// Changes when the file at the path has been replaced.
-    current: Mutex<Arc<Membership>>,
-    /// Guards given out, more or less: a sign of progress, for those who follow a file that is replaced.
-    guards: AtomicUsize,
 }
 
 /// How often a lock file has been locked by this process; see [`FileLock::counters`].
@@ -178,20 +158,19 @@ impl FileLock {
     /// # }
     /// ```
     pub fn with_label(&self, label: impl Into<String>) -> Result<Self, Error> {
-        let (label, handle) = (Label::from(label.into()), &*self.handle);
+        let label = Label::from(label.into());
         self.check_owner(Operation::LockExclusive)?;
         self.check_label(&label, Operation::LockExclusive)?;
-        let handle = Handle {
-            path: handle.path.clone(),
-            options: handle.options.with_label(label.clone()),
-            signature: handle.signature.clone(),
-            key: handle.key.clone(),
-            generation: handle.generation,
-            registry: handle.registry.clone(),
-            current: Mutex::new(self.member().labelled(label)),
-            guards: AtomicUsize::new(0),
-        };
-        Ok(Self { handle: Arc::new(handle) })
+        Ok(Self { handle: Arc::new(Origin::labelled(&self.handle, label)) })
+    }
+
+    /// The lock of a region of this file, under this name. Makes no system call.
+    pub(crate) fn of_key(&self, name: &[u8], region: Region) -> Self {
+        if self.handle.is_inherited() {
+            // The parent's mutexes are out of bounds. Whoever tries to lock is told so.
+            return self.clone();
+        }
+        Self { handle: Arc::new(Origin::of_key(&self.handle, name, region)) }
     }
 
     fn check_label(&self, label: &str, operation: Operation) -> Result<(), Error> {
@@ -206,24 +185,24 @@ impl FileLock {
     /// directory had no path (unmounted, removed).
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.handle.path
+        self.handle.origin().path()
     }
 
     /// The name of the lock in its file, if it is a key of a [`LockSpace`](crate::LockSpace).
     #[must_use]
     pub fn key(&self) -> Option<&[u8]> {
-        self.handle.key.as_ref().map(Key::name)
+        self.handle.origin().key().map(Key::name)
     }
 
     /// Which lock of the operating system is taken.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
-        self.handle.options.takes()
+        self.handle.origin().protocol()
     }
 
     /// Whether both are proved to be one lock, whatever they are called: files of one number may be several.
     pub(crate) fn is_same_lock(&self, other: &FileLock) -> bool {
-        Arc::ptr_eq(self.member().entry(), other.member().entry())
+        self.registration().is_same_lock(&other.registration())
     }
 
     /// What has happened on this lock file in this process since the first of its handles that
@@ -233,7 +212,7 @@ impl FileLock {
         if self.check_owner(Operation::Open).is_err() {
             return Counters::default();
         }
-        let counts = self.member().entry().counts();
+        let counts = self.registration().driver().counts();
         Counters {
             acquisitions: counts.granted,
             tenures: counts.tenures,
@@ -375,16 +354,17 @@ impl FileLock {
 
     fn try_guard<G: Guard>(&self) -> Result<G, TryLockError> {
         self.check_owner(operation(G::MODE))?;
-        let tried = if self.member().entry().file().is_local() {
-            self.try_hold(G::MODE)
+        let registration = self.registration();
+        let tried = if registration.answers_at_once() {
+            self.try_raw(G::MODE)
         } else {
             let lock = self.clone();
-            wait::blocking_errand(self.handle.registry.pool(), move || lock.try_hold(G::MODE))
+            registration.run_blocking(move || lock.try_raw(G::MODE))
         };
         match tried {
-            Ok(hold) => {
-                self.gives_guard();
-                Ok(G::new(self.clone(), hold))
+            Ok(guard) => {
+                self.handle.count_guard();
+                Ok(G::new(self.clone(), guard))
             }
             Err(TryLockError::Error(error)) => Err(self.named(error).into()),
             Err(TryLockError::WouldBlock(error)) => {
@@ -394,29 +374,29 @@ impl FileLock {
     }
 
     /// Blocks for the time of some lock and file-system calls.
-    fn try_hold(&self, mode: Mode) -> Result<Hold, TryLockError> {
+    fn try_raw(&self, mode: Mode) -> Result<RawGuard, TryLockError> {
         for _ in 0..MOST_IN_VAIN {
-            let member = self.member();
-            match try_hold(&member, mode) {
-                Ok(hold) => {
-                    if self.leads_to(&hold)? {
-                        return Ok(hold);
+            let registration = self.registration();
+            match try_lock(&registration, mode) {
+                Outcome::Granted(guard) => {
+                    if self.handle.confirm(&guard)? {
+                        return Ok(guard);
                     }
-                    hold.send_others_on();
-                    drop(hold);
+                    guard.send_others_on();
+                    drop(guard);
                 }
-                Err(Denied::Refused) => {
-                    let mut holders = member.own_holders();
+                Outcome::Refused => {
+                    let mut holders = registration.own_holders();
                     if holders.is_empty() {
-                        holders.extend(member.blocker());
+                        holders.extend(registration.engine().blocker());
                     }
                     let error = Error::would_block(operation(mode), self.path(), holders);
                     return Err(TryLockError::WouldBlock(error));
                 }
-                Err(Denied::Failed(error)) => return Err(self.lock_error(mode, error).into()),
-                Err(Denied::Moved(_)) => {}
+                Outcome::Failed(error) => return Err(self.lock_error(mode, error).into()),
+                Outcome::Moved(_) => {}
             }
-            self.move_on(&member, mode, false).map_err(|error| {
+            self.handle.move_on(&registration, operation(mode), false).map_err(|error| {
                 if !error.is_for_a_lease() {
                     return TryLockError::Error(error);
                 }
@@ -433,93 +413,25 @@ impl FileLock {
     /// In a forked child everything of the parent is out of bounds, its mutexes first of all.
     #[inline]
     fn check_owner(&self, operation: Operation) -> Result<(), Error> {
-        if !self.handle.generation.is_past() {
+        if !self.handle.is_inherited() {
             return Ok(());
         }
         let detail = "it was opened before this process was forked, and belongs to the parent";
         Err(self.named(Error::found(ErrorKind::Forked, operation, self.path(), detail)))
     }
 
-    #[inline]
-    fn gives_guard(&self) {
-        let guards = &self.handle.guards;
-        // One of two that come together may be lost, at the price of none.
-        guards.store(guards.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-    }
-
-    fn location(&self) -> Location {
-        self.handle.path.clone()
-    }
-
-    fn guards_given(&self) -> usize {
-        self.handle.guards.load(Ordering::Relaxed)
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     #[inline]
-    fn member(&self) -> Arc<Membership> {
-        self.handle.current.lock().clone()
-    }
-
-    /// Whether the lock is on the file that the path leads to, as far as that must be known.
-    #[inline]
-    fn leads_to(&self, hold: &Hold) -> Result<bool, Error> {
-        if !self.has_to_look(hold) {
-            return Ok(true);
-        }
-        let there = hold.member().is_at(&self.handle.path)?;
-        if there {
-            hold.saw_at_path();
-        }
-        Ok(there)
-    }
-
-    #[inline]
-    fn has_to_look(&self, hold: &Hold) -> bool {
-        self.handle.options.verifies_path() || !(hold.is_local() || hold.was_seen_at_path())
-    }
-
-    /// Another request of this handle has opened the file at the path anew.
-    fn has_moved_on(&self, from: &Arc<Membership>) -> bool {
-        !Arc::ptr_eq(self.handle.current.lock().entry(), from.entry())
-    }
-
-    /// Opens the file at the path anew, unless another request of this handle has done so. Blocks
-    /// for the time of some file-system calls; if patient also for a lease of another process.
-    fn move_on(&self, from: &Arc<Membership>, mode: Mode, patient: bool) -> Result<(), Error> {
-        let handle = &*self.handle;
-        if self.has_moved_on(from) {
-            return Ok(());
-        }
-        let opened = match &handle.key {
-            Some(key) => {
-                let member = key.follow(from, mode, patient)?;
-                match handle.options.default_label() {
-                    Some(label) => member.labelled(label.clone()),
-                    None => member,
-                }
-            }
-            None => {
-                let mut wanted = handle.options.wanted(handle.signature.clone());
-                wanted.access.patient = patient;
-                Registry::join(&handle.registry, &handle.path, &wanted)
-                    .map_err(|error| error.met_while_reopening(operation(mode)))?
-            }
-        };
-        // What is not kept, and what was there before, is dropped outside of the mutex.
-        let _outside = {
-            let mut current = handle.current.lock();
-            if Arc::ptr_eq(current.entry(), from.entry()) {
-                std::mem::replace(&mut *current, opened)
-            } else {
-                opened
-            }
-        };
-        Ok(())
+    fn registration(&self) -> Arc<Registration> {
+        self.handle.registration()
     }
 
     /// Says which lock of the file the error is about, where that is not plain.
     fn named(&self, error: Error) -> Error {
-        match &self.handle.key {
+        match self.handle.origin().key() {
             Some(key) => error.of_key(key.text()),
             None => error,
         }
@@ -548,29 +460,11 @@ fn operation(mode: Mode) -> Operation {
     }
 }
 
-/// Opens a lock file for a handle. Blocks for the time of some file-system calls.
-fn open(path: Location, options: OpenOptions) -> Result<FileLock, Error> {
-    let signature = options.signature(&path)?;
-    let registry = registry();
-    let member = Registry::join(registry, &path, &options.wanted(signature.clone()))?;
-    let handle = Handle {
-        path,
-        options,
-        signature,
-        key: None,
-        generation: Generation::current(),
-        registry: registry.clone(),
-        current: Mutex::new(member),
-        guards: AtomicUsize::new(0),
-    };
-    Ok(FileLock { handle: Arc::new(handle) })
-}
-
 impl fmt::Debug for FileLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("FileLock");
         debug.field("path", &self.path());
-        if let Some(key) = &self.handle.key {
+        if let Some(key) = self.handle.origin().key() {
             debug.field("key", &key.text());
         }
         debug.field("protocol", &self.protocol()).finish_non_exhaustive()

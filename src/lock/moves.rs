@@ -7,8 +7,8 @@
 use std::time::{Duration, Instant};
 
 use super::FileLock;
+use crate::driver::{RawGuard, Registration, new_rank};
 use crate::queue::Rank;
-use crate::registry::{Hold, Membership, new_rank};
 
 /// A request gives up after so many moves in a row, over so long a time, with no progress anywhere.
 pub(super) const MOST_IN_VAIN: u32 = 32;
@@ -49,21 +49,21 @@ impl Moves {
     }
 
     /// The request leaves the line of a file that is gone.
-    pub(super) fn leave(&mut self, from: &Membership, rank: Rank) {
+    pub(super) fn leave(&mut self, from: &Registration, rank: Rank) {
         self.rank = Some(rank);
         self.was_locked = from.has_waited();
     }
 
     /// The request gives back a lock of a file to which its path does not lead. Before it does: those behind
     /// it follow with higher ranks.
-    pub(super) fn leave_with(&mut self, hold: &Hold) {
+    pub(super) fn leave_with(&mut self, guard: &RawGuard) {
         let rank = self.rank.unwrap_or_else(new_rank);
-        self.leave(hold.member(), rank);
+        self.leave(guard.registration(), rank);
     }
 
     /// Whether to ask again where the path leads now.
     pub(super) fn go_on(&mut self, lock: &FileLock) -> bool {
-        self.go_on_at(lock.guards_given(), Instant::now())
+        self.go_on_at(lock.handle.guards_given(), Instant::now())
     }
 
     /// The same, of a request for all of these, which leaves one of some files. What it has had in vain itself counts
@@ -71,11 +71,12 @@ impl Moves {
     pub(super) fn go_on_all<'a>(
         &mut self,
         locks: &[FileLock],
-        mut from: impl Iterator<Item = &'a Membership>,
+        mut from: impl Iterator<Item = &'a Registration>,
     ) -> bool {
-        self.was_locked = from.any(Membership::has_waited);
-        let guards =
-            locks.iter().fold(0, |guards: usize, lock| guards.wrapping_add(lock.guards_given()));
+        self.was_locked = from.any(Registration::has_waited);
+        let guards = locks
+            .iter()
+            .fold(0, |guards: usize, lock| guards.wrapping_add(lock.handle.guards_given()));
         self.go_on_at(guards, Instant::now())
     }
 

@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use super::FileLock;
-use super::key::Key;
+use crate::driver::Key;
 use crate::holder::{HeldBy, Holder, Holders, Lasting, Shown};
 
-/// How often it is looked whether the holder has changed.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the holders are asked for.
+const QUERY_EVERY: Duration = Duration::from_secs(1);
 
 /// A wait that lasts; given to the function of [`Acquire::on_wait`](crate::Acquire::on_wait).
 ///
@@ -74,7 +74,7 @@ pub(super) struct OnWait {
 enum Step {
     Start,
     Sleeping(Pin<Box<Sleep>>),
-    Looking(Pin<Box<dyn Future<Output = Holders> + Send + Sync>>),
+    Asking(Pin<Box<dyn Future<Output = Holders> + Send + Sync>>),
 }
 
 impl OnWait {
@@ -105,16 +105,18 @@ impl OnWait {
             match &mut self.step {
                 Step::Start => unreachable!("started above"),
                 Step::Sleeping(sleep) => match sleep.as_mut().poll(cx) {
-                    Poll::Ready(()) => self.step = Step::Looking(Box::pin(lock.clone().look())),
+                    Poll::Ready(()) => {
+                        self.step = Step::Asking(Box::pin(lock.clone().query_holders()))
+                    }
                     Poll::Pending => return,
                 },
-                Step::Looking(look) => {
-                    let Poll::Ready(holders) = look.as_mut().poll(cx) else { return };
-                    // The function may panic: the look is not to be polled again.
-                    self.step = Step::Sleeping(Box::pin(tokio::time::sleep(LOOK_EVERY)));
+                Step::Asking(query) => {
+                    let Poll::Ready(holders) = query.as_mut().poll(cx) else { return };
+                    // The function may panic: the query is not to be polled again.
+                    self.step = Step::Sleeping(Box::pin(tokio::time::sleep(QUERY_EVERY)));
                     if self.told.as_ref().is_none_or(|told| have_changed(told, &holders)) {
                         let (path, waited) = (lock.path(), since.elapsed());
-                        let key = lock.handle.key.as_ref().map(Key::text);
+                        let key = lock.handle.origin().key().map(Key::text);
                         self.told = Some(holders.clone());
                         (self.tell)(&Waiting { path, key, waited, holders: &holders });
                     }

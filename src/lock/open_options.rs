@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use super::{FileLock, open};
+use super::FileLock;
+use crate::driver::Tenure;
+use crate::engine::file::{Origin, Signature, Wanted};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::{Label, is_fit_for_a_record};
 use crate::os::{Access, Location, Protocol, Region};
-use crate::registry::{Signature, Tenure, Wanted, registry};
+use crate::process;
 use crate::shim::Arc;
 use crate::wait::{self, WaitOn};
 
@@ -271,14 +273,6 @@ impl OpenOptions {
         self
     }
 
-    pub(super) fn with_label(&self, label: Label) -> Self {
-        Self { label: Some(label), ..self.clone() }
-    }
-
-    pub(super) fn default_label(&self) -> Option<&Label> {
-        self.label.as_ref()
-    }
-
     /// Opens the lock file.
     ///
     /// Changes nothing of a file that exists, follows no symbolic link in the last component of
@@ -308,7 +302,7 @@ impl OpenOptions {
             let path = path.clone();
             move || self.blocking_open(&path)
         };
-        wait::call(registry().pool(), job).await
+        wait::call(process::pool(), job).await
     }
 
     /// [`open`](OpenOptions::open) for code outside of async: makes the file-system calls on the
@@ -323,11 +317,13 @@ impl OpenOptions {
 
     /// As [`blocking_open`](OpenOptions::blocking_open).
     pub(crate) fn open_at(self, location: Location) -> Result<FileLock, Error> {
-        open(location, self)
+        let signature = self.signature(&location)?;
+        let handle = Origin::open(location, self.wanted(signature), self.verify_path)?;
+        Ok(FileLock { handle: Arc::new(handle) })
     }
 
     /// Makes some system calls.
-    pub(super) fn signature(&self, path: &Path) -> Result<Option<Arc<Signature>>, Error> {
+    fn signature(&self, path: &Path) -> Result<Option<Arc<Signature>>, Error> {
         let refused = |detail| Error::found(ErrorKind::InvalidInput, Operation::Open, path, detail);
         if let Some(label) = &self.label {
             if !is_fit_for_a_record(label) {
@@ -347,11 +343,7 @@ impl OpenOptions {
         Ok(self.record.then(|| Arc::new(signature())))
     }
 
-    pub(super) fn takes(&self) -> Protocol {
-        self.protocol
-    }
-
-    pub(super) fn wanted(&self, record: Option<Arc<Signature>>) -> Wanted {
+    fn wanted(&self, record: Option<Arc<Signature>>) -> Wanted {
         let access = Access { create: self.access.create && !self.access.read_only, ..self.access };
         Wanted {
             protocol: self.protocol,
@@ -363,9 +355,5 @@ impl OpenOptions {
             label: self.label.clone(),
             this_machine_only: self.this_machine_only,
         }
-    }
-
-    pub(super) fn verifies_path(&self) -> bool {
-        self.verify_path
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::Shown;
 use crate::os::{self, Kept};
-use crate::registry::registry;
+use crate::process;
 use crate::wait;
 
 /// Which lock files of a directory to remove: those that are not in use.
@@ -91,7 +91,7 @@ impl UnusedFiles {
     /// [`ErrorKind::Io`] if the directory cannot be read. What is wrong with one file is told in [`Removed::kept`].
     pub async fn remove_from(self, directory: impl AsRef<Path>) -> Result<Removed, Error> {
         let directory = directory.as_ref().to_owned();
-        wait::call(registry().pool(), move || self.blocking_remove_from(directory)).await
+        wait::call(process::pool(), move || self.blocking_remove_from(directory)).await
     }
 
     /// [`remove_from`](Self::remove_from) for code outside of async.

@@ -30,7 +30,7 @@ mod properties;
 mod tests;
 
 pub(crate) use pacing::{Check, Pacing};
-pub(crate) use waiters::{Place, Rank, Settled, Ticket};
+pub(crate) use waiters::{Place, Rank, Ticket};
 
 use waiters::Waiters;
 
@@ -43,27 +43,78 @@ pub(crate) enum Patience {
     Try,
 }
 
-/// A call on the OS lock. The epoch names the attempt that it belongs to.
+/// What the queue asks of an engine. Each call has exactly one [`Answer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OsCall {
-    /// Ask without blocking; answered by `os_acquired`, `os_busy`, `os_stale` or `os_failed`.
-    Try { mode: Mode, epoch: u64 },
-    /// Ask and block; answered by `os_acquired`, `os_interrupted`, `os_stale` or `os_failed`.
-    Wait { mode: Mode, epoch: u64 },
-    /// Let those of other processes in who were woken by the unlock, then as `Wait`; answered by
-    /// `os_not_stood_back` as well.
-    StandBack { mode: Mode, epoch: u64 },
-    /// Make the wait of this epoch return early, if that is possible. Has no answer of its own.
-    Interrupt { epoch: u64 },
-    /// Give the lock back; answered by `os_released`.
+pub(crate) enum Call {
+    /// Ask for the lock without blocking.
+    Try(Mode),
+    /// Ask and wait until it is there.
+    Wait(Mode),
+    /// Let those processes in that the unlock has woken, then as `Wait`.
+    BackOff(Mode),
+    /// Give the lock back.
     Unlock,
+}
+
+/// How an engine answers.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answer<E> {
+    /// To all but `Unlock`.
+    Acquired,
+    /// To `Try`: another process has the lock, or is next.
+    Busy,
+    /// To `Wait` and `BackOff`: it came back without the lock because it was asked to.
+    Interrupted,
+    /// To `BackOff`: there is no thread to back off on. The lock is asked for at once.
+    NotBackedOff,
+    /// To all but `Unlock`: the lock was on something that the handles do not lead to any more, and has been
+    /// given back. Those in line move on, and so do all who come later.
+    Gone,
+    /// To all but `Unlock`: the request at the head of the line learns it, and the next one makes an attempt of its own.
+    Failed(E),
+    /// To `Unlock`; with what the system said to it. Whatever that is, the lock counts as free.
+    Released(Result<(), E>),
+}
+
+/// A call that is under way. Its answer consumes it, so there is exactly one.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a call has exactly one answer"]
+pub(crate) struct Attempt(AttemptId);
+
+impl Attempt {
+    pub(crate) fn id(&self) -> AttemptId {
+        self.0
+    }
+}
+
+/// Which call an interrupt is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AttemptId(u64);
+
+/// What is asked of an engine by one event.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    Call(Call, Attempt),
+    /// Make this wait return early, if that is possible. Has no answer of its own.
+    Interrupt(AttemptId),
+}
+
+/// What became of a request. `G` is what a grant comes with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome<E, G = ()> {
+    Granted(G),
+    /// It would have had to wait, and did not want to.
+    Refused,
+    /// The lock is gone from where its handle leads: ask again on the new one, with this rank.
+    Moved(Rank),
+    Failed(E),
 }
 
 /// What an event asks for, to be carried out after the mutex is let go.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "effects are carried out exactly once"]
 pub(crate) struct Effects<W> {
-    pub(crate) os: Option<OsCall>,
+    pub(crate) ask: Option<Ask>,
     /// Wake these. The first one is apart because one is the common number, and free of heap.
     pub(crate) wake: Option<W>,
     pub(crate) wake_more: Vec<W>,
@@ -73,7 +124,7 @@ pub(crate) struct Effects<W> {
 
 impl<W> Default for Effects<W> {
     fn default() -> Self {
-        Self { os: None, wake: None, wake_more: Vec::new(), discard: None }
+        Self { ask: None, wake: None, wake_more: Vec::new(), discard: None }
     }
 }
 
@@ -87,17 +138,28 @@ impl<W> Effects<W> {
     }
 }
 
+#[cfg(test)]
+impl<E: std::fmt::Debug, G: std::fmt::Debug> Outcome<E, G> {
+    #[track_caller]
+    pub(crate) fn unwrap(self) -> G {
+        match self {
+            Outcome::Granted(guard) => guard,
+            other => panic!("not granted: {other:?}"),
+        }
+    }
+
+    pub(crate) fn is_granted(&self) -> bool {
+        matches!(self, Outcome::Granted(_))
+    }
+}
+
 /// The answer to a request.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a granted lock must be released, a ticket polled or cancelled"]
-pub(crate) enum Requested {
-    /// Held at once, in the tenure of this epoch.
-    Granted(u64),
+pub(crate) enum Requested<E> {
+    /// At once.
+    Now(Outcome<E>),
     Queued(Ticket),
-    /// It would have to wait, and did not want to.
-    Refused,
-    /// The lock file is gone from its path: ask on a new one.
-    Moved,
 }
 
 /// What the queue has counted since the entry exists.
@@ -126,7 +188,7 @@ enum Phase {
         over: Option<End>,
     },
     Releasing {
-        stand_back: bool,
+        back_off: bool,
     },
 }
 
@@ -157,13 +219,16 @@ impl Holders {
     }
 }
 
-/// The queue and OS phase of one entry. `W` is a waker, `E` an OS error.
+/// The queue and OS phase of one lock. `W` is a waker, `E` the error of an engine.
 #[derive(Debug)]
 pub(crate) struct Queue<W, E> {
     waiters: Waiters<W, E>,
     holders: Holders,
     phase: Phase,
-    epoch: u64,
+    /// Calls so far: the number of the last one.
+    calls: u64,
+    /// The rank of a request that moves for the first time, behind all that have moved before.
+    new_rank: fn() -> Rank,
     max_handovers: u32,
     stale: bool,
     counts: Counts,
@@ -171,12 +236,13 @@ pub(crate) struct Queue<W, E> {
 
 impl<W, E> Queue<W, E> {
     /// A tenure has no bound, until [`limit_handovers`](Self::limit_handovers) sets one.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(new_rank: fn() -> Rank) -> Self {
         Self {
             waiters: Waiters::new(),
             holders: Holders::None,
             phase: Phase::Free,
-            epoch: 0,
+            calls: 0,
+            new_rank,
             max_handovers: u32::MAX,
             stale: false,
             counts: Counts::default(),
@@ -241,45 +307,31 @@ impl<W, E> Queue<W, E> {
         self.max_handovers = self.max_handovers.min(most);
     }
 
-    /// The wait that is under way is to return early.
-    pub(crate) fn is_interrupted(&self) -> bool {
-        matches!(self.phase, Phase::Waiting { interrupted: true, .. })
-    }
-
     // ---- events from tasks ----
 
+    /// `rank`: of one that had to move here.
     #[inline]
     pub(crate) fn request(
         &mut self,
         mode: Mode,
         patience: Patience,
+        rank: Option<Rank>,
         effects: &mut Effects<W>,
-    ) -> Requested {
+    ) -> Requested<E> {
         if self.stale {
-            return Requested::Moved;
+            return Requested::Now(Outcome::Moved(rank.unwrap_or_else(self.new_rank)));
         }
         if self.would_join(mode) {
-            return Requested::Granted(self.grant(mode));
+            self.grant(mode);
+            return Requested::Now(Outcome::Granted(()));
         }
         if patience == Patience::Try && !(self.waiters.is_empty() && self.phase == Phase::Free) {
-            return Requested::Refused;
+            return Requested::Now(Outcome::Refused);
         }
-        let ticket = self.waiters.push(mode, patience);
-        self.advance(effects);
-        Requested::Queued(ticket)
-    }
-
-    /// As `request`, of one that had to move here and waits.
-    pub(crate) fn request_again(
-        &mut self,
-        mode: Mode,
-        rank: Rank,
-        effects: &mut Effects<W>,
-    ) -> Requested {
-        if self.stale || self.would_join(mode) {
-            return self.request(mode, Patience::Wait, effects);
-        }
-        let ticket = self.waiters.insert(mode, rank);
+        let ticket = match rank {
+            None => self.waiters.push(mode, patience),
+            Some(rank) => self.waiters.insert(mode, rank),
+        };
         self.advance(effects);
         Requested::Queued(ticket)
     }
@@ -287,7 +339,7 @@ impl<W, E> Queue<W, E> {
     /// `Some` once the request is settled; `None` leaves it in line. Consumes the slot when it
     /// answers `Some`: the ticket is then void.
     #[inline]
-    pub(crate) fn poll(&mut self, ticket: &mut Option<Ticket>) -> Option<Settled<E>> {
+    pub(crate) fn poll(&mut self, ticket: &mut Option<Ticket>) -> Option<Outcome<E>> {
         let held = ticket.as_ref().expect("polled with its ticket");
         self.waiters.outcome(held).ok()?;
         let ticket = ticket.take().expect("looked at above");
@@ -306,17 +358,15 @@ impl<W, E> Queue<W, E> {
     }
 
     /// Gives up a request: in line, settled, or granted and never polled.
-    pub(crate) fn cancel(&mut self, ticket: Ticket) -> Effects<W> {
-        let mut effects = Effects::default();
+    pub(crate) fn cancel(&mut self, ticket: Ticket, effects: &mut Effects<W>) {
         match self.waiters.remove(ticket) {
-            Ok(Settled::Granted(_)) => self.release(&mut effects),
+            Ok(Outcome::Granted(())) => self.release(effects),
             Ok(_) => {}
             Err(waker) => {
                 effects.discard = waker;
-                self.advance(&mut effects);
+                self.advance(effects);
             }
         }
-        effects
     }
 
     /// A holder lets go.
@@ -331,15 +381,13 @@ impl<W, E> Queue<W, E> {
     }
 
     /// The exclusive holder goes on as a shared one; `os` is the mode the OS lock has now.
-    pub(crate) fn downgrade(&mut self, os: Mode) -> Effects<W> {
-        let mut effects = Effects::default();
+    pub(crate) fn downgrade(&mut self, os: Mode, effects: &mut Effects<W>) {
         debug_assert_eq!(self.holders, Holders::Exclusive);
         self.holders = Holders::Shared(1);
         if let Phase::Held { mode, .. } = &mut self.phase {
             *mode = os;
         }
-        self.advance(&mut effects);
-        effects
+        self.advance(effects);
     }
 
     /// No more handovers: the OS lock goes back when the present holders leave. Nothing happens
@@ -354,128 +402,101 @@ impl<W, E> Queue<W, E> {
 
     /// Those in line find out where their paths lead, for that of a holder leads elsewhere. They have the
     /// rank that they had, or a new one.
-    pub(crate) fn send_on(&mut self, mut new_rank: impl FnMut() -> Rank) -> Effects<W> {
-        let mut effects = Effects::default();
+    pub(crate) fn send_on(&mut self, effects: &mut Effects<W>) {
         while let Some(first) = self.waiters.first() {
-            let rank = first.rank.unwrap_or_else(&mut new_rank);
-            effects.wake(self.waiters.settle_first(Settled::Moved(rank)));
+            let rank = first.rank.unwrap_or_else(self.new_rank);
+            effects.wake(self.waiters.settle_first(Outcome::Moved(rank)));
         }
-        effects
     }
 
     /// A holder has removed the file.
-    pub(crate) fn removed(&mut self, new_rank: impl FnMut() -> Rank) -> Effects<W> {
+    pub(crate) fn removed(&mut self, effects: &mut Effects<W>) {
         self.stale = true;
-        self.send_on(new_rank)
+        self.send_on(effects);
     }
 
-    // ---- events from the OS ----
+    // ---- the answers of the engine ----
 
-    pub(crate) fn os_acquired(&mut self, epoch: u64) -> Effects<W> {
-        let mut effects = Effects::default();
-        let mode = self.attempted(epoch);
-        self.counts.tenures += 1;
-        self.phase = Phase::Held { mode, handovers: None, over: None };
-        self.advance(&mut effects);
-        effects
+    pub(crate) fn answer(&mut self, attempt: Attempt, answer: Answer<E>, effects: &mut Effects<W>) {
+        debug_assert_eq!(attempt.0, AttemptId(self.calls), "an answer to another call");
+        match (self.phase, answer) {
+            (Phase::Releasing { back_off }, Answer::Released(_)) => {
+                self.released(back_off, effects)
+            }
+            (Phase::Trying(mode) | Phase::Waiting { mode, .. }, Answer::Acquired) => {
+                self.counts.tenures += 1;
+                self.phase = Phase::Held { mode, handovers: None, over: None };
+                self.advance(effects);
+            }
+            (Phase::Trying(tried), Answer::Busy) => self.busy(tried, effects),
+            (Phase::Waiting { .. }, Answer::Interrupted) => self.interrupted(effects),
+            (Phase::Waiting { .. }, Answer::NotBackedOff) => {
+                self.phase = Phase::Free;
+                self.advance(effects);
+            }
+            (Phase::Trying(_) | Phase::Waiting { .. }, Answer::Gone) => {
+                self.phase = Phase::Free;
+                self.removed(effects);
+            }
+            (Phase::Trying(_) | Phase::Waiting { .. }, Answer::Failed(error)) => {
+                self.phase = Phase::Free;
+                if !self.waiters.is_empty() {
+                    effects.wake(self.waiters.settle_first(Outcome::Failed(error)));
+                }
+                self.advance(effects);
+            }
+            _ => unreachable!("no answer to the call that is under way"),
+        }
     }
 
-    pub(crate) fn os_busy(&mut self, epoch: u64) -> Effects<W> {
-        let mut effects = Effects::default();
-        let tried = self.attempted(epoch);
+    fn busy(&mut self, tried: Mode, effects: &mut Effects<W>) {
         // It was alone when it came, so there is one at most.
         if self.waiters.first().is_some_and(|first| first.patience == Patience::Try) {
-            effects.wake(self.waiters.settle_first(Settled::Refused));
+            effects.wake(self.waiters.settle_first(Outcome::Refused));
         }
         match self.waiters.first() {
-            Some(first) if first.mode == tried => {
-                self.phase = Phase::Waiting { mode: tried, interrupted: false };
-                effects.os = Some(OsCall::Wait { mode: tried, epoch });
-            }
+            Some(first) if first.mode == tried => self.wait(tried, Call::Wait(tried), effects),
             // Another mode may well be free: ask for that one.
             _ => {
                 self.phase = Phase::Free;
-                self.advance(&mut effects);
+                self.advance(effects);
             }
         }
-        effects
     }
 
-    /// The wait came back without the lock because it was asked to.
-    pub(crate) fn os_interrupted(&mut self, epoch: u64) -> Effects<W> {
-        let mut effects = Effects::default();
-        self.attempted(epoch);
+    fn interrupted(&mut self, effects: &mut Effects<W>) {
         match self.waiters.first() {
-            // Somebody came in between: the wait is theirs now.
+            // A request came in between: the wait is its now.
             Some(first) => {
                 let mode = first.mode;
-                self.epoch += 1;
-                self.phase = Phase::Waiting { mode, interrupted: false };
-                effects.os = Some(OsCall::Wait { mode, epoch: self.epoch });
+                self.wait(mode, Call::Wait(mode), effects);
             }
             None => self.phase = Phase::Free,
         }
-        effects
     }
 
-    /// There is no thread to stand back on: the lock is asked for at once.
-    pub(crate) fn os_not_stood_back(&mut self, epoch: u64) -> Effects<W> {
-        let mut effects = Effects::default();
-        self.attempted(epoch);
-        self.phase = Phase::Free;
-        self.advance(&mut effects);
-        effects
-    }
-
-    /// The OS refuses. The head of the line learns it; the next one makes an attempt of its own.
-    pub(crate) fn os_failed(&mut self, epoch: u64, error: E) -> Effects<W> {
-        let mut effects = Effects::default();
-        self.attempted(epoch);
-        self.phase = Phase::Free;
-        if !self.waiters.is_empty() {
-            effects.wake(self.waiters.settle_first(Settled::Failed(error)));
-        }
-        self.advance(&mut effects);
-        effects
-    }
-
-    /// The lock was on a file that no path leads to any more, and has been given back. Those in line move
-    /// on, and so do all who come later.
-    pub(crate) fn os_stale(&mut self, epoch: u64, new_rank: impl FnMut() -> Rank) -> Effects<W> {
-        self.attempted(epoch);
-        self.phase = Phase::Free;
-        self.stale = true;
-        self.send_on(new_rank)
-    }
-
-    pub(crate) fn os_released(&mut self) -> Effects<W> {
-        let mut effects = Effects::default();
-        debug_assert!(matches!(self.phase, Phase::Releasing { .. }));
-        let stand_back = self.phase == Phase::Releasing { stand_back: true };
+    fn released(&mut self, back_off: bool, effects: &mut Effects<W>) {
         self.phase = Phase::Free;
         match self.waiters.first() {
-            Some(first) if stand_back => {
+            Some(first) if back_off => {
                 let mode = first.mode;
-                self.epoch += 1;
-                self.phase = Phase::Waiting { mode, interrupted: false };
-                effects.os = Some(OsCall::StandBack { mode, epoch: self.epoch });
+                self.wait(mode, Call::BackOff(mode), effects);
             }
-            _ => self.advance(&mut effects),
+            _ => self.advance(effects),
         }
-        effects
     }
 
     // ---- the machine ----
 
-    /// The mode of the attempt that is being answered.
-    fn attempted(&self, epoch: u64) -> Mode {
-        debug_assert_eq!(epoch, self.epoch, "an answer to another attempt");
-        match self.phase {
-            Phase::Trying(mode) | Phase::Waiting { mode, .. } => mode,
-            Phase::Free | Phase::Held { .. } | Phase::Releasing { .. } => {
-                unreachable!("no attempt is under way")
-            }
-        }
+    #[inline]
+    fn call(&mut self, call: Call, effects: &mut Effects<W>) {
+        self.calls += 1;
+        effects.ask = Some(Ask::Call(call, Attempt(AttemptId(self.calls))));
+    }
+
+    fn wait(&mut self, mode: Mode, call: Call, effects: &mut Effects<W>) {
+        self.phase = Phase::Waiting { mode, interrupted: false };
+        self.call(call, effects);
     }
 
     /// Looks at the line and does what can be done now. Every event ends here.
@@ -485,23 +506,22 @@ impl<W, E> Queue<W, E> {
         match &mut self.phase {
             Phase::Free => {
                 if let Some(mode) = wanted {
-                    self.epoch += 1;
                     self.phase = Phase::Trying(mode);
-                    effects.os = Some(OsCall::Try { mode, epoch: self.epoch });
+                    self.call(Call::Try(mode), effects);
                 }
             }
             Phase::Waiting { mode, interrupted } => {
                 if wanted != Some(*mode) && !*interrupted {
                     *interrupted = true;
-                    effects.os = Some(OsCall::Interrupt { epoch: self.epoch });
+                    effects.ask = Some(Ask::Interrupt(AttemptId(self.calls)));
                 }
             }
             Phase::Held { over, .. } => {
-                let stand_back = *over == Some(End::Unseen);
+                let back_off = *over == Some(End::Unseen);
                 self.admit_head(effects);
                 if self.holders == Holders::None {
-                    self.phase = Phase::Releasing { stand_back };
-                    effects.os = Some(OsCall::Unlock);
+                    self.phase = Phase::Releasing { back_off };
+                    self.call(Call::Unlock, effects);
                 }
             }
             Phase::Trying(_) | Phase::Releasing { .. } => {}
@@ -522,8 +542,8 @@ impl<W, E> Queue<W, E> {
             if !open {
                 return;
             }
-            let epoch = self.grant(mode);
-            effects.wake(self.waiters.settle_first(Settled::Granted(epoch)));
+            self.grant(mode);
+            effects.wake(self.waiters.settle_first(Outcome::Granted(())));
         }
     }
 
@@ -545,7 +565,7 @@ impl<W, E> Queue<W, E> {
     }
 
     #[inline]
-    fn grant(&mut self, mode: Mode) -> u64 {
+    fn grant(&mut self, mode: Mode) {
         self.holders = match (mode, self.holders) {
             (Mode::Exclusive, Holders::None) => Holders::Exclusive,
             (Mode::Shared, Holders::None) => Holders::Shared(1),
@@ -553,6 +573,5 @@ impl<W, E> Queue<W, E> {
             _ => unreachable!("admitted before granted"),
         };
         self.counts.granted += 1;
-        self.epoch
     }
 }

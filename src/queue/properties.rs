@@ -35,7 +35,7 @@ struct Reference {
     tenure: Option<Tenure>,
     counts: Counts,
     /// What the event settled, in order.
-    settled: Vec<(Id, Settled<&'static str>)>,
+    settled: Vec<(Id, Outcome<&'static str>)>,
 }
 
 struct Request {
@@ -45,7 +45,6 @@ struct Request {
 }
 
 struct Tenure {
-    epoch: u64,
     /// The mode of the OS lock.
     mode: Mode,
     /// Groups of holders that entered together.
@@ -54,7 +53,7 @@ struct Tenure {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Answer {
+enum Expected {
     Granted,
     Queued,
     Refused,
@@ -78,19 +77,19 @@ impl Reference {
 
     /// Lines up like everybody, and leaves again if it does not want to stay there. `idle`: no
     /// call is under way.
-    fn request(&mut self, request: Request, idle: bool) -> Answer {
+    fn request(&mut self, request: Request, idle: bool) -> Expected {
         let (id, patience) = (request.id, request.patience);
         let may_ask_the_os = idle && self.tenure.is_none() && self.line.is_empty();
         self.line.push_back(request);
         self.admit();
         if self.settled.pop().is_some() {
             assert!(self.holders.contains_key(&id), "it was the last in line");
-            Answer::Granted
+            Expected::Granted
         } else if patience == Patience::Try && !may_ask_the_os {
             self.line.pop_back();
-            Answer::Refused
+            Expected::Refused
         } else {
-            Answer::Queued
+            Expected::Queued
         }
     }
 
@@ -106,22 +105,22 @@ impl Reference {
         self.admit();
     }
 
-    fn acquired(&mut self, mode: Mode, epoch: u64) {
+    fn acquired(&mut self, mode: Mode) {
         self.counts.tenures += 1;
-        self.tenure = Some(Tenure { epoch, mode, groups: 0, over: None });
+        self.tenure = Some(Tenure { mode, groups: 0, over: None });
         self.admit();
     }
 
     fn busy(&mut self) {
         while self.line.front().is_some_and(|front| front.patience == Patience::Try) {
             let id = self.line.pop_front().expect("looked at above").id;
-            self.settled.push((id, Settled::Refused));
+            self.settled.push((id, Outcome::Refused));
         }
     }
 
     fn failed(&mut self) {
         if let Some(request) = self.line.pop_front() {
-            self.settled.push((request.id, Settled::Failed(ERROR)));
+            self.settled.push((request.id, Outcome::Failed(ERROR)));
         }
     }
 
@@ -150,7 +149,7 @@ impl Reference {
             }
             self.counts.granted += 1;
             self.holders.insert(front.id, front.mode);
-            self.settled.push((front.id, Settled::Granted(tenure.epoch)));
+            self.settled.push((front.id, Outcome::Granted(())));
             self.line.pop_front();
         }
         if self.holders.is_empty() {
@@ -165,10 +164,8 @@ impl Reference {
 struct Kernel {
     held: Option<Mode>,
     /// The one call that has no answer yet.
-    call: Option<OsCall>,
+    call: Option<(Call, Attempt)>,
     interrupted: bool,
-    /// Of the last attempt.
-    epoch: u64,
 }
 
 /// How the last call was answered, as far as it matters for the next one.
@@ -176,44 +173,44 @@ struct Kernel {
 enum Before {
     Busy(Mode),
     Interrupted,
-    StoodBack,
+    BackedOff,
     Other,
 }
 
 impl Kernel {
-    fn accept(&mut self, call: OsCall, wanted: Option<Mode>, before: Before) {
-        if let OsCall::Interrupt { epoch } = call {
-            let Some(OsCall::Wait { mode, epoch: waiting }) = self.call else {
-                panic!("an interrupt without a wait");
-            };
-            assert_eq!(epoch, waiting);
-            assert!(!mem::replace(&mut self.interrupted, true), "interrupted twice");
-            assert_ne!(wanted, Some(mode), "the wait is still wanted");
-            return;
-        }
+    fn accept(&mut self, ask: Ask, wanted: Option<Mode>, before: Before) {
+        let (call, attempt) = match ask {
+            Ask::Call(call, attempt) => (call, attempt),
+            Ask::Interrupt(of) => {
+                let Some((Call::Wait(mode), waiting)) = &self.call else {
+                    panic!("an interrupt without a wait");
+                };
+                assert_eq!(of, waiting.id());
+                assert!(!mem::replace(&mut self.interrupted, true), "interrupted twice");
+                assert_ne!(wanted, Some(*mode), "the wait is still wanted");
+                return;
+            }
+        };
         assert_eq!(self.call, None, "{call:?} while another call is under way");
-        self.call = Some(call);
         self.interrupted = false;
         match call {
-            OsCall::Try { mode, epoch } => {
+            Call::Try(mode) => {
                 assert_eq!(self.held, None, "a lock call over our own lock");
                 assert_eq!(wanted, Some(mode));
-                assert_eq!(epoch, self.epoch + 1, "a try is a new attempt");
-                self.epoch = epoch;
             }
-            OsCall::Wait { mode, epoch } => {
+            Call::Wait(mode) => {
                 assert_eq!(self.held, None, "a lock call over our own lock");
                 assert_eq!(wanted, Some(mode));
                 match before {
-                    Before::Busy(tried) => assert_eq!((tried, self.epoch), (mode, epoch)),
-                    Before::Interrupted | Before::StoodBack => assert_eq!(epoch, self.epoch + 1),
+                    Before::Busy(tried) => assert_eq!(tried, mode),
+                    Before::Interrupted | Before::BackedOff => {}
                     Before::Other => panic!("a wait that no try came before"),
                 }
-                self.epoch = epoch;
             }
-            OsCall::Unlock => assert!(self.held.take().is_some(), "nothing to unlock"),
-            OsCall::StandBack { .. } | OsCall::Interrupt { .. } => unreachable!("handled before"),
+            Call::Unlock => assert!(self.held.take().is_some(), "nothing to unlock"),
+            Call::BackOff(_) => unreachable!("handled before"),
         }
+        self.call = Some((call, attempt));
     }
 }
 
@@ -266,7 +263,7 @@ struct World {
     requests: usize,
     tickets: Vec<(Id, Ticket)>,
     /// What a poll will say.
-    settled: BTreeMap<Id, Settled<&'static str>>,
+    settled: BTreeMap<Id, Outcome<&'static str>>,
     wakers: usize,
     /// The wakers in the queue, by request.
     registered: BTreeMap<Id, usize>,
@@ -276,7 +273,7 @@ struct World {
 
 impl World {
     fn new(max_handovers: u32) -> Self {
-        let mut queue = Queue::new();
+        let mut queue = Queue::new(|| panic!("the file is where it was"));
         queue.limit_handovers(max_handovers);
         Self {
             queue,
@@ -315,7 +312,8 @@ impl World {
                     let id = holders[at.index(holders.len())];
                     self.kernel.held = Some(os);
                     self.reference.downgrade(id, os);
-                    let effects = self.queue.downgrade(os);
+                    let mut effects = Effects::default();
+                    self.queue.downgrade(os, &mut effects);
                     self.carry_out(effects, Before::Other);
                 }
             }
@@ -339,18 +337,15 @@ impl World {
         let idle = self.kernel.call.is_none();
         let expected = self.reference.request(Request { id, mode, patience }, idle);
         let mut effects = Effects::default();
-        let answer = self.queue.request(mode, patience, &mut effects);
+        let answer = self.queue.request(mode, patience, None, &mut effects);
         let answer = match answer {
-            Requested::Granted(epoch) => {
-                assert_eq!(epoch, self.kernel.epoch);
-                Answer::Granted
-            }
+            Requested::Now(Outcome::Granted(())) => Expected::Granted,
+            Requested::Now(Outcome::Refused) => Expected::Refused,
+            Requested::Now(other) => panic!("{other:?}"),
             Requested::Queued(ticket) => {
                 self.tickets.push((id, ticket));
-                Answer::Queued
+                Expected::Queued
             }
-            Requested::Refused => Answer::Refused,
-            Requested::Moved => panic!("the file is where it was"),
         };
         assert_eq!(answer, expected);
         self.carry_out(effects, Before::Other);
@@ -390,7 +385,8 @@ impl World {
         let (id, ticket) = self.tickets.swap_remove(at.index(self.tickets.len()));
         self.settled.remove(&id);
         self.reference.leave(id);
-        let effects = self.queue.cancel(ticket);
+        let mut effects = Effects::default();
+        self.queue.cancel(ticket, &mut effects);
         assert_eq!(effects.discard, self.registered.remove(&id));
         self.carry_out(Effects { discard: None, ..effects }, Before::Other);
     }
@@ -408,54 +404,58 @@ impl World {
     }
 
     fn answer(&mut self, answer: OsAnswer) {
-        let Some(call) = self.kernel.call else { return };
-        let (effects, before) = match (call, answer) {
-            (OsCall::Unlock, _) => return self.released(),
-            (OsCall::Wait { .. }, OsAnswer::Negative) if !self.kernel.interrupted => return,
-            (OsCall::Wait { epoch, .. }, OsAnswer::Negative) => {
-                (self.queue.os_interrupted(epoch), Before::Interrupted)
-            }
-            (OsCall::Try { mode, epoch }, OsAnswer::Negative) => {
+        let waits = matches!(self.kernel.call, Some((Call::Wait(_), _)));
+        if waits && matches!(answer, OsAnswer::Negative) && !self.kernel.interrupted {
+            return;
+        }
+        let Some((call, attempt)) = self.kernel.call.take() else { return };
+        let (answer, before) = match (call, answer) {
+            (Call::Unlock, _) => return self.released(attempt),
+            (Call::Wait(_), OsAnswer::Negative) => (Answer::Interrupted, Before::Interrupted),
+            (Call::Try(mode), OsAnswer::Negative) => {
                 self.reference.busy();
-                (self.queue.os_busy(epoch), Before::Busy(mode))
+                (Answer::Busy, Before::Busy(mode))
             }
-            (OsCall::Try { epoch, .. } | OsCall::Wait { epoch, .. }, OsAnswer::Failed) => {
+            (Call::Try(_) | Call::Wait(_), OsAnswer::Failed) => {
                 self.reference.failed();
-                (self.queue.os_failed(epoch, ERROR), Before::Other)
+                (Answer::Failed(ERROR), Before::Other)
             }
-            (OsCall::Try { mode, epoch } | OsCall::Wait { mode, epoch }, OsAnswer::Positive) => {
+            (Call::Try(mode) | Call::Wait(mode), OsAnswer::Positive) => {
                 self.kernel.held = Some(mode);
-                self.reference.acquired(mode, epoch);
-                (self.queue.os_acquired(epoch), Before::Other)
+                self.reference.acquired(mode);
+                (Answer::Acquired, Before::Other)
             }
-            (OsCall::StandBack { .. } | OsCall::Interrupt { .. }, _) => {
-                unreachable!("not a call of the kernel")
-            }
+            (Call::BackOff(_), _) => unreachable!("not a call of the kernel"),
         };
-        self.kernel.call = None;
+        let mut effects = Effects::default();
+        self.queue.answer(attempt, answer, &mut effects);
         self.carry_out(effects, before);
     }
 
-    /// The process stands back after a tenure that ended for those who cannot be seen. To the
+    /// The process backs off after a tenure that ended for those who cannot be seen. To the
     /// kernel that is a wait.
-    fn released(&mut self) {
-        let stands_back = self.end.take() == Some(End::Unseen) && !self.reference.line.is_empty();
-        let mut effects = self.queue.os_released();
-        if let Some(OsCall::StandBack { mode, epoch }) = effects.os {
-            assert!(stands_back);
-            effects.os = Some(OsCall::Wait { mode, epoch });
-        } else {
-            assert!(!stands_back, "{effects:?}");
-        }
-        self.kernel.call = None;
-        self.carry_out(effects, if stands_back { Before::StoodBack } else { Before::Other });
+    fn released(&mut self, attempt: Attempt) {
+        let backs_off = self.end.take() == Some(End::Unseen) && !self.reference.line.is_empty();
+        let mut effects = Effects::default();
+        self.queue.answer(attempt, Answer::Released(Ok(())), &mut effects);
+        effects.ask = effects.ask.map(|ask| match ask {
+            Ask::Call(Call::BackOff(mode), attempt) => {
+                assert!(backs_off);
+                Ask::Call(Call::Wait(mode), attempt)
+            }
+            other => {
+                assert!(!backs_off, "{other:?}");
+                other
+            }
+        });
+        self.carry_out(effects, if backs_off { Before::BackedOff } else { Before::Other });
     }
 
     fn carry_out(&mut self, effects: Effects<usize>, before: Before) {
-        let Effects { os, wake, wake_more, discard } = effects;
+        let Effects { ask, wake, wake_more, discard } = effects;
         assert_eq!(discard, None);
-        if let Some(call) = os {
-            self.kernel.accept(call, self.reference.wanted(), before);
+        if let Some(ask) = ask {
+            self.kernel.accept(ask, self.reference.wanted(), before);
         }
         let woken: Vec<usize> = wake.into_iter().chain(wake_more).collect();
         let settled = mem::take(&mut self.reference.settled);
@@ -480,13 +480,13 @@ impl World {
         assert!(holders.iter().all(|mode| held >= Some(*mode)), "{holders:?} over {held:?}");
         assert_eq!(held.is_some(), !holders.is_empty(), "a lock without a holder");
 
-        let call = self.kernel.call;
+        let call = &self.kernel.call;
         assert!(held.is_none() || call.is_none(), "{call:?} in a tenure");
         if !self.reference.line.is_empty() {
             assert!(held.is_some() || call.is_some(), "nothing will ever look at the line");
         }
-        if let Some(OsCall::Wait { mode, .. }) = call {
-            let wanted = self.reference.wanted() == Some(mode);
+        if let Some((Call::Wait(mode), _)) = call {
+            let wanted = self.reference.wanted() == Some(*mode);
             assert!(wanted || self.kernel.interrupted, "a wait that nobody wants goes on");
         }
     }
@@ -512,7 +512,7 @@ impl World {
         assert_eq!(self.queue.counts().granted, granted + waiting.len() as u64);
         assert!(self.tickets.is_empty(), "left in line: {:?}", self.tickets);
         assert!(self.registered.is_empty(), "never woken: {:?}", self.registered);
-        assert_eq!((self.kernel.held, self.kernel.call), (None, None));
+        assert_eq!((self.kernel.held, &self.kernel.call), (None, &None));
     }
 }
 

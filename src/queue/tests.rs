@@ -33,8 +33,8 @@ enum Event {
     Busy,
     Failed(Name),
     Interrupted,
-    NotStoodBack,
-    Stale,
+    NotBackedOff,
+    Gone,
     Released,
 }
 
@@ -53,7 +53,8 @@ fn new_rank() -> Rank {
 /// Plays a table on a new queue, and returns the queue as it is at the end.
 #[track_caller]
 fn play(max_handovers: u32, table: &[Line]) -> Queue<Name, Name> {
-    let mut player = Player { queue: Queue::new(), requests: HashMap::new(), epoch: 0 };
+    let mut player =
+        Player { queue: Queue::new(new_rank), requests: HashMap::new(), attempt: None };
     player.queue.limit_handovers(max_handovers);
     for (number, (event, expected)) in (1..).zip(table) {
         let found = player.play(*event).join(", ");
@@ -66,14 +67,14 @@ struct Player {
     queue: Queue<Name, Name>,
     /// The ticket, or `None` once the request is granted or polled to its end.
     requests: HashMap<Name, Option<Ticket>>,
-    /// Of the last attempt.
-    epoch: u64,
+    /// The call that is under way.
+    attempt: Option<Attempt>,
 }
 
 impl Player {
     fn play(&mut self, event: Event) -> Vec<String> {
-        let epoch = self.epoch;
-        let effects = match event {
+        let mut effects = Effects::default();
+        match event {
             Lock(name) => return self.request(name, Exclusive, Patience::Wait),
             LockShared(name) => return self.request(name, Shared, Patience::Wait),
             Again(name, rank) => return self.request_again(name, Exclusive, rank),
@@ -83,60 +84,65 @@ impl Player {
             Poll(name) => return vec![self.poll(name)],
             Register(name, waker) => {
                 let ticket = self.requests[name].as_ref().expect("not polled to its end");
-                let discard = self.queue.register(ticket, waker);
-                Effects { discard, ..Effects::default() }
+                effects.discard = self.queue.register(ticket, waker);
             }
             Cancel(name) => {
                 let ticket = self.requests.remove(name).flatten();
-                self.queue.cancel(ticket.expect("not polled to its end"))
+                self.queue.cancel(ticket.expect("not polled to its end"), &mut effects);
             }
             Release(name) => {
                 if self.requests[name].is_some() {
                     assert_eq!(self.poll(name), "granted", "{name}");
                 }
                 self.requests.remove(name);
-                let mut effects = Effects::default();
                 self.queue.release(&mut effects);
-                effects
             }
             Downgrade(name, os) => {
                 assert_eq!(self.requests[name], None, "{name} is polled to its end");
-                self.queue.downgrade(os)
+                self.queue.downgrade(os, &mut effects);
             }
-            EndTenure(end) => {
-                self.queue.end_tenure(end);
-                Effects::default()
-            }
-            Acquired => self.queue.os_acquired(epoch),
-            Busy => self.queue.os_busy(epoch),
-            Failed(error) => self.queue.os_failed(epoch, error),
-            Interrupted => self.queue.os_interrupted(epoch),
-            NotStoodBack => self.queue.os_not_stood_back(epoch),
-            Stale => self.queue.os_stale(epoch, new_rank),
-            Released => self.queue.os_released(),
-        };
+            EndTenure(end) => self.queue.end_tenure(end),
+            Acquired => self.answer(Answer::Acquired, &mut effects),
+            Busy => self.answer(Answer::Busy, &mut effects),
+            Failed(error) => self.answer(Answer::Failed(error), &mut effects),
+            Interrupted => self.answer(Answer::Interrupted, &mut effects),
+            NotBackedOff => self.answer(Answer::NotBackedOff, &mut effects),
+            Gone => self.answer(Answer::Gone, &mut effects),
+            Released => self.answer(Answer::Released(Ok(())), &mut effects),
+        }
         self.describe(effects)
+    }
+
+    fn answer(&mut self, answer: Answer<Name>, effects: &mut Effects<Name>) {
+        let attempt = self.attempt.take().expect("a call is under way");
+        self.queue.answer(attempt, answer, effects);
     }
 
     fn request(&mut self, name: Name, mode: Mode, patience: Patience) -> Vec<String> {
         let mut effects = Effects::default();
-        let answer = self.queue.request(mode, patience, &mut effects);
+        let answer = self.queue.request(mode, patience, None, &mut effects);
         self.requested(name, answer, effects)
     }
 
     fn request_again(&mut self, name: Name, mode: Mode, rank: u32) -> Vec<String> {
         let mut effects = Effects::default();
         let rank = Rank(rank.try_into().expect("not zero"));
-        let answer = self.queue.request_again(mode, rank, &mut effects);
+        let answer = self.queue.request(mode, Patience::Wait, Some(rank), &mut effects);
         self.requested(name, answer, effects)
     }
 
-    fn requested(&mut self, name: Name, answer: Requested, effects: Effects<Name>) -> Vec<String> {
+    fn requested(
+        &mut self,
+        name: Name,
+        answer: Requested<Name>,
+        effects: Effects<Name>,
+    ) -> Vec<String> {
         let mut described = vec![match answer {
-            Requested::Granted(epoch) => {
-                assert_eq!(epoch, self.epoch, "the tenure that {name} is granted in");
-                self.requests.insert(name, None);
-                "granted".into()
+            Requested::Now(outcome) => {
+                if let Outcome::Granted(()) = outcome {
+                    self.requests.insert(name, None);
+                }
+                describe(outcome)
             }
             Requested::Queued(ticket) => {
                 assert_eq!(self.queue.register(&ticket, name), None);
@@ -144,8 +150,6 @@ impl Player {
                 self.requests.insert(name, Some(ticket));
                 "queued".into()
             }
-            Requested::Refused => "refused".into(),
-            Requested::Moved => "moved".into(),
         }];
         described.extend(self.describe(effects));
         described
@@ -153,44 +157,40 @@ impl Player {
 
     fn poll(&mut self, name: Name) -> String {
         let ticket = self.requests.get_mut(name).expect("requested before");
-        match self.queue.poll(ticket) {
-            None => "waits".into(),
-            Some(Settled::Granted(epoch)) => {
-                assert_eq!(epoch, self.epoch, "the tenure that {name} is granted in");
-                "granted".into()
-            }
-            Some(Settled::Failed(error)) => format!("failed: {error}"),
-            Some(Settled::Refused) => "refused".into(),
-            Some(Settled::Moved(_)) => "moved".into(),
-        }
+        self.queue.poll(ticket).map_or("waits".into(), describe)
     }
 
     fn describe(&mut self, effects: Effects<Name>) -> Vec<String> {
-        let call = effects.os.map(|call| match call {
-            OsCall::Try { mode, epoch } => {
-                assert_eq!(epoch, self.epoch + 1, "a try is a new attempt");
-                self.epoch = epoch;
-                format!("try {}", lower(mode))
-            }
-            OsCall::Wait { mode, epoch } => {
-                self.epoch = epoch;
-                format!("wait {}", lower(mode))
-            }
-            OsCall::StandBack { mode, epoch } => {
-                assert_eq!(epoch, self.epoch + 1, "it is a new attempt");
-                self.epoch = epoch;
-                format!("stand back, wait {}", lower(mode))
-            }
-            OsCall::Interrupt { epoch } => {
-                assert_eq!(epoch, self.epoch, "an interrupt means the present wait");
+        let call = effects.ask.map(|ask| match ask {
+            Ask::Interrupt(of) => {
+                let attempt = self.attempt.as_ref().map(Attempt::id);
+                assert_eq!(attempt, Some(of), "an interrupt means the present wait");
                 "interrupt".into()
             }
-            OsCall::Unlock => "unlock".into(),
+            Ask::Call(call, attempt) => {
+                let before = self.attempt.replace(attempt);
+                assert_eq!(before, None, "{call:?} while another call is under way");
+                match call {
+                    Call::Try(mode) => format!("try {}", lower(mode)),
+                    Call::Wait(mode) => format!("wait {}", lower(mode)),
+                    Call::BackOff(mode) => format!("back off, wait {}", lower(mode)),
+                    Call::Unlock => "unlock".into(),
+                }
+            }
         });
         let woken = effects.wake.into_iter().chain(effects.wake_more);
         let woken = woken.map(|waker| format!("wake {waker}"));
         let discarded = effects.discard.map(|waker| format!("drop {waker}"));
         call.into_iter().chain(woken).chain(discarded).collect()
+    }
+}
+
+fn describe(outcome: Outcome<Name>) -> String {
+    match outcome {
+        Outcome::Granted(()) => "granted".into(),
+        Outcome::Refused => "refused".into(),
+        Outcome::Moved(_) => "moved".into(),
+        Outcome::Failed(error) => format!("failed: {error}"),
     }
 }
 
@@ -679,7 +679,7 @@ fn a_settled_request_that_is_not_a_grant_is_cancelled_without_effect() {
             (Failed("broken"), "wake b"),
             (Cancel("b"), ""),
             (Lock("c"), "queued, try exclusive"),
-            (Stale, "wake c"),
+            (Gone, "wake c"),
             (Cancel("c"), ""),
         ],
     );
@@ -862,7 +862,7 @@ fn a_stale_lock_file_moves_everybody_now_and_later() {
             (Lock("c"), "queued"),
         ];
         let after: &[Line] = &[
-            (Stale, "wake a, wake b, wake c"),
+            (Gone, "wake a, wake b, wake c"),
             (Poll("c"), "moved"),
             (Poll("a"), "moved"),
             (Poll("b"), "moved"),
@@ -920,42 +920,50 @@ fn one_that_tries_is_answered_before_those_who_move() {
 /// A holder whose path leads elsewhere sends on those in line, and no others: the file may have another path.
 #[test]
 fn a_holder_can_send_on_those_in_line() {
-    let mut queue = Queue::<Name, Name>::new();
+    let mut queue = Queue::<Name, Name>::new(new_rank);
     let mut effects = Effects::default();
-    let first = queue.request(Exclusive, Patience::Wait, &mut effects);
-    effects = queue.os_acquired(1);
-    let waiting = queue.request(Shared, Patience::Wait, &mut effects);
+    let first = queue.request(Exclusive, Patience::Wait, None, &mut effects);
+    queue.answer(attempt(&mut effects), Answer::Acquired, &mut effects);
+    let waiting = queue.request(Shared, Patience::Wait, None, &mut effects);
     let tickets = [first, waiting].map(|requested| match requested {
         Requested::Queued(ticket) => Some(ticket),
         other => panic!("{other:?}"),
     });
-    let _ = queue.send_on(new_rank);
+    queue.send_on(&mut effects);
     let [first, waiting] = tickets.map(|mut ticket| queue.poll(&mut ticket));
-    assert_eq!(first, Some(Settled::Granted(1)));
-    assert!(matches!(waiting, Some(Settled::Moved(_))));
-    let mut released = Effects::default();
-    queue.release(&mut released);
-    assert_eq!(released.os, Some(OsCall::Unlock));
-    assert_eq!(queue.os_released(), Effects::default());
-    let newcomer = queue.request(Exclusive, Patience::Wait, &mut released);
+    assert_eq!(first, Some(Outcome::Granted(())));
+    assert!(matches!(waiting, Some(Outcome::Moved(_))));
+    queue.release(&mut effects);
+    queue.answer(attempt(&mut effects), Answer::Released(Ok(())), &mut effects);
+    assert_eq!(effects, Effects::default());
+    let newcomer = queue.request(Exclusive, Patience::Wait, None, &mut effects);
     assert!(matches!(newcomer, Requested::Queued(_)), "it is asked for as before");
+}
+
+/// The call that is asked for.
+fn attempt(effects: &mut Effects<Name>) -> Attempt {
+    match effects.ask.take() {
+        Some(Ask::Call(_, attempt)) => attempt,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// However often they move.
 #[test]
 fn a_rank_is_kept() {
-    let mut queue = Queue::<Name, Name>::new();
+    let mut queue = Queue::<Name, Name>::new(|| Rank(8.try_into().unwrap()));
     let mut effects = Effects::default();
     let old = Rank(7.try_into().unwrap());
-    let newcomer = queue.request(Exclusive, Patience::Wait, &mut effects);
-    let moved = queue.request_again(Exclusive, old, &mut effects);
+    let newcomer = queue.request(Exclusive, Patience::Wait, None, &mut effects);
+    let asked = attempt(&mut effects);
+    let moved = queue.request(Exclusive, Patience::Wait, Some(old), &mut effects);
     let [newcomer, moved] = [newcomer, moved].map(|requested| match requested {
         Requested::Queued(ticket) => Some(ticket),
         other => panic!("{other:?}"),
     });
-    let _ = queue.os_stale(1, || Rank(8.try_into().unwrap()));
+    queue.answer(asked, Answer::Gone, &mut effects);
     let mut outcome = |mut ticket| match queue.poll(&mut ticket) {
-        Some(Settled::Moved(rank)) => rank,
+        Some(Outcome::Moved(rank)) => rank,
         other => panic!("{other:?}"),
     };
     assert!(outcome(moved) == old && outcome(newcomer) > old);
@@ -1045,18 +1053,19 @@ fn every_waker_comes_back_once() {
 
 #[test]
 fn contended_means_that_somebody_waits_in_line() {
-    let mut queue: Queue<Name, Name> = Queue::new();
+    let mut queue: Queue<Name, Name> = Queue::new(new_rank);
     assert!(!queue.is_contended());
     let mut effects = Effects::default();
-    let Requested::Queued(_) = queue.request(Exclusive, Patience::Wait, &mut effects) else {
+    let Requested::Queued(_) = queue.request(Exclusive, Patience::Wait, None, &mut effects) else {
         panic!("a free queue asks the OS first");
     };
     assert!(queue.is_contended());
-    assert_eq!(queue.os_acquired(1).wake, None, "no waker was registered");
+    queue.answer(attempt(&mut effects), Answer::Acquired, &mut effects);
+    assert_eq!(effects.wake, None, "no waker was registered");
     assert!(!queue.is_contended());
 }
 
-// ---- standing back ----
+// ---- backing off ----
 
 #[test]
 fn after_a_tenure_that_ended_for_the_unseen_the_process_stands_back() {
@@ -1068,7 +1077,7 @@ fn after_a_tenure_that_ended_for_the_unseen_the_process_stands_back() {
             (Lock("b"), "queued"),
             (EndTenure(End::Unseen), ""),
             (Release("a"), "unlock"),
-            (Released, "stand back, wait exclusive"),
+            (Released, "back off, wait exclusive"),
             (Acquired, "wake b"),
             (Release("b"), "unlock"),
             (Released, ""),
@@ -1115,7 +1124,7 @@ fn standing_back_is_interrupted_as_a_wait_is() {
             (Lock("b"), "queued"),
             (EndTenure(End::Unseen), ""),
             (Release("a"), "unlock"),
-            (Released, "stand back, wait exclusive"),
+            (Released, "back off, wait exclusive"),
             (Cancel("b"), "interrupt, drop b"),
             (Interrupted, ""),
         ],
@@ -1132,15 +1141,15 @@ fn without_a_thread_to_stand_back_on_the_lock_is_asked_for_at_once() {
             (Lock("b"), "queued"),
             (EndTenure(End::Unseen), ""),
             (Release("a"), "unlock"),
-            (Released, "stand back, wait exclusive"),
-            (NotStoodBack, "try exclusive"),
+            (Released, "back off, wait exclusive"),
+            (NotBackedOff, "try exclusive"),
             (Acquired, "wake b"),
             (Lock("c"), "queued"),
             (EndTenure(End::Unseen), ""),
             (Release("b"), "unlock"),
-            (Released, "stand back, wait exclusive"),
+            (Released, "back off, wait exclusive"),
             (Cancel("c"), "interrupt, drop c"),
-            (NotStoodBack, ""),
+            (NotBackedOff, ""),
             (Lock("d"), "queued, try exclusive"),
         ],
     );

@@ -17,7 +17,8 @@ use std::num::NonZeroU32;
 
 use slab::Slab;
 
-use super::{Mode, Patience};
+use super::{Outcome, Patience};
+use crate::mode::Mode;
 
 /// A place in the queue. Owned by one request, given back by polling or cancelling.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,19 +52,6 @@ impl Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank(pub(crate) NonZeroU32);
 
-/// What became of a waiter that is no longer in line.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Settled<E> {
-    /// It holds the lock, in the tenure of this epoch.
-    Granted(u64),
-    /// The OS refused the lock for a reason other than contention.
-    Failed(E),
-    /// It did not want to wait, and would have had to.
-    Refused,
-    /// The lock file is gone from its path: ask again on a new one, with this rank.
-    Moved(Rank),
-}
-
 #[derive(Debug)]
 pub(super) struct Waiter<W> {
     pub(super) mode: Mode,
@@ -77,7 +65,7 @@ pub(super) struct Waiter<W> {
 #[derive(Debug)]
 enum Slot<W, E> {
     Waiting(Waiter<W>),
-    Settled(Settled<E>),
+    Settled(Outcome<E>),
 }
 
 #[derive(Debug)]
@@ -112,7 +100,7 @@ impl<W, E> Waiters<W, E> {
 
     /// Whether the request at this place holds the lock, and does not know yet.
     pub(super) fn is_granted(&self, place: Place) -> bool {
-        matches!(self.slots.get(place.index()), Some(Slot::Settled(Settled::Granted(_))))
+        matches!(self.slots.get(place.index()), Some(Slot::Settled(Outcome::Granted(()))))
     }
 
     #[inline]
@@ -162,7 +150,7 @@ impl<W, E> Waiters<W, E> {
 
     /// Takes the head out of the line, leaves the outcome in its slot, and returns its waker.
     #[inline]
-    pub(super) fn settle_first(&mut self, outcome: Settled<E>) -> Option<W> {
+    pub(super) fn settle_first(&mut self, outcome: Outcome<E>) -> Option<W> {
         let at = self.first.expect("only a non-empty line is settled");
         let waker = self.unlink(at);
         self.slots[at.index()] = Slot::Settled(outcome);
@@ -171,7 +159,7 @@ impl<W, E> Waiters<W, E> {
 
     /// `Err` with the registered waker while the request still waits.
     #[inline]
-    pub(super) fn outcome(&self, ticket: &Ticket) -> Result<&Settled<E>, Option<&W>> {
+    pub(super) fn outcome(&self, ticket: &Ticket) -> Result<&Outcome<E>, Option<&W>> {
         match &self.slots[ticket.0.index()] {
             Slot::Waiting(waiter) => Err(waiter.waker.as_ref()),
             Slot::Settled(outcome) => Ok(outcome),
@@ -189,7 +177,7 @@ impl<W, E> Waiters<W, E> {
 
     /// Frees the slot: the waker if it was still waiting, otherwise the outcome.
     #[inline]
-    pub(super) fn remove(&mut self, ticket: Ticket) -> Result<Settled<E>, Option<W>> {
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Result<Outcome<E>, Option<W>> {
         let at = ticket.0;
         if let Slot::Waiting(_) = self.slots[at.index()] {
             let waker = self.unlink(at);

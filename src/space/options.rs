@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{FILES, LockSpace, lock_file};
 use crate::error::Error;
 use crate::os::Location;
-use crate::registry::registry;
+use crate::process;
 use crate::wait;
 use crate::{FileLock, OpenOptions, Protocol, Tenure, WaitOn};
 
@@ -87,7 +87,7 @@ impl LockSpaceOptions {
             let path = path.clone();
             move || self.blocking_open(&path)
         };
-        wait::call(registry().pool(), job).await
+        wait::call(process::pool(), job).await
     }
 
     /// [`open`](LockSpaceOptions::open) for code outside of async: makes the file-system calls on

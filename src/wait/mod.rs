@@ -127,7 +127,8 @@ pub(crate) fn leave(pool: &Pool, job: impl FnOnce() + Send + 'static) {
     pool.call(Box::new(|_| job()));
 }
 
-fn with_answer<T: Send + 'static>(
+/// A job, and what waits for its answer.
+pub(crate) fn with_answer<T: Send + 'static>(
     job: impl FnOnce() -> T + Send + 'static,
 ) -> (impl FnOnce() + Send + 'static, oneshot::Receiver<T>) {
     let (answer, answered) = oneshot::channel();
@@ -137,16 +138,6 @@ fn with_answer<T: Send + 'static>(
         foreign::contained(|| drop(answer.send(done)));
     };
     (job, answered)
-}
-
-/// Runs an errand for a caller that is willing to block its thread.
-pub(crate) fn blocking_errand<T: Send + 'static>(
-    pool: &Pool,
-    job: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    let (answer, answered) = std::sync::mpsc::sync_channel(1);
-    errand(pool, move || drop(answer.send(job())));
-    answered.recv().expect("an errand runs")
 }
 
 /// Gives the job to the blocking pool of this thread's runtime, if it is a multi-thread one and a thread

@@ -58,7 +58,7 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        let queue = Queue::new();
+        let queue = Queue::new(|| panic!("the file is where it was"));
         Self { queue, lock: Arc::default(), waiters: Vec::new(), holders: Vec::new() }
     }
 
@@ -72,7 +72,8 @@ impl Pair {
             Step::Cancel(at) if waiters > 0 => {
                 let Waiter { ticket, task } = self.waiters.swap_remove(at.index(waiters));
                 drop(task);
-                let effects = self.queue.cancel(ticket);
+                let mut effects = Effects::default();
+                self.queue.cancel(ticket, &mut effects);
                 self.grant_at_once(effects);
             }
             Step::Release(at) if holders > 0 => {
@@ -85,7 +86,8 @@ impl Pair {
                 let mut guard = self.holders.swap_remove(at.index(holders));
                 if let Guard::Exclusive(exclusive) = guard {
                     guard = Guard::Shared(exclusive.downgrade());
-                    let effects = self.queue.downgrade(os);
+                    let mut effects = Effects::default();
+                    self.queue.downgrade(os, &mut effects);
                     self.grant_at_once(effects);
                 }
                 self.holders.push(guard);
@@ -136,18 +138,18 @@ impl Pair {
 
     fn request(&mut self, mode: Mode, patience: Patience) -> Answered {
         let mut effects = Effects::default();
-        let answer = self.queue.request(mode, patience, &mut effects);
+        let answer = self.queue.request(mode, patience, None, &mut effects);
         self.grant_at_once(effects);
         match answer {
-            Requested::Granted(_) => Answered::Granted,
-            Requested::Refused => Answered::Refused,
-            Requested::Moved => panic!("the file is where it was"),
+            Requested::Now(Outcome::Granted(())) => Answered::Granted,
+            Requested::Now(Outcome::Refused) => Answered::Refused,
+            Requested::Now(other) => panic!("{other:?}"),
             Requested::Queued(ticket) => {
                 let mut ticket = Some(ticket);
                 match self.queue.poll(&mut ticket) {
                     None => Answered::Waits(ticket.expect("it waits")),
                     Some(outcome) => {
-                        assert!(matches!(outcome, Settled::Granted(_)), "{outcome:?}");
+                        assert_eq!(outcome, Outcome::Granted(()));
                         Answered::Granted
                     }
                 }
@@ -159,7 +161,7 @@ impl Pair {
         let Waiter { ticket, mut task } = self.waiters.swap_remove(at);
         let mut ticket = Some(ticket);
         match (self.queue.poll(&mut ticket), task.poll()) {
-            (Some(Settled::Granted(_)), std::task::Poll::Ready(guard)) => {
+            (Some(Outcome::Granted(())), std::task::Poll::Ready(guard)) => {
                 self.holders.push(guard);
             }
             (None, std::task::Poll::Pending) => {
@@ -170,14 +172,14 @@ impl Pair {
     }
 
     fn grant_at_once(&mut self, mut effects: Effects<()>) {
-        while let Some(call) = effects.os {
-            effects = match call {
-                OsCall::Try { epoch, .. } => self.queue.os_acquired(epoch),
-                OsCall::Unlock => self.queue.os_released(),
-                OsCall::Wait { .. } | OsCall::StandBack { .. } | OsCall::Interrupt { .. } => {
-                    panic!("{call:?} of an OS that is never busy")
-                }
+        while let Some(ask) = effects.ask.take() {
+            let (answer, attempt) = match ask {
+                Ask::Call(Call::Try(_), attempt) => (Answer::Acquired, attempt),
+                Ask::Call(Call::Unlock, attempt) => (Answer::Released(Ok(())), attempt),
+                other => panic!("{other:?} of an OS that is never busy"),
             };
+            effects = Effects::default();
+            self.queue.answer(attempt, answer, &mut effects);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! An open file: one for all locks of the process in it.
 
+use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::OwnedMutexGuard;
@@ -47,8 +48,8 @@ impl OpenFile {
     /// The turn to have a path looked at by another thread. First in, first out, for all handles of the file.
     /// The errand itself keeps it, also when nobody waits for its answer any more: one thread waits for a
     /// server that does not answer, however many handles there are and tasks give up.
-    pub(crate) async fn turn(&self) -> OwnedMutexGuard<()> {
-        self.errands.clone().lock_owned().await
+    pub(super) fn turn(&self) -> impl Future<Output = OwnedMutexGuard<()>> + use<> {
+        self.errands.clone().lock_owned()
     }
 
     /// Takes the descriptor if it allows more than those there are; otherwise gives it back.

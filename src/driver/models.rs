@@ -17,7 +17,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use super::{Denied, Hold, Membership, Registry, Request, Signature, Tenure, Wanted, try_hold};
+use super::{Outcome, Registration, Request, Tenure, try_lock};
+use crate::engine::file::{Registry, Signature, Wanted};
 use crate::holder::Record;
 use crate::mode::Mode;
 use crate::os::{self, Access, Attempt, Interrupt, Location, LockFile, Protocol, Region, Waited};
@@ -60,7 +61,7 @@ impl Fixture {
         Self { registry: Arc::default(), path, inside: Arc::default(), _directory: directory }
     }
 
-    fn join(&self) -> Arc<Membership> {
+    fn join(&self) -> Arc<Registration> {
         Registry::join(&self.registry, &self.path, &WANTED).unwrap()
     }
 
@@ -158,22 +159,22 @@ impl Inside {
     }
 }
 
-fn exclusive(member: &Arc<Membership>) -> Request {
+fn exclusive(member: &Arc<Registration>) -> Request {
     Request::new(member.clone(), Mode::Exclusive)
 }
 
-fn shared(member: &Arc<Membership>) -> Request {
+fn shared(member: &Arc<Registration>) -> Request {
     Request::new(member.clone(), Mode::Shared)
 }
 
-fn lock_and_visit(member: &Arc<Membership>, inside: &Inside) {
+fn lock_and_visit(member: &Arc<Registration>, inside: &Inside) {
     let hold = block_on(exclusive(member)).unwrap();
     inside.alone();
     drop(hold);
 }
 
 /// As `Acquire` does: the first poll joins the queue.
-async fn exclusive_at_the_first_poll(member: &Arc<Membership>) -> Result<Hold, Denied> {
+async fn exclusive_at_the_first_poll(member: &Arc<Registration>) -> Outcome {
     let mut request = None;
     poll_fn(|cx| {
         let begin = || Request::begin(member.clone(), Mode::Exclusive, None, cx);
@@ -183,7 +184,7 @@ async fn exclusive_at_the_first_poll(member: &Arc<Membership>) -> Result<Hold, D
 }
 
 /// Polls once, with a waker that does nothing.
-fn poll_once(request: &mut Request) -> Poll<Result<Hold, Denied>> {
+fn poll_once(request: &mut Request) -> Poll<Outcome> {
     pin!(request).poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -234,7 +235,7 @@ fn three_exclusive_waiters() {
         for thread in threads {
             thread.join().unwrap();
         }
-        assert_eq!(member.entry().counts().granted, 3);
+        assert_eq!(member.driver().counts().granted, 3);
         drop(member);
     });
 }
@@ -270,7 +271,7 @@ fn cancel_around_the_grant() {
         });
         drop(hold);
         thread.join().unwrap();
-        drop(try_hold(&member, Mode::Exclusive).expect("nothing stays locked"));
+        drop(try_lock(&member, Mode::Exclusive).unwrap());
         drop(member);
     });
 }
@@ -302,12 +303,12 @@ fn dead_holder_is_told_to_the_first_guard() {
             drop(request);
         });
         let hold = block_on(exclusive(&member)).unwrap();
-        let told = hold.tell().expect("records are on");
+        let told = hold.tenure_info().expect("records are on");
         assert_eq!(told.abandoned, Some(dead));
         drop(hold);
         thread.join().unwrap();
         let hold = block_on(exclusive(&member)).unwrap();
-        let again = hold.tell().expect("records are on");
+        let again = hold.tenure_info().expect("records are on");
         assert_eq!(again.abandoned, None);
         assert!(again.token > told.token && told.token.is_some());
         drop((hold, member));
@@ -322,7 +323,7 @@ fn record_names_the_one_that_gets_the_lock() {
         // No handover: each holder has a tenure of its own.
         let wanted = Wanted { record, tenure: Tenure { handovers: 0, ..WANTED.tenure }, ..WANTED };
         let member = Registry::join(&fixture.registry, &fixture.path, &wanted).unwrap();
-        let labelled = |member: &Arc<Membership>, label: &str| {
+        let labelled = |member: &Arc<Registration>, label: &str| {
             Request::new(member.labelled(label.into()), Mode::Exclusive)
         };
         let foreign = fixture.foreign();
@@ -331,7 +332,7 @@ fn record_names_the_one_that_gets_the_lock() {
         let thread = spawn(move || drop(first));
         foreign.unlock();
         let hold = block_on(second).unwrap();
-        assert_eq!(member.record().unwrap().label(), Some("stays"));
+        assert_eq!(member.engine().record().unwrap().label(), Some("stays"));
         let own = member.own_holders();
         assert!(own.iter().all(|holder| holder.label() == Some("stays")), "{own:?}");
         drop(hold);
@@ -561,7 +562,7 @@ fn handover_at_the_bound() {
         drop(hold);
         thread.join().unwrap();
         visitor.join().unwrap();
-        let counts = member.entry().counts();
+        let counts = member.driver().counts();
         assert!(counts.tenures >= 2, "{counts:?}");
         assert!(counts.handovers <= counts.tenures, "{counts:?}");
         drop(member);
@@ -576,7 +577,7 @@ fn eviction_against_open() {
         let thread = spawn(move || {
             let member = Registry::join(&registry, &path, &WANTED).unwrap();
             let again = Registry::join(&registry, &path, &WANTED).unwrap();
-            assert!(Arc::ptr_eq(member.entry(), again.entry()), "one file, two entries");
+            assert!(member.is_same_lock(&again), "one file, two entries");
         });
         drop(leaving);
         thread.join().unwrap();
@@ -595,15 +596,15 @@ fn two_files_of_one_number() {
         let thread = spawn(move || {
             let member = Registry::join(&registry, &path, &WANTED).unwrap();
             let again = Registry::join(&registry, &path, &WANTED).unwrap();
-            assert!(Arc::ptr_eq(member.entry(), again.entry()), "one file, two entries");
+            assert!(member.is_same_lock(&again), "one file, two entries");
             member
         });
         let other = PathBuf::from("other").into();
         let other = Registry::join(&fixture.registry, &other, &WANTED).unwrap();
         drop(leaving);
         let member = thread.join().unwrap();
-        assert!(!Arc::ptr_eq(member.entry(), other.entry()), "two files, one entry");
-        let [one, two] = [&member, &other].map(|member| try_hold(member, Mode::Exclusive).unwrap());
+        assert!(!member.is_same_lock(&other), "two files, one entry");
+        let [one, two] = [&member, &other].map(|member| try_lock(member, Mode::Exclusive).unwrap());
         drop((one, two));
         drop((member, other));
     });
@@ -618,17 +619,17 @@ fn regions_of_a_file_that_is_gone() {
         os::model::give_one_number();
         let member = fixture.join();
         os::model::unlink(&fixture.path);
-        assert!(matches!(try_hold(&member, Mode::Exclusive), Err(Denied::Moved(_))));
+        assert!(matches!(try_lock(&member, Mode::Exclusive), Outcome::Moved(_)));
         let wanted = Wanted { region: Region { start: 1 << 62 }, ..WANTED };
         let (other, key) = (member.clone(), wanted.clone());
-        let thread = spawn(move || other.of_region(&key));
+        let thread = spawn(move || Registry::join_region(&other, &key));
         let anew = fixture.join();
-        assert!(!anew.is_of_same_file(&member), "it is gone");
-        let key = member.of_region(&wanted);
+        assert!(!anew.is_same_lock(&member), "it is gone");
+        let key = Registry::join_region(&member, &wanted);
         let same = thread.join().unwrap();
-        assert!(Arc::ptr_eq(key.entry(), same.entry()), "one descriptor, two entries");
-        assert!(matches!(try_hold(&key, Mode::Exclusive), Err(Denied::Moved(_))));
-        drop(try_hold(&anew, Mode::Exclusive).unwrap());
+        assert!(key.is_same_lock(&same), "one descriptor, two entries");
+        assert!(matches!(try_lock(&key, Mode::Exclusive), Outcome::Moved(_)));
+        drop(try_lock(&anew, Mode::Exclusive).unwrap());
         drop((member, key, same, anew));
     });
 }
@@ -643,14 +644,12 @@ fn unlinked_while_waiting() {
         foreign.lock();
         let other = member.clone();
         let thread = spawn(move || {
-            let denied = block_on(exclusive(&other)).unwrap_err();
-            assert!(matches!(denied, Denied::Moved(_)));
+            assert!(matches!(block_on(exclusive(&other)), Outcome::Moved(_)));
         });
         let request = exclusive(&member);
         os::model::unlink(&fixture.path);
         foreign.unlock();
-        let denied = block_on(request).unwrap_err();
-        assert!(matches!(denied, Denied::Moved(_)));
+        assert!(matches!(block_on(request), Outcome::Moved(_)));
         thread.join().unwrap();
         drop(member);
     });
@@ -667,10 +666,10 @@ fn those_who_move_keep_their_order() {
         let [mut first, mut second] = [(); 2].map(|()| exclusive(&old));
         // Both are told when the tenure is over.
         os::model::unlink(&fixture.path);
-        old.entry().event(|queue| queue.end_tenure(End::Seen));
+        old.driver().event(|queue| queue.end_tenure(End::Seen));
         drop(hold);
         let rank = |request: &mut Request| match poll_once(request) {
-            Poll::Ready(Err(Denied::Moved(rank))) => rank,
+            Poll::Ready(Outcome::Moved(rank)) => rank,
             other => panic!("{other:?}"),
         };
         let (second_rank, first_rank) = (rank(&mut second), rank(&mut first));
@@ -683,11 +682,11 @@ fn those_who_move_keep_their_order() {
         let second = arrive(second_rank);
         let releaser = spawn(move || drop(hold));
         let mut first = arrive(first_rank);
-        let granted = new.entry().counts().granted;
+        let granted = new.driver().counts().granted;
         if granted == 1 {
             // It came while the lock was held: it is the next one.
             let hold = block_on(&mut first).unwrap();
-            assert_eq!(new.entry().counts().granted, 2, "another one came first");
+            assert_eq!(new.driver().counts().granted, 2, "another one came first");
             drop(hold);
         }
         drop((first, second, newcomer));
@@ -704,9 +703,9 @@ fn error_goes_to_the_head() {
         let member = fixture.join();
         os::model::fail_next(&fixture.path, 5);
         let other = member.clone();
-        let thread = spawn(move || block_on(exclusive(&other)).is_err());
-        let failed = block_on(exclusive(&member)).is_err();
-        assert!(failed != thread.join().unwrap(), "one error for one request");
+        let thread = spawn(move || block_on(exclusive(&other)).is_granted());
+        let granted = block_on(exclusive(&member)).is_granted();
+        assert!(granted != thread.join().unwrap(), "one error for one request");
         drop(member);
     });
 }
@@ -722,7 +721,7 @@ fn error_of_a_parked_wait() {
         let first = exclusive(&member);
         let behind = exclusive(&member);
         os::model::fail_waiter(&fixture.path, 5);
-        assert!(matches!(block_on(first), Err(Denied::Failed(_))));
+        assert!(matches!(block_on(first), Outcome::Failed(_)));
         let releaser = spawn(move || foreign.unlock());
         drop(block_on(behind).unwrap());
         releaser.join().unwrap();
@@ -738,7 +737,7 @@ impl Fixture {
         Arc::default()
     }
 
-    fn join_in(&self, registry: &Arc<Registry>) -> Arc<Membership> {
+    fn join_in(&self, registry: &Arc<Registry>) -> Arc<Registration> {
         Registry::join(registry, &self.path, &WANTED).unwrap()
     }
 }
@@ -773,10 +772,10 @@ fn one_look_counts_for_all() {
         let (other, inside) = (fixture.join_in(&second), fixture.inside.clone());
         let reader = block_on(shared(&member)).unwrap();
         // The first join looks; the others rely on it for a while.
-        let joined = try_hold(&member, Mode::Shared);
+        let joined = try_lock(&member, Mode::Shared);
         let writer = spawn(move || lock_and_visit(&other, &inside));
         if reader.is_contended() {
-            assert!(try_hold(&member, Mode::Shared).is_err(), "past one that was seen");
+            assert!(!try_lock(&member, Mode::Shared).is_granted(), "past one that was seen");
         }
         drop((joined, reader));
         writer.join().unwrap();
@@ -794,8 +793,8 @@ fn first_join_looks() {
         let reader = block_on(shared(&member)).unwrap();
         let writer = spawn(move || lock_and_visit(&other, &inside));
         let waits = fixture.foreign().file.is_turnstile_taken(WANTED.protocol, WANTED.region);
-        let joined = try_hold(&member, Mode::Shared);
-        assert!(!waits || joined.is_err(), "past one that waits");
+        let joined = try_lock(&member, Mode::Shared);
+        assert!(!waits || !joined.is_granted(), "past one that waits");
         drop((joined, reader));
         writer.join().unwrap();
         drop(member);
@@ -869,11 +868,11 @@ fn a_try_passes_no_process_that_is_awake() {
         foreign.lock();
         let waiting = exclusive(&other);
         os::model::await_turnstile(&fixture.path);
-        assert!(try_hold(&member, Mode::Exclusive).is_err(), "it is held");
+        assert!(!try_lock(&member, Mode::Exclusive).is_granted(), "it is held");
         os::model::let_a_limit_pass(&fixture.path);
         foreign.unlock();
         for mode in [Mode::Exclusive, Mode::Shared] {
-            drop(try_hold(&member, mode));
+            drop(try_lock(&member, mode));
         }
         drop(block_on(waiting).unwrap());
         assert_eq!(os::model::overtakings(&fixture.path), 0);
@@ -890,12 +889,12 @@ fn a_stopped_owner_is_passed_by_the_second_try() {
         os::model::hold_turnstile_for_ever(&fixture.path);
         let foreign = fixture.foreign();
         let visitor = spawn(move || foreign.visit());
-        assert!(try_hold(&member, Mode::Shared).is_err(), "another process is next");
+        assert!(!try_lock(&member, Mode::Shared).is_granted(), "another process is next");
         os::model::let_a_limit_pass(&fixture.path);
         visitor.join().unwrap();
-        assert!(try_hold(&member, Mode::Exclusive).is_err(), "that one has its chance now");
-        drop(try_hold(&member, Mode::Exclusive).expect("the limit, and one more try"));
-        drop(try_hold(&member, Mode::Shared).expect("it is ignored for a while"));
+        assert!(!try_lock(&member, Mode::Exclusive).is_granted(), "that one has its chance now");
+        drop(try_lock(&member, Mode::Exclusive).unwrap());
+        drop(try_lock(&member, Mode::Shared).unwrap());
         drop(member);
     });
 }
@@ -911,7 +910,7 @@ fn tenure_end_against_arrivals() {
         let waiting = exclusive(&member);
         let visitor = spawn(move || lock_and_visit(&foreign, &inside));
         // As it is when the time is up: the process stands back before it asks again.
-        member.entry().event(|queue| queue.end_tenure(End::Unseen));
+        member.driver().event(|queue| queue.end_tenure(End::Unseen));
         drop(hold);
         let arrival = exclusive(&member);
         for request in [waiting, arrival] {
@@ -920,7 +919,7 @@ fn tenure_end_against_arrivals() {
             drop(hold);
         }
         visitor.join().unwrap();
-        assert!(member.entry().counts().tenures >= 2);
+        assert!(member.driver().counts().tenures >= 2);
         drop(member);
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! Written after the OS lock is there and before anybody gets a guard, so never by a loser; marked as
 //! released before the OS lock goes back, so a record that the next holder finds `held` is that of
-//! one who died. Nothing here makes sure of that order: `entry` does, which calls `begin` in the
+//! one who died. Nothing here makes sure of that order: the lock does, which calls `begin` in the
 //! attempt and `end` in the unlock.
 //!
 //! A record that cannot be written leaves the content as it was, as far as that can be had: its token must
@@ -15,6 +15,7 @@
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::engine::TenureInfo;
 use crate::holder::{LONGEST, Label, Record, Written, labelled};
 use crate::os::{self, LockFile};
 
@@ -33,14 +34,6 @@ impl Signature {
         let process = os::this_process();
         Self { pid: process.pid, lines: process.lines(), is_required }
     }
-}
-
-/// What an exclusive guard gets to know of the record.
-#[derive(Debug)]
-pub(crate) struct Told {
-    /// `None` if the record could not be written.
-    pub(crate) token: Option<u64>,
-    pub(crate) abandoned: Option<Record>,
 }
 
 #[derive(Debug)]
@@ -118,9 +111,9 @@ impl Recorded {
     }
 
     /// An exclusive guard is given out.
-    pub(super) fn tell(&mut self) -> Told {
+    pub(super) fn tell(&mut self) -> TenureInfo {
         let token = self.written.as_ref().map(|written| written.token);
-        Told { token, abandoned: self.abandoned.take() }
+        TenureInfo { token, abandoned: self.abandoned.take() }
     }
 
     /// The OS lock is about to go back. Returns what the file holds then, as far as it is this

@@ -1,56 +1,38 @@
-//! The process-wide registry: number of the file -> open files -> entries.
+//! The process-wide registry: number of the file -> open files -> locks.
 //!
-//! One open file in the process for each that is *proved* to be one, and one [`Entry`] per region of it,
-//! shared by all who opened the file under whatever name. Who has opened it holds a [`Membership`]; the last
-//! one to go takes the entry out and closes the file.
+//! One open file in the process for each that is *proved* to be one, and one [`Lock`] and its [`Driver`] per region of it,
+//! shared by all who opened the file under whatever name. Who has opened it holds a [`Registration`], whose [`Seat`] is
+//! counted; the last one to go takes the lock out and closes the file.
 //!
 //! The number of a file is a name that several files may have ([`Names`]), so one number stands for
 //! several open files. Where there is no proof that a file is one of these, it gets an open file of its
 //! own: two of them exclude each other in the kernel, so doubt costs a queue and never exclusion.
 //!
 //! Invariants:
-//! 1. Memberships are counted explicitly, under the registry's mutex. An open file and its entries are
+//! 1. Seats are counted explicitly, under the registry's mutex. An open file and its locks are
 //!    in the map exactly while their counts are above zero: a lookup that finds one also keeps it, and there
 //!    is none outside. That goes for a file that is gone, too: it is only never found by a path again.
-//! 2. Requests, guards and parked waits each own a reference to a membership. So when the last
+//! 2. Requests, guards and parked waits each own a reference to a registration. So when the last
 //!    one goes, nobody holds, nobody waits and no OS call is under way: the phase is `Free`, and
 //!    closing the file cannot drop a lock.
-//! 3. Lock order: the registry's mutex before an entry's. Neither is held across a system call, a
+//! 3. Lock order: the registry's mutex before a driver's. Neither is held across a system call, a
 //!    waker, or the drop of a file.
 
-mod closing;
-mod entry;
-mod labels;
-mod looks;
-mod open_file;
-mod recorded;
-mod request;
-mod tenure;
-
-#[cfg(test)]
-mod models;
-
+use std::any::Any;
 use std::collections::HashMap;
-use std::io;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::Arc as PlainArc;
 
+use super::Lock;
+use super::closing::Closing;
+use super::open_file::OpenFile;
+use super::recorded::Signature;
+use crate::driver::{self, Driver, Registration, Tenure};
 use crate::error::{Error, ErrorKind, Operation};
-use crate::holder::{Holder, Label, Record};
-use crate::os::fork::{self, Generation};
-use crate::os::{
-    Access, Answer, Effort, Identity, Location, LockFile, Names, Protocol, Region, Sameness,
-};
+use crate::holder::Label;
+use crate::os::fork::Generation;
+use crate::os::{Access, Answer, Identity, Location, LockFile, Names, Protocol, Region, Sameness};
 use crate::shim::{Arc, Mutex};
 use crate::wait::{self, Pool, WaitOn};
-
-use closing::Closing;
-pub(crate) use entry::Entry;
-pub(crate) use looks::look_together;
-pub(crate) use open_file::OpenFile;
-pub(crate) use recorded::{Signature, Told};
-pub use tenure::Tenure;
-
-pub(crate) use request::{Denied, Hold, Request, new_rank, try_hold};
 
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -66,35 +48,20 @@ type Files = HashMap<Identity, Vec<Registered>>;
 struct Registered {
     protocol: Protocol,
     file: Arc<OpenFile>,
-    entries: HashMap<Region, Counted>,
+    locks: HashMap<Region, Counted>,
 }
 
 #[derive(Debug)]
 struct Counted {
-    entry: Arc<Entry>,
+    joined: Joined,
     members: usize,
 }
 
-/// The registry of this process. A forked child begins with an empty one: the parent's describes
-/// files and tasks that are not the child's, and its mutex may be locked for ever.
-pub(crate) fn registry() -> &'static Arc<Registry> {
-    struct OfGeneration {
-        registry: LazyLock<Arc<Registry>>,
-        next: OnceLock<Box<OfGeneration>>,
-    }
-    impl OfGeneration {
-        const fn new() -> Self {
-            Self { registry: LazyLock::new(Arc::default), next: OnceLock::new() }
-        }
-    }
-    static FIRST: OfGeneration = OfGeneration::new();
-
-    fork::listen();
-    let mut of_generation = &FIRST;
-    for _ in 0..Generation::current().number() {
-        of_generation = of_generation.next.get_or_init(|| Box::new(OfGeneration::new()));
-    }
-    &of_generation.registry
+/// A lock, and its queue.
+#[derive(Debug, Clone)]
+struct Joined {
+    driver: Arc<Driver>,
+    lock: PlainArc<Lock>,
 }
 
 /// What is wanted of a lock file.
@@ -107,7 +74,7 @@ pub(crate) struct Wanted {
     pub(crate) tenure: Tenure,
     /// What to write into the lock file, if anything.
     pub(crate) record: Option<Arc<Signature>>,
-    /// What requests of this member say that they do.
+    /// What requests of this registration say that they do.
     pub(crate) label: Option<Label>,
     /// A lock that excludes the programs of this machine only will do.
     pub(crate) this_machine_only: bool,
@@ -120,54 +87,67 @@ impl Registry {
         this: &Arc<Self>,
         path: &Location,
         wanted: &Wanted,
-    ) -> Result<Arc<Membership>, Error> {
-        let member = Self::join_unrecorded(this, path, wanted)?;
+    ) -> Result<Arc<Registration>, Error> {
+        let registration = Self::join_unrecorded(this, path, wanted)?;
         if let Some(signature) = &wanted.record {
+            let lock = Lock::of(&registration);
             // Before others are asked to leave records as well.
-            if !member.entry().file().is_writable() {
+            if !lock.file.is_writable() {
                 let detail = "it can be opened for reading only, and a record is to be left in it";
                 return Err(Error::found(ErrorKind::WrongAccess, Operation::Open, &**path, detail));
             }
-            member.entry().record(signature.clone());
+            lock.leave_records(signature.clone());
         }
-        Ok(member)
+        Ok(registration)
     }
 
     fn join_unrecorded(
         this: &Arc<Self>,
         path: &Location,
         wanted: &Wanted,
-    ) -> Result<Arc<Membership>, Error> {
+    ) -> Result<Arc<Registration>, Error> {
         // Looked up before opening: where the kernel drops a process's locks when any descriptor
         // of the file is closed (POSIX record locks), a needless open would be the mistake.
         if let Some(names) = LockFile::look(path)? {
-            if let Some(entry) = this.find(&names, path, wanted)? {
-                let membership = Membership::new(this, entry, wanted);
-                if membership.entry().file().is_writable() || wanted.access.read_only {
-                    return Ok(membership);
+            if let Some(joined) = this.find(&names, path, wanted)? {
+                let is_writable = joined.lock.file.is_writable();
+                let registration = Self::register(this, joined, wanted);
+                if is_writable || wanted.access.read_only {
+                    return Ok(registration);
                 }
-                // Known only by a read-only descriptor so far; `membership` keeps the count until
+                // Known only by a read-only descriptor so far; `registration` keeps the count until
                 // the better one is in.
                 return this
                     .admit(LockFile::open(path, wanted.access)?, path, wanted)
-                    .map(|entry| Membership::new(this, entry, wanted));
+                    .map(|joined| Self::register(this, joined, wanted));
             }
         }
         let file = LockFile::open(path, wanted.access)?;
-        Ok(Membership::new(this, this.admit(file, path, wanted)?, wanted))
+        Ok(Self::register(this, this.admit(file, path, wanted)?, wanted))
     }
 
-    /// Joins those who use another region of this entry's file. Makes no system call.
-    fn join_region(&self, entry: &Entry, wanted: &Wanted) -> Arc<Entry> {
-        registered(&mut self.files.lock(), entry).count_in_region(wanted)
+    /// The lock is counted.
+    fn register(this: &Arc<Self>, joined: Joined, wanted: &Wanted) -> Arc<Registration> {
+        let Joined { driver, lock } = joined;
+        let seat = Seat::new(this.clone(), lock);
+        Registration::new(driver, Box::new(seat), wanted.wait_on, wanted.label.clone())
     }
 
-    /// Counts one more member of an entry that has one. Makes no system call.
-    fn join_again(&self, entry: &Arc<Entry>) -> Arc<Entry> {
+    /// Registers at another region of the same open file, in the same protocol. Makes no system call.
+    pub(crate) fn join_region(from: &Registration, wanted: &Wanted) -> Arc<Registration> {
+        let seat = Seat::of(from);
+        let joined = {
+            let mut files = seat.registry.files.lock();
+            registered(&mut files, seat.lock()).count_in_region(wanted, &seat.registry.pool)
+        };
+        Self::register(&seat.registry, joined, wanted)
+    }
+
+    /// Counts one more member of a lock that has one. Makes no system call.
+    fn join_again(&self, lock: &Lock) {
         let mut files = self.files.lock();
-        let counted = registered(&mut files, entry).entries.get_mut(&entry.region());
+        let counted = registered(&mut files, lock).locks.get_mut(&lock.region);
         counted.expect("counted in").members += 1;
-        entry.clone()
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -180,12 +160,12 @@ impl Registry {
         names: &Names,
         path: &Location,
         wanted: &Wanted,
-    ) -> Result<Option<Arc<Entry>>, Error> {
+    ) -> Result<Option<Joined>, Error> {
         let mut files = self.files.lock();
         let Some(alike) = files.get_mut(&names.identity) else { return Ok(None) };
         for registered in alike.iter_mut().filter(|registered| !registered.file.is_gone()) {
             match registered.file.names().compare(names) {
-                Sameness::Same => return registered.count_in(path, wanted).map(Some),
+                Sameness::Same => return registered.count_in(path, wanted, &self.pool).map(Some),
                 Sameness::Other => {}
                 Sameness::Doubt if registered.has_to_be_the_only_one(wanted) => {
                     return Err(doubtful(path));
@@ -196,12 +176,12 @@ impl Registry {
         Ok(None)
     }
 
-    /// Registers a file that was just opened, unless it is one that is registered, and counts one member.
-    fn admit(&self, file: LockFile, path: &Location, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
+    /// Takes in a file that was just opened, unless it is one that is registered, and counts one member.
+    fn admit(&self, file: LockFile, path: &Location, wanted: &Wanted) -> Result<Joined, Error> {
         check_reach(file.excludes_this_machine_only(wanted.protocol), path, wanted)?;
         let identity = file.identity();
         let mut known = Known::default();
-        let (entry, surplus) = loop {
+        let (joined, surplus) = loop {
             let mut files = self.files.lock();
             while LockFile::closing_releases(wanted.protocol) && self.closing.is_marked(identity) {
                 drop(files);
@@ -211,23 +191,23 @@ impl Registry {
             let alike = files.entry(identity).or_default();
             let in_doubt = match known.look(&file, alike) {
                 Looked::Found(registered) => {
-                    let entry = registered.count_in(path, wanted);
-                    let surplus = match entry {
+                    let joined = registered.count_in(path, wanted, &self.pool);
+                    let surplus = match joined {
                         Ok(_) => registered.file.offer(file),
                         Err(_) => Some(file),
                     };
-                    break (entry, registered.keep_if_needed(surplus));
+                    break (joined, registered.keep_if_needed(surplus));
                 }
                 Looked::InDoubt(in_doubt) => in_doubt,
                 Looked::Other => {
                     let registered = Registered {
                         protocol: wanted.protocol,
                         file: Arc::new(OpenFile::new(file)),
-                        entries: HashMap::new(),
+                        locks: HashMap::new(),
                     };
                     alike.push(registered);
                     let registered = alike.last_mut().expect("pushed");
-                    break (Ok(registered.count_in_region(wanted)), None);
+                    break (Ok(registered.count_in_region(wanted, &self.pool)), None);
                 }
             };
             let only = alike.iter_mut().find(|registered| {
@@ -242,27 +222,27 @@ impl Registry {
             known.ask(&file, in_doubt);
         };
         drop(surplus);
-        entry
+        joined
     }
 
-    /// Counts one member less. The last use of a file is returned, to be closed outside; an entry of a
+    /// Counts one member less. The last use of a file is returned, to be closed outside; a lock of a
     /// file that stays in use is memory, and goes here, where it cannot become the last use.
-    fn leave(&self, entry: Arc<Entry>) -> Option<(Arc<Entry>, Registered)> {
+    fn leave(&self, lock: PlainArc<Lock>) -> Option<(PlainArc<Lock>, Registered)> {
         let mut files = self.files.lock();
-        let entry = entry; // dropped before the mutex is let go
-        let registered = registered(&mut files, &entry);
-        let counted = registered.entries.get_mut(&entry.region()).expect("counted in");
+        let lock = lock; // dropped before the mutex is let go
+        let registered = registered(&mut files, &lock);
+        let counted = registered.locks.get_mut(&lock.region).expect("counted in");
         counted.members -= 1;
         if counted.members > 0 {
             return None;
         }
-        registered.entries.remove(&entry.region());
-        if !registered.entries.is_empty() {
+        registered.locks.remove(&lock.region);
+        if !registered.locks.is_empty() {
             return None;
         }
-        let identity = entry.file().identity();
+        let identity = lock.file.identity();
         let alike = files.get_mut(&identity).expect("it was there");
-        let at = alike.iter().position(|registered| entry.is_of(&registered.file));
+        let at = alike.iter().position(|registered| lock.is_of(&registered.file));
         let registered = alike.swap_remove(at.expect("it was there"));
         if alike.is_empty() {
             files.remove(&identity);
@@ -270,14 +250,14 @@ impl Registry {
         if LockFile::closing_releases(registered.protocol) {
             self.closing.mark(identity);
         }
-        Some((entry, registered))
+        Some((lock, registered))
     }
 
     /// Closes a file whose last use this was.
-    fn close(&self, (entry, registered): (Arc<Entry>, Registered)) {
-        let identity = entry.file().identity();
+    fn close(&self, (lock, registered): (PlainArc<Lock>, Registered)) {
+        let identity = lock.file.identity();
         let protocol = registered.protocol;
-        drop((entry, registered));
+        drop((lock, registered));
         if LockFile::closing_releases(protocol) {
             self.closing.unmark(identity);
         }
@@ -287,7 +267,7 @@ impl Registry {
     #[cfg(all(test, not(tokio_filelock_loom)))]
     pub(crate) fn regions(&self, identity: Identity) -> usize {
         let files = self.files.lock();
-        files.get(&identity).into_iter().flatten().map(|registered| registered.entries.len()).sum()
+        files.get(&identity).into_iter().flatten().map(|registered| registered.locks.len()).sum()
     }
 
     #[cfg(test)]
@@ -310,10 +290,10 @@ fn check_reach(this_machine: Option<&str>, path: &Location, wanted: &Wanted) -> 
     }
 }
 
-/// The open file of an entry that is counted.
-fn registered<'a>(files: &'a mut Files, entry: &Entry) -> &'a mut Registered {
-    let mut alike = files.get_mut(&entry.file().identity()).into_iter().flatten();
-    let registered = alike.find(|registered| entry.is_of(&registered.file));
+/// The open file of a lock that is counted.
+fn registered<'a>(files: &'a mut Files, lock: &Lock) -> &'a mut Registered {
+    let mut alike = files.get_mut(&lock.file.identity()).into_iter().flatten();
+    let registered = alike.find(|registered| lock.is_of(&registered.file));
     registered.expect("a file that has members is registered")
 }
 
@@ -388,7 +368,7 @@ impl Registered {
         surplus
     }
 
-    fn count_in(&mut self, path: &Location, wanted: &Wanted) -> Result<Arc<Entry>, Error> {
+    fn count_in(&mut self, path: &Location, wanted: &Wanted, pool: &Pool) -> Result<Joined, Error> {
         if self.protocol != wanted.protocol {
             let detail = format!(
                 "it is to be locked by {:?}, and this process has it open for {:?}",
@@ -402,148 +382,67 @@ impl Registered {
             ));
         }
         check_reach(self.file.excludes_this_machine_only(self.protocol), path, wanted)?;
-        Ok(self.count_in_region(wanted))
+        Ok(self.count_in_region(wanted, pool))
     }
 
-    fn count_in_region(&mut self, wanted: &Wanted) -> Arc<Entry> {
-        let counted = self.entries.entry(wanted.region).or_insert_with(|| Counted {
-            entry: Arc::new(Entry::new(self.file.clone(), self.protocol, wanted.region)),
-            members: 0,
+    fn count_in_region(&mut self, wanted: &Wanted, pool: &Pool) -> Joined {
+        let counted = self.locks.entry(wanted.region).or_insert_with(|| {
+            let lock = Lock::new(self.file.clone(), self.protocol, wanted.region, pool.clone());
+            let lock = PlainArc::new(lock);
+            let driver = Arc::new(Driver::new(lock.clone()));
+            Counted { joined: Joined { driver, lock }, members: 0 }
         });
         counted.members += 1;
-        counted.entry.limit(wanted.tenure);
-        counted.entry.clone()
+        counted.joined.driver.limit(wanted.tenure);
+        counted.joined.clone()
     }
 }
 
-/// The right to use an entry: what one successful open of the lock file gives.
+/// One member of a lock: what keeps its file open.
 #[derive(Debug)]
-pub(crate) struct Membership {
+pub(crate) struct Seat {
     registry: Arc<Registry>,
     /// `None` only while it is dropped.
-    entry: Option<Arc<Entry>>,
-    wait_on: WaitOn,
-    /// What its requests and holders say that they do.
-    label: Option<Label>,
+    lock: Option<PlainArc<Lock>>,
     /// The process that it belongs to, among the forked ones.
     generation: Generation,
 }
 
-impl Membership {
-    fn new(registry: &Arc<Registry>, entry: Arc<Entry>, wanted: &Wanted) -> Arc<Self> {
-        Arc::new(Self {
-            registry: registry.clone(),
-            entry: Some(entry),
-            wait_on: wanted.wait_on,
-            label: wanted.label.clone(),
-            generation: Generation::current(),
-        })
+impl Seat {
+    /// The lock is counted.
+    fn new(registry: Arc<Registry>, lock: PlainArc<Lock>) -> Self {
+        Self { registry, lock: Some(lock), generation: Generation::current() }
     }
 
-    /// Another member of the same entry, whose requests say that they do this.
-    pub(crate) fn labelled(&self, label: Label) -> Arc<Self> {
-        let entry = self.registry.join_again(self.entry());
-        Arc::new(Self {
-            registry: self.registry.clone(),
-            entry: Some(entry),
-            wait_on: self.wait_on,
-            label: Some(label),
-            generation: self.generation,
-        })
+    fn of(registration: &Registration) -> &Self {
+        registration.seat().as_any().downcast_ref().expect("a registration at a file")
     }
 
-    #[inline]
-    pub(crate) fn label(&self) -> Option<&Label> {
-        self.label.as_ref()
-    }
-
-    #[inline]
-    pub(crate) fn entry(&self) -> &Arc<Entry> {
-        self.entry.as_ref().expect("present until dropped")
-    }
-
-    pub(crate) fn pool(&self) -> &Pool {
-        self.registry.pool()
-    }
-
-    /// Another process has had the lock or was next, for this one has had to wait.
-    pub(crate) fn has_waited(&self) -> bool {
-        self.entry().has_waited()
-    }
-
-    pub(crate) fn wait_on(&self) -> WaitOn {
-        self.wait_on
-    }
-
-    /// It belongs to a process that this one was forked from. Its mutexes may be locked for ever,
-    /// and its locks are that process's: nothing may be done with it.
-    #[inline]
-    pub(crate) fn is_inherited(&self) -> bool {
-        self.generation.is_past()
-    }
-
-    /// This process, if it holds the OS lock: once for each thing that its tasks say that they do. Makes no
-    /// system call.
-    pub(crate) fn own_holders(&self) -> Vec<Holder> {
-        self.entry().own_holders()
-    }
-
-    /// One of those who keep this process from the OS lock, if that can be had in one system call.
-    pub(crate) fn blocker(&self) -> Option<Holder> {
-        self.entry().blocker()
-    }
-
-    /// An error if the descriptor does not stand for the file any more. Makes a system call.
-    pub(crate) fn check(&self) -> io::Result<()> {
-        self.entry().check()
-    }
-
-    /// Who holds the OS lock, and whose calls wait for it, as the kernel sees it. Makes system calls.
-    pub(crate) fn holders(&self, effort: Effort) -> Vec<Holder> {
-        self.entry().holders(effort)
-    }
-
-    /// The record in the lock file, if there is one. Makes a system call.
-    pub(crate) fn record(&self) -> Option<Record> {
-        self.entry().read_record()
-    }
-
-    /// A membership of another region of the same open file, in the same protocol.
-    pub(crate) fn of_region(&self, wanted: &Wanted) -> Arc<Self> {
-        let entry = self.registry.join_region(self.entry(), wanted);
-        Self::new(&self.registry, entry, wanted)
-    }
-
-    pub(crate) fn is_of_same_file(&self, other: &Self) -> bool {
-        self.entry().is_of_same_file(other.entry())
-    }
-
-    /// Whether the other one is of the same file, asked now. Makes lock calls.
-    pub(crate) fn ask_whether_it_is(&self, other: &Self) -> Sameness {
-        self.entry().file().ask_whether_it_is(other.entry().file())
-    }
-
-    /// Where the lock is, which is its place in an order that every process of the machine has. Where
-    /// several files have one number, so have several locks.
-    pub(crate) fn place(&self) -> (Identity, Region) {
-        (self.entry().file().identity(), self.entry().region())
-    }
-
-    /// Whether the path still leads to the file. Makes system calls.
-    pub(crate) fn is_at(&self, path: &Location) -> Result<bool, Error> {
-        self.entry().file().is_at(path)
+    fn lock(&self) -> &PlainArc<Lock> {
+        self.lock.as_ref().expect("present until dropped")
     }
 }
 
-impl Drop for Membership {
+impl driver::Seat for Seat {
+    fn another(&self) -> Box<dyn driver::Seat> {
+        self.registry.join_again(self.lock());
+        Box::new(Self::new(self.registry.clone(), self.lock().clone()))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Drop for Seat {
     fn drop(&mut self) {
-        let entry = self.entry.take().expect("dropped once");
-        if self.is_inherited() {
+        let lock = self.lock.take().expect("dropped once");
+        if self.generation.is_past() {
             return;
         }
-        let Some(last) = self.registry.leave(entry) else { return };
+        let Some(last) = self.registry.leave(lock) else { return };
         // Closes the file outside the mutex.
-        if last.0.file().is_local() {
+        if last.0.file.is_local() {
             self.registry.close(last);
         } else {
             let registry = self.registry.clone();

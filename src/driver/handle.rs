@@ -1,0 +1,150 @@
+//! What all clones of one handle share: the lock that they lead to now, and how to find it again.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{RawGuard, Registration};
+use crate::error::{Error, Operation};
+use crate::os::fork::Generation;
+use crate::os::{Protocol, Sameness};
+use crate::shim::{Arc, Mutex};
+
+/// A turn to block for a server: first in, first out. The job itself keeps it, also when no task waits for its answer any
+/// more: one thread waits for a server that does not answer, however many handles there are and tasks give up.
+pub(crate) type Turn = Box<dyn Any + Send + Sync>;
+
+/// How one handle gets to its lock, and finds it again.
+pub(crate) trait Origin: fmt::Debug + Send + Sync {
+    /// Where the lock is, for people.
+    fn path(&self) -> &Path;
+
+    fn protocol(&self) -> Protocol;
+
+    /// The name of the lock, where it is one of several at its path.
+    fn key(&self) -> Option<&super::Key>;
+
+    /// Whether each lock has to be confirmed.
+    fn always_confirms(&self) -> bool;
+
+    /// Whether this lock, which is held, has to be confirmed although that is not so.
+    fn has_to_confirm(&self, held: &Registration) -> bool;
+
+    /// Whether this lock, which is held, is the one that the handle leads to. May block for a server.
+    fn confirm(&self, held: &Registration) -> Result<bool, Error>;
+
+    /// Registers at the lock that the handle leads to now, for it has led to this one before. Blocks for the time of some
+    /// file-system calls; if patient also for a lease of another process.
+    fn find_again(
+        &self,
+        from: &Registration,
+        operation: Operation,
+        patient: bool,
+    ) -> Result<Arc<Registration>, Error>;
+
+    /// For the two above.
+    fn turn(&self, of: &Registration) -> Pin<Box<dyn Future<Output = Turn> + Send + Sync>>;
+
+    /// Whether both are one lock, which has to be asked. May block.
+    fn is_same_lock(&self, one: &Registration, other: &Registration) -> Sameness;
+
+    fn as_any(&self) -> &dyn Any;
+}
+
+#[derive(Debug)]
+pub(crate) struct Handle {
+    origin: Box<dyn Origin>,
+    /// Of the origin.
+    always_confirms: bool,
+    /// The process that opened it, among the forked ones.
+    generation: Generation,
+    /// Changes when the lock has moved.
+    current: Mutex<Arc<Registration>>,
+    /// Guards given out, more or less: a sign of progress, for those who follow a lock that moves.
+    guards: AtomicUsize,
+}
+
+impl Handle {
+    pub(crate) fn new(origin: Box<dyn Origin>, registration: Arc<Registration>) -> Self {
+        Self {
+            always_confirms: origin.always_confirms(),
+            origin,
+            generation: Generation::current(),
+            current: Mutex::new(registration),
+            guards: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn origin(&self) -> &dyn Origin {
+        &*self.origin
+    }
+
+    /// It belongs to a process that this one was forked from. Everything of the parent is out of bounds, its mutexes first
+    /// of all.
+    #[inline]
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.generation.is_past()
+    }
+
+    #[inline]
+    pub(crate) fn registration(&self) -> Arc<Registration> {
+        self.current.lock().clone()
+    }
+
+    #[inline]
+    pub(crate) fn count_guard(&self) {
+        // One of two that come together may be lost, at the price of none.
+        let guards = self.guards.load(Ordering::Relaxed);
+        self.guards.store(guards.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn guards_given(&self) -> usize {
+        self.guards.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has to be found out if the handle leads to the lock that is held.
+    #[inline]
+    pub(crate) fn has_to_confirm(&self, held: &RawGuard) -> bool {
+        self.always_confirms
+            || !held.registration().answers_at_once()
+                && self.origin.has_to_confirm(held.registration())
+    }
+
+    /// Whether the handle leads to the lock that is held, as far as that must be known.
+    #[inline]
+    pub(crate) fn confirm(&self, held: &RawGuard) -> Result<bool, Error> {
+        if !self.has_to_confirm(held) {
+            return Ok(true);
+        }
+        self.origin.confirm(held.registration())
+    }
+
+    /// Another request of this handle has found its lock again.
+    pub(crate) fn has_moved_on(&self, from: &Registration) -> bool {
+        !self.current.lock().is_same_lock(from)
+    }
+
+    /// Finds the lock again, unless another request of this handle has done so. Blocks for the time of some file-system
+    /// calls; if patient also for a lease of another process.
+    pub(crate) fn move_on(
+        &self,
+        from: &Registration,
+        operation: Operation,
+        patient: bool,
+    ) -> Result<(), Error> {
+        if self.has_moved_on(from) {
+            return Ok(());
+        }
+        let found = self.origin.find_again(from, operation, patient)?;
+        // What is not kept, and what was there before, is dropped outside of the mutex.
+        let _outside = {
+            let mut current = self.current.lock();
+            if current.is_same_lock(from) { mem::replace(&mut *current, found) } else { found }
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,293 @@
+//! A request for a lock, from its place in the queue to the guard.
+
+use std::future::Future;
+use std::io;
+use std::mem;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::atomic::{self, AtomicU32};
+use std::task::{Context, Poll, Waker};
+
+use super::{Registration, Thread, drive};
+use crate::engine::{MayBlock, TenureInfo};
+use crate::foreign;
+use crate::mode::Mode;
+use crate::queue::{self, Effects, Patience, Rank, Requested, Ticket};
+use crate::shim::Arc;
+
+/// What became of a request.
+pub(crate) type Outcome = queue::Outcome<io::Error, RawGuard>;
+
+/// A place in the queue, or the lock that came of it. Dropping gives either back.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// `None` when the lock has been given out with it.
+    registration: Option<Arc<Registration>>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// In line. `None` only for a moment, when it is settled.
+    Queued(Option<Ticket>),
+    /// In line with the waker of the first poll, which is still to come.
+    Registered(Ticket),
+    /// Settled when it was made.
+    Settled(queue::Outcome<io::Error>),
+    Done,
+}
+
+/// The rank of a request that moves for the first time, behind all that have moved before. After 2^32 moves it begins
+/// anew: those that are on their way at that moment are overtaken once, which costs them a turn and nothing else.
+pub(crate) fn new_rank() -> Rank {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    loop {
+        if let Some(number) = NonZeroU32::new(NEXT.fetch_add(1, atomic::Ordering::Relaxed)) {
+            return Rank(number);
+        }
+    }
+}
+
+impl Request {
+    /// Joins the queue now, not at the first poll.
+    pub(crate) fn new(registration: Arc<Registration>, mode: Mode) -> Self {
+        let thread = Thread::of_request(&registration);
+        Self::with(registration, mode, Patience::Wait, None, thread, None)
+    }
+
+    /// Joins the queue where the rank belongs, not at the first poll.
+    #[cfg(all(test, tokio_filelock_loom))]
+    pub(super) fn ranked(registration: Arc<Registration>, mode: Mode, rank: Rank) -> Self {
+        let thread = Thread::of_request(&registration);
+        Self::with(registration, mode, Patience::Wait, Some(rank), thread, None)
+    }
+
+    /// Joins the queue, where its rank belongs if it comes from another one, and does what of the first
+    /// poll needs the queue.
+    #[inline]
+    pub(crate) fn begin(
+        registration: Arc<Registration>,
+        mode: Mode,
+        rank: Option<Rank>,
+        cx: &mut Context<'_>,
+    ) -> Self {
+        // Cloning is foreign code, so it comes before the mutex, needed or not.
+        let waker = cx.waker().clone();
+        let thread = Thread::of_request(&registration);
+        Self::with(registration, mode, Patience::Wait, rank, thread, Some(waker))
+    }
+
+    #[inline]
+    fn with(
+        registration: Arc<Registration>,
+        mode: Mode,
+        patience: Patience,
+        rank: Option<Rank>,
+        thread: Thread,
+        mut waker: Option<Waker>,
+    ) -> Self {
+        let mut effects = Effects::default();
+        let polled = waker.is_some();
+        let (driver, label) = (registration.driver(), registration.label());
+        let requested = driver.request(mode, patience, rank, label, &mut waker, &mut effects);
+        let state = match requested {
+            Requested::Queued(ticket) if polled && waker.is_none() => State::Registered(ticket),
+            Requested::Queued(ticket) => State::Queued(Some(ticket)),
+            Requested::Now(outcome) => State::Settled(outcome),
+        };
+        // The request owns its place before anything of the effects can go wrong.
+        let request = Self { registration: Some(registration), state };
+        if let Some(waker) = waker {
+            foreign::let_go(waker);
+        }
+        let _ = drive(request.registration(), effects, thread);
+        request
+    }
+
+    #[inline]
+    pub(crate) fn registration(&self) -> &Arc<Registration> {
+        self.registration.as_ref().expect("not given out yet")
+    }
+
+    /// What became of it, once that is known.
+    #[inline]
+    fn settled(&mut self, outcome: queue::Outcome<io::Error>) -> Outcome {
+        self.state = State::Done;
+        match outcome {
+            queue::Outcome::Granted(()) => Outcome::Granted(RawGuard(self.registration.take())),
+            queue::Outcome::Failed(error) => Outcome::Failed(error),
+            queue::Outcome::Refused => Outcome::Refused,
+            queue::Outcome::Moved(rank) => Outcome::Moved(rank),
+        }
+    }
+}
+
+/// Asks without waiting for a holder. Blocks for the time of a lock call.
+pub(crate) fn try_lock(registration: &Arc<Registration>, mode: Mode) -> Outcome {
+    let thread = Thread::may_block(MayBlock::ForOneAnswer);
+    let mut request = Request::with(registration.clone(), mode, Patience::Try, None, thread, None);
+    // The try was made on this thread, so it has been answered.
+    match Pin::new(&mut request).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => unreachable!("a request that does not wait is settled at once"),
+    }
+}
+
+impl Future for Request {
+    type Output = Outcome;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let State::Registered(_) = &this.state {
+            let State::Registered(ticket) = mem::replace(&mut this.state, State::Done) else {
+                unreachable!("looked at above")
+            };
+            this.state = State::Queued(Some(ticket));
+            return Poll::Pending;
+        }
+        // It keeps its ticket until it is settled, whatever foreign code does.
+        let State::Queued(ticket) = &mut this.state else {
+            let State::Settled(outcome) = mem::replace(&mut this.state, State::Done) else {
+                panic!("polled after completion")
+            };
+            return Poll::Ready(this.settled(outcome));
+        };
+        let registration = this.registration.as_ref().expect("not given out yet");
+        let driver = registration.driver();
+        if let Some(label) = registration.label() {
+            let (settled, discard) = driver.poll_labelled(ticket, label, cx.waker().clone());
+            if let Some(waker) = discard {
+                foreign::let_go(waker);
+            }
+            return match settled {
+                Some(settled) => Poll::Ready(this.settled(settled)),
+                None => Poll::Pending,
+            };
+        }
+        let mut settled = driver.event(|queue| {
+            let settled = queue.poll(ticket);
+            let waker = ticket.as_ref().and_then(|ticket| queue.waker(ticket));
+            match waker {
+                Some(waker) if waker.will_wake(cx.waker()) => Err(()),
+                _ => Ok(settled),
+            }
+        });
+        if let Ok(None) = settled {
+            // Cloning is foreign code, and so is dropping: both outside the mutex.
+            let waker = cx.waker().clone();
+            let discard;
+            (settled, discard) = driver.event(|queue| match queue.poll(ticket) {
+                Some(settled) => (Ok(Some(settled)), Some(waker)),
+                None => {
+                    let ticket = ticket.as_ref().expect("still in line");
+                    (Ok(None), queue.register(ticket, waker))
+                }
+            });
+            if let Some(waker) = discard {
+                foreign::let_go(waker);
+            }
+        }
+        match settled {
+            Ok(Some(settled)) => Poll::Ready(this.settled(settled)),
+            Ok(None) | Err(()) => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Request {
+    #[inline]
+    fn drop(&mut self) {
+        let registration = self.registration.take();
+        let Some(registration) = registration.filter(|its| !its.is_inherited()) else { return };
+        let mut effects = Effects::default();
+        match mem::replace(&mut self.state, State::Done) {
+            State::Queued(Some(ticket)) | State::Registered(ticket) => {
+                registration.driver().cancel(ticket, registration.label(), &mut effects);
+            }
+            State::Settled(queue::Outcome::Granted(())) => release(&registration, &mut effects),
+            State::Queued(None) | State::Settled(_) | State::Done => return,
+        }
+        let _ = drive(&registration, effects, Thread::may_block(MayBlock::No));
+    }
+}
+
+/// A holder lets go.
+#[inline(always)]
+fn release(registration: &Registration, effects: &mut Effects<Waker>) {
+    registration.driver().release(registration.label(), effects);
+}
+
+/// A granted lock. Dropping it releases. Empty only while it is unlocked.
+#[derive(Debug)]
+pub(crate) struct RawGuard(Option<Arc<Registration>>);
+
+impl RawGuard {
+    #[inline]
+    pub(crate) fn registration(&self) -> &Arc<Registration> {
+        self.0.as_ref().expect("held until it is unlocked")
+    }
+
+    /// An exclusive guard is given out: what it gets to know of its tenure.
+    #[inline]
+    pub(crate) fn tenure_info(&self) -> Option<TenureInfo> {
+        self.registration().engine().tenure_info()
+    }
+
+    /// A task or another process waits for the lock, as far as this process can see. Makes a system call.
+    pub(crate) fn is_contended(&self) -> bool {
+        !self.registration().is_inherited() && self.registration().driver().is_contended()
+    }
+
+    /// The handle does not lead to this lock. Those in line find out where theirs leads before they hold what
+    /// this one holds.
+    pub(crate) fn send_others_on(&self) {
+        self.tell_queue(queue::Queue::send_on);
+    }
+
+    /// What is locked is gone. All who wait for it, and all who come, look for where their handle leads.
+    pub(crate) fn set_removed(&self) {
+        self.tell_queue(queue::Queue::removed);
+    }
+
+    /// From exclusive to shared.
+    pub(crate) fn downgrade(&self) {
+        let registration = self.registration();
+        if registration.is_inherited() {
+            return;
+        }
+        let mut effects = Effects::default();
+        registration.driver().downgrade(&mut effects);
+        let _ = drive(registration, effects, Thread::may_block(MayBlock::No));
+    }
+
+    fn tell_queue(&self, event: fn(&mut queue::Queue<Waker, io::Error>, &mut Effects<Waker>)) {
+        let mut effects = Effects::default();
+        self.registration().driver().event(|queue| event(queue, &mut effects));
+        let _ = drive(self.registration(), effects, Thread::may_block(MayBlock::No));
+    }
+
+    /// Releases, and tells what the engine said to it.
+    pub(crate) async fn unlock(mut self) -> io::Result<()> {
+        let registration = self.0.take().expect("held until now");
+        let mut effects = Effects::default();
+        release(&registration, &mut effects);
+        if effects.ask.is_none() || registration.answers_at_once() {
+            return drive(&registration, effects, Thread::may_block(MayBlock::No));
+        }
+        let unlocking = registration.clone();
+        let thread = Thread::may_block(MayBlock::ForOneAnswer);
+        registration.run(move || drive(&unlocking, effects, thread)).await
+    }
+}
+
+impl Drop for RawGuard {
+    #[inline]
+    fn drop(&mut self) {
+        let registration = self.0.take();
+        let Some(registration) = registration.filter(|its| !its.is_inherited()) else { return };
+        let mut effects = Effects::default();
+        release(&registration, &mut effects);
+        let _ = drive(&registration, effects, Thread::may_block(MayBlock::No));
+    }
+}
