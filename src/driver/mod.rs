@@ -20,6 +20,7 @@ use std::io;
 use std::mem;
 use std::sync::Arc as PlainArc;
 use std::task::Waker;
+use std::time::Instant;
 
 pub(crate) use handle::{Handle, Origin, Turn};
 pub(crate) use key::Key;
@@ -36,7 +37,7 @@ use crate::queue::{
     self, Ask, Attempt, Call, Check, Counts, Effects, End, Pacing, Patience, Queue, Rank,
     Requested, Ticket,
 };
-use crate::shim::{self, Arc, Mutex, MutexGuard};
+use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::trace;
 use crate::wait::WaitOn;
 use labels::Labels;
@@ -47,6 +48,7 @@ pub(crate) struct Driver {
     engine: PlainArc<dyn Engine>,
     /// All calls but waits return at once.
     answers_at_once: bool,
+    tells: AtomicBool,
     queries: Queries,
     state: Mutex<State>,
 }
@@ -94,6 +96,7 @@ impl Driver {
         Self {
             answers_at_once: engine.answers_at_once(),
             engine,
+            tells: AtomicBool::new(false),
             queries: Queries::new(),
             state: Mutex::new(state),
         }
@@ -243,44 +246,67 @@ impl Driver {
     }
 
     /// Tells the queue what a call came to.
-    fn answer(&self, answered: Answered, unlocked: &mut io::Result<()>) -> Effects<Waker> {
-        let Answered { call, attempt, mut answer } = answered;
-        if let Answer::Released(result) = &mut answer {
-            if unlocked.is_ok() {
-                *unlocked = mem::replace(result, Ok(()));
+    #[inline(always)]
+    fn answer(
+        &self,
+        Answered { call, attempt, answer }: Answered,
+        unlocked: &mut io::Result<()>,
+        effects: &mut Effects<Waker>,
+    ) {
+        match (answer, call) {
+            (Answer::Acquired, Call::Try(mode)) => {
+                let mut state = self.begin_tenure(mode, None);
+                state.queue.answer(attempt, Answer::Acquired, effects);
             }
-            if trace::IS_ON {
-                self.end_trace();
+            (Answer::Released(result), _) => {
+                if unlocked.is_ok() {
+                    *unlocked = result;
+                }
+                if trace::IS_ON {
+                    self.end_trace();
+                }
+                self.event(|queue| queue.answer(attempt, Answer::Released(Ok(())), effects));
             }
+            (answer, call) => self.answer_after_wait(call, attempt, answer, effects),
         }
-        let has_waited = matches!(call, Call::Wait(_) | Call::BackOff(_));
+    }
+
+    /// What is not the common way: a wait is over, or begins, or a call has failed.
+    #[inline(never)]
+    fn answer_after_wait(
+        &self,
+        call: Call,
+        attempt: Attempt,
+        answer: Answer,
+        effects: &mut Effects<Waker>,
+    ) {
         let mut state = match (&answer, call) {
-            (Answer::Acquired, Call::Try(mode) | Call::Wait(mode) | Call::BackOff(mode)) => {
-                self.begin_tenure(mode, has_waited)
+            (Answer::Acquired, Call::Wait(mode) | Call::BackOff(mode)) => {
+                // A wait has let others in before this tenure.
+                self.begin_tenure(mode, Some(shim::now()))
             }
             _ => self.state.lock(),
         };
-        if has_waited {
+        if matches!(call, Call::Wait(_) | Call::BackOff(_)) {
             state.pacing.let_others_in();
         }
-        let mut effects = Effects::default();
-        state.queue.answer(attempt, answer, &mut effects);
+        state.queue.answer(attempt, answer, effects);
         state.has_waited |= matches!(effects.ask, Some(Ask::Call(Call::Wait(_), _)));
-        effects
     }
 
-    fn begin_tenure(&self, mode: Mode, has_waited: bool) -> MutexGuard<'_, State> {
-        // A wait has let others in before this tenure. A try has checked, but the clock was not read for it.
-        let waited = has_waited.then(shim::now);
+    /// If a wait ended with the lock, that was at this time.
+    #[inline]
+    fn begin_tenure(&self, mode: Mode, waited: Option<Instant>) -> MutexGuard<'_, State> {
         let traced = trace::Tenure::begin();
         let mut state = self.state.lock();
         state.pacing.begin_tenure(mode, waited);
         state.traced = traced.map(|tenure| (tenure, state.queue.counts().handovers));
-        self.tell_of_head(state)
+        if self.tells() { self.tell_of_head(state) } else { state }
     }
 
     /// What is told of this tenure is to name the request that gets the lock now, which may be another one than it was when
     /// that was told first.
+    #[cold]
     fn tell_of_head<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         while state.queue.is_contended() && !self.engine.tells(state.label_of_head()) {
             let label = state.label_of_head().cloned();
@@ -289,6 +315,17 @@ impl Driver {
             state = self.state.lock();
         }
         state
+    }
+
+    /// The engine tells other processes of the tenures of this one, and guards of those before.
+    #[inline]
+    fn tells(&self) -> bool {
+        self.tells.load(Ordering::Acquire)
+    }
+
+    /// From now on it does.
+    pub(crate) fn set_tells(&self) {
+        self.tells.store(true, Ordering::Release);
     }
 
     fn end_trace(&self) {
@@ -348,19 +385,23 @@ impl Thread {
 #[inline(always)]
 fn drive(
     registration: &Arc<Registration>,
-    effects: Effects<Waker>,
+    mut effects: Effects<Waker>,
     thread: Thread,
 ) -> io::Result<()> {
-    if effects.ask.is_some() {
-        return drive_calls(registration, effects, thread);
-    }
-    wake_and_discard(effects);
-    Ok(())
+    let unlocked = if effects.ask.is_some() {
+        drive_calls(registration, &mut effects, thread)
+    } else {
+        wake_and_discard(&mut effects);
+        Ok(())
+    };
+    // All of it was taken out, which the compiler does not know.
+    mem::forget(effects);
+    unlocked
 }
 
 fn drive_calls(
     registration: &Arc<Registration>,
-    mut effects: Effects<Waker>,
+    effects: &mut Effects<Waker>,
     mut thread: Thread,
 ) -> io::Result<()> {
     let mut unlocked = Ok(());
@@ -369,24 +410,21 @@ fn drive_calls(
         let ask = effects.ask.take();
         // First: the call may wait for a server, and those who are woken have their answer already.
         wake_and_discard(effects);
-        let answered = match ask {
+        let (call, attempt) = match ask {
             None => return unlocked,
             Some(Ask::Interrupt(of)) => {
                 driver.engine.interrupt(of);
                 return unlocked;
             }
-            Some(Ask::Call(call, attempt)) => {
-                let Thread { may_block, wait_on } = thread;
-                driver.engine.submit(Asked::new(call, attempt, may_block, wait_on, registration))
-            }
+            Some(Ask::Call(call, attempt)) => (call, attempt),
         };
-        if thread.may_block == MayBlock::ForOneAnswer {
+        let Thread { may_block, wait_on } = thread;
+        let asked = Asked::new(call, attempt, may_block, wait_on, registration);
+        let Some(answered) = driver.engine.submit(asked) else { return unlocked };
+        if may_block == MayBlock::ForOneAnswer {
             thread.may_block = MayBlock::No;
         }
-        match answered {
-            Some(answered) => effects = driver.answer(answered, &mut unlocked),
-            None => return unlocked,
-        }
+        driver.answer(answered, &mut unlocked, effects);
     }
 }
 
@@ -405,22 +443,21 @@ impl Client for Arc<Registration> {
     }
 
     fn answered(&self, answered: Answered) {
-        let mut unlocked = Ok(());
-        let effects = self.driver().answer(answered, &mut unlocked);
+        let (mut unlocked, mut effects) = (Ok(()), Effects::default());
+        self.driver().answer(answered, &mut unlocked, &mut effects);
         let _ = drive(self, effects, Thread::may_block(MayBlock::No));
     }
 }
 
 #[inline(always)]
-fn wake_and_discard(effects: Effects<Waker>) {
-    let Effects { ask: _, wake, wake_more, discard } = effects;
-    if let Some(waker) = discard {
+fn wake_and_discard(effects: &mut Effects<Waker>) {
+    if let Some(waker) = effects.discard.take() {
         discard_waker(waker);
     }
-    if let Some(waker) = wake {
+    if let Some(waker) = effects.wake.take() {
         wake_up(waker);
-        if !wake_more.is_empty() {
-            wake_all(wake_more);
+        if !effects.wake_more.is_empty() {
+            wake_all(mem::take(&mut effects.wake_more));
         }
     }
 }

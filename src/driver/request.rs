@@ -231,7 +231,8 @@ impl RawGuard {
     /// An exclusive guard is given out: what it gets to know of its tenure.
     #[inline]
     pub(crate) fn tenure_info(&self) -> Option<TenureInfo> {
-        self.registration().engine().tenure_info()
+        let driver = self.registration().driver();
+        if driver.tells() { driver.engine().tenure_info() } else { None }
     }
 
     /// A task or another process waits for the lock, as far as this process can see. Makes a system call.

@@ -417,6 +417,7 @@ impl<W, E> Queue<W, E> {
 
     // ---- the answers of the engine ----
 
+    #[inline(always)]
     pub(crate) fn answer(&mut self, attempt: Attempt, answer: Answer<E>, effects: &mut Effects<W>) {
         debug_assert_eq!(attempt.0, AttemptId(self.calls), "an answer to another call");
         match (self.phase, answer) {
@@ -449,6 +450,7 @@ impl<W, E> Queue<W, E> {
         }
     }
 
+    #[cold]
     fn busy(&mut self, tried: Mode, effects: &mut Effects<W>) {
         // It was alone when it came, so there is one at most.
         if self.waiters.first().is_some_and(|first| first.patience == Patience::Try) {
@@ -464,6 +466,7 @@ impl<W, E> Queue<W, E> {
         }
     }
 
+    #[cold]
     fn interrupted(&mut self, effects: &mut Effects<W>) {
         match self.waiters.first() {
             // A request came in between: the wait is its now.

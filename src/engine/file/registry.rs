@@ -97,6 +97,7 @@ impl Registry {
                 return Err(Error::found(ErrorKind::WrongAccess, Operation::Open, &**path, detail));
             }
             lock.leave_records(signature.clone());
+            registration.driver().set_tells();
         }
         Ok(registration)
     }
