@@ -1,4 +1,4 @@
-//! Models of the registry, the queue and the wait pool together.
+//! Models of the driver, the queue, the file engine and the wait pool together.
 //!
 //! One body each, two uses: a plain `cargo test` runs it a number of times on real threads and
 //! the real kernel; `cargo loom` runs it under loom, on `os::model`, in every interleaving (two

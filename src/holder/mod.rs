@@ -1,7 +1,7 @@
 //! Who holds a lock: the words for it, the record in the lock file, and what proves a holder dead.
 //!
 //! Uses nothing of the crate but the mode. What the kernel knows is asked by `os`, what is written into the lock
-//! file is written by `registry`; here is what the answers mean.
+//! file is written by the file engine; here is what the answers mean.
 
 mod death;
 mod record;

@@ -1,7 +1,7 @@
-//! The fair queue of one entry, and the phase of its OS lock. Pure: events in, effects out.
+//! The fair queue of one lock, and the phase of the lock of its engine. Pure: events in, effects out.
 //!
 //! Nothing here does I/O, reads a clock or calls a waker; the wakers are opaque values that go in
-//! with [`Queue::register`] and come out in [`Effects`]. The registry calls an event under its
+//! with [`Queue::register`] and come out in [`Effects`]. The driver calls an event under its
 //! mutex, lets go of the mutex, and carries out the effects, each exactly once.
 //!
 //! Invariants:

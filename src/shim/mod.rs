@@ -1,6 +1,6 @@
 //! The primitives that loom replaces.
 //!
-//! `registry`, `wait` and the model kernel take their mutexes, condition variables, reference
+//! `driver`, the file engine, `wait` and the model kernel take their mutexes, condition variables, reference
 //! counts and threads from here and from nowhere else, so that loom sees every one of them. The
 //! cfg is private (`--cfg tokio_filelock_loom`): `--cfg loom` would change tokio itself.
 //!

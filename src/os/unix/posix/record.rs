@@ -2,7 +2,7 @@
 //! the file releases all of them (fcntl(2)).
 //!
 //! So a process has one descriptor of a lock file, and closes none before the last lock of the file is
-//! gone; `registry` sees to that. Two open files of one process do not exclude each other.
+//! gone; the registry of the file engine sees to that. Two open files of one process do not exclude each other.
 
 use nix::fcntl::FcntlArg;
 use nix::libc;
