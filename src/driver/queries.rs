@@ -31,6 +31,17 @@ struct Query {
     seen: Holders,
 }
 
+impl Query {
+    /// Takes the place of the last one, unless that is newer: it may have ended first, and its task not have been told yet.
+    fn replace(self, last: &mut Option<Self>) -> bool {
+        let is_news = last.as_ref().is_none_or(|last| last.begun <= self.begun);
+        if is_news {
+            *last = Some(self);
+        }
+        is_news
+    }
+}
+
 impl Queries {
     pub(super) fn new() -> Self {
         Self(OnceLock::new())
@@ -65,7 +76,8 @@ pub(crate) async fn query_together(
                 let queries = registration.driver().queries.shared();
                 // First, so that a task that is told of this query can begin another one.
                 queries.is_under_way.store(false, Ordering::Release);
-                foreign::contained(|| queries.last.send_replace(Some(Query { begun, seen })));
+                let query = Query { begun, seen };
+                foreign::contained(|| queries.last.send_if_modified(|last| query.replace(last)));
             }));
         }
         news.changed().await.expect("the registration keeps the sender");
@@ -99,6 +111,16 @@ mod tests {
         wait_on: WaitOn::WaitPool,
         tenure: Tenure { handovers: 0, time: Duration::ZERO },
     };
+
+    #[test]
+    fn an_older_query_that_ends_later_is_no_news() {
+        let at = |begun| Query { begun, seen: Holders::default() };
+        let (older, newer) = (Instant::now(), Instant::now() + Duration::from_nanos(1));
+        let mut last = None;
+        assert!(at(newer).replace(&mut last) && !at(older).replace(&mut last));
+        assert_eq!(last.as_ref().unwrap().begun, newer);
+        assert!(at(newer).replace(&mut last), "the same moment");
+    }
 
     /// All who ask give up in time, however many they are, and no more than one thread hangs there.
     #[tokio::test(start_paused = true)]

@@ -200,7 +200,8 @@ impl OpenOptions {
     /// than the holder, and marked as released before the lock goes back: three small reads and
     /// writes for each exclusive tenure, made in place on a local file system. A handover inside the
     /// process changes nothing. It is a text of at most 4,096 bytes whose first line is the
-    /// pid; it **replaces the content of the lock file**. It is never forced to disk: after a crash of
+    /// pid; it **replaces the content of the lock file**, unless that is more than a record can be or the
+    /// file has another name as well: it may be the data of a program then, and the record is one that cannot be written. It is never forced to disk: after a crash of
     /// the machine an older one may be there, with an older token.
     ///
     /// Where it cannot be written (a disk that is full, a quota, a file system that was made read-only, a

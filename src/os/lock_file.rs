@@ -320,6 +320,11 @@ impl LockFile {
         content::write_all_at(&self.file, content, at)
     }
 
+    /// More than one name leads to it.
+    pub(crate) fn has_other_names(&self) -> io::Result<bool> {
+        content::has_other_names(&self.file)
+    }
+
     pub(crate) fn truncate(&self, length: u64) -> io::Result<()> {
         self.file.set_len(length)
     }

@@ -395,6 +395,10 @@ impl LockFile {
         Ok(())
     }
 
+    pub(crate) fn has_other_names(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
     pub(crate) fn truncate(&self, length: u64) -> io::Result<()> {
         self.inode.state.lock().content.truncate(length as usize);
         Ok(())

@@ -1,9 +1,9 @@
 //! The record: what it says, who writes it when, and what the next holder makes of it.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -395,7 +395,6 @@ fn foreign_content_is_kept_unless_records_are_on() {
         b"\xff\x00\xfe".into(),
         b"keep me\n".repeat(100),
         vec![b'x'; 4096],
-        vec![b'x'; 4097],
         b"4711\ntokio-filelock 1\nstate=held".into(),
         b"4711\ntokio-filelock 2\nstate=held    \ntoken=9\n".into(),
     ];
@@ -419,16 +418,43 @@ fn foreign_content_is_kept_unless_records_are_on() {
     }
 }
 
+/// A lock is given without a record then; it is an error where the record is required.
+fn is_not_recorded(path: &Path, protocol: Protocol, says: &str) {
+    let before = fs::read(path).unwrap();
+    let lock = recording(path, protocol);
+    let guard = lock.blocking_lock().unwrap();
+    assert_eq!(guard.token(), None, "{protocol:?}");
+    assert_eq!(fs::read(path).unwrap(), before, "{protocol:?}");
+    drop((guard, lock));
+    let required = FileLock::options().protocol(protocol).record(true).require_record(true);
+    let error = required.blocking_open(path).unwrap().blocking_lock().unwrap_err();
+    assert!(error.to_string().contains(says), "{error}");
+    assert_eq!(fs::read(path).unwrap(), before, "{protocol:?}");
+}
+
 #[test]
-fn a_gigabyte_of_something_else_is_replaced() {
-    let place = Place::new();
-    let path = place.lock_file();
-    let file = File::create(&path).unwrap();
-    file.set_len(1 << 30).unwrap();
-    file.write_all_at(b"4711\n", 0).unwrap();
-    assert_eq!(next(&path, Protocol::Flock), (1, None));
-    assert!(fs::metadata(&path).unwrap().len() <= 4096);
-    assert_eq!(next(&path, Protocol::Flock), (2, None));
+fn more_than_a_record_is_no_lock_file_and_is_kept() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        fs::write(&path, vec![b'x'; 4097]).unwrap();
+        is_not_recorded(&path, protocol, "there is more in the file than a record");
+    }
+}
+
+#[test]
+fn a_file_with_another_name_is_kept() {
+    for protocol in PROTOCOLS {
+        let place = Place::new();
+        let path = place.lock_file();
+        let data = path.with_extension("db");
+        fs::write(&data, "of a program").unwrap();
+        fs::hard_link(&data, &path).unwrap();
+        is_not_recorded(&path, protocol, "another name");
+        // It was only a name.
+        fs::remove_file(&data).unwrap();
+        assert_eq!(next(&path, protocol), (1, None), "{protocol:?}");
+    }
 }
 
 #[test]

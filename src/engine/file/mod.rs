@@ -73,6 +73,8 @@ struct Records {
     recorded: Option<Recorded>,
     /// The record of the last tenure, as it stands in the file if no other process was there since.
     written: Written,
+    /// Why it could not be marked as released when the tenure became a shared one.
+    not_ended: Option<io::Error>,
 }
 
 impl Lock {
@@ -308,7 +310,11 @@ impl Lock {
     }
 
     fn end_one_record(&self) -> io::Result<()> {
-        let Some(recorded) = self.records_of.lock().recorded.take() else { return Ok(()) };
+        let (recorded, not_ended) = {
+            let mut records = self.records_of.lock();
+            (records.recorded.take(), records.not_ended.take())
+        };
+        let Some(recorded) = recorded else { return not_ended.map_or(Ok(()), Err) };
         let file = self.best_file();
         // Nothing is written into a foreign file.
         if let Err(error) = file.check() {
@@ -411,7 +417,10 @@ impl Engine for Lock {
             return Mode::Exclusive;
         }
         // Others may share the lock by now, but none can have it exclusively.
-        let _ = self.end_record();
+        if let Err(error) = self.end_record() {
+            // The unlock says so.
+            self.records_of.lock().not_ended = Some(error);
+        }
         Mode::Shared
     }
 

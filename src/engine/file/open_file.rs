@@ -65,6 +65,11 @@ impl OpenFile {
         self.kept.lock().push(file);
     }
 
+    /// It was opened once more, in vain. Where that descriptor has to be kept, another one would be as well.
+    pub(super) fn has_kept(&self) -> bool {
+        !self.kept.lock().is_empty()
+    }
+
     pub(crate) fn is_writable(&self) -> bool {
         self.first.is_writable() || self.writable.get().is_some()
     }

@@ -56,7 +56,7 @@ impl Recorded {
         last: Written,
     ) -> (Self, io::Result<()>) {
         let mut content = [0; LONGEST + 1];
-        let length = match file.read(&mut content) {
+        let length = match read_replaceable(file, &mut content, &last) {
             Ok(length) => length,
             Err(error) => {
                 let (written, since, abandoned) = (None, None, None);
@@ -74,15 +74,13 @@ impl Recorded {
                 None => (0, None),
             }
         };
-        // One that is longer is no record. One that is only longer than ours is covered, and never cut: its
-        // token must be there whenever we die.
-        let cut = if length > LONGEST { file.truncate(0) } else { Ok(()) };
+        // One that is longer than ours is covered, and never cut: its token must be there whenever we die.
         let (mut written, since) = (last, since());
         let token = before.saturating_add(1);
         let lines = labelled(&signature.lines, label.as_deref());
         written.hold(signature.pid, token, since, &lines, length);
-        let answer = cut.and_then(|()| file.write(&written.text, 0));
-        if answer.is_err() && length <= LONGEST {
+        let answer = file.write(&written.text, 0);
+        if answer.is_err() {
             // What was there has its room.
             let _ = file.write(content, 0).and_then(|()| file.truncate(length as u64));
         }
@@ -131,6 +129,27 @@ impl Recorded {
             }
         }
     }
+}
+
+/// Reads what a record is to replace, unless that is no lock file's: a file with more in it than a record, or with another
+/// name as well, may be the data of a program. It is looked at anew where another process was there in between.
+fn read_replaceable(
+    file: &LockFile,
+    content: &mut [u8; LONGEST + 1],
+    last: &Written,
+) -> io::Result<usize> {
+    let length = file.read(content)?;
+    if content[..length] == *last.text {
+        return Ok(length);
+    }
+    let refused = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    if length > LONGEST {
+        return refused("there is more in the file than a record, so it is no lock file");
+    }
+    if file.has_other_names()? {
+        return refused("the file has another name as well, so it may be no lock file");
+    }
+    Ok(length)
 }
 
 /// The time, unless the clock shows one that a record can not hold.

@@ -111,9 +111,10 @@ impl Registry {
         // of the file is closed (POSIX record locks), a needless open would be the mistake.
         if let Some(names) = LockFile::look(path)? {
             if let Some(joined) = this.find(&names, path, wanted)? {
-                let is_writable = joined.lock.file.is_writable();
+                let file = &joined.lock.file;
+                let will_do = file.is_writable() || wanted.access.read_only || file.has_kept();
                 let registration = Self::register(this, joined, wanted);
-                if is_writable || wanted.access.read_only {
+                if will_do {
                     return Ok(registration);
                 }
                 // Known only by a read-only descriptor so far; `registration` keeps the count until

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 pub(in crate::os) fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     file.read_at(buffer, at)
@@ -10,4 +10,8 @@ pub(in crate::os) fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Res
 
 pub(in crate::os) fn write_all_at(file: &File, content: &[u8], at: u64) -> io::Result<()> {
     file.write_all_at(content, at)
+}
+
+pub(in crate::os) fn has_other_names(file: &File) -> io::Result<bool> {
+    Ok(file.metadata()?.nlink() > 1)
 }

@@ -269,6 +269,10 @@ pub(in crate::os) mod content {
     pub(in crate::os) fn write_all_at(_file: &File, _content: &[u8], _at: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+
+    pub(in crate::os) fn has_other_names(_file: &File) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 pub(in crate::os) mod holders {

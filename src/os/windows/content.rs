@@ -16,6 +16,7 @@ use windows_sys::core::BOOL;
 
 use super::errors::code;
 use super::event::Event;
+use super::open;
 use super::overlapped::at;
 
 pub(in crate::os) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -60,4 +61,8 @@ fn transfer(
     let ended =
         unsafe { GetOverlappedResult(file.as_raw_handle(), &overlapped, &mut transferred, 1) };
     if ended == 0 { Err(io::Error::last_os_error()) } else { Ok(transferred as usize) }
+}
+
+pub(in crate::os) fn has_other_names(file: &File) -> io::Result<bool> {
+    open::has_other_names(file)
 }

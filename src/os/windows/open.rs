@@ -87,6 +87,11 @@ pub(super) fn is_linked(file: &File) -> io::Result<bool> {
     Ok(standard.NumberOfLinks > 0 && !standard.DeletePending)
 }
 
+pub(super) fn has_other_names(file: &File) -> io::Result<bool> {
+    let standard: FILE_STANDARD_INFO = information(file, FileStandardInfo)?;
+    Ok(standard.NumberOfLinks > 1)
+}
+
 pub(in crate::os) fn open_error(path: &Path, error: io::Error) -> Error {
     Error::os(ErrorKind::Io, Operation::Open, path, error)
 }
