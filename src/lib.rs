@@ -23,9 +23,9 @@ pub use driver::Tenure;
 pub use error::{Error, ErrorKind, TryLockError};
 pub use holder::{Holder, Record, Source};
 pub use lock::{
-    Acquire, AcquireAll, Counters, ExclusiveGuard, FileLock, Guard, Guards, OpenOptions, Removed,
-    SharedGuard, UnusedFiles, Waiting, blocking_lock_all, blocking_lock_all_shared, lock_all,
-    lock_all_shared,
+    Acquire, AcquireAll, AnyGuard, Counters, ExclusiveGuard, FileGuard, FileLock, Guard, Guards,
+    OpenOptions, Removed, SharedGuard, UnusedFiles, Waiting, blocking_lock_all,
+    blocking_lock_all_shared, lock_all, lock_all_shared, marker,
 };
 pub use mode::Mode;
 pub use os::{Kept, Protocol};

@@ -1,9 +1,12 @@
 //! The guards: owned, `Send + Sync + 'static`, released by dropping.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::time::Duration;
 
+use self::marker::GuardMode;
 use super::FileLock;
 use crate::driver::RawGuard;
 use crate::engine::TenureInfo;
@@ -14,51 +17,179 @@ use crate::mode::Mode;
 use crate::os::{self, Kept};
 use crate::trace;
 
-/// A guard of this crate: [`ExclusiveGuard`] or [`SharedGuard`]. Sealed.
-pub trait Guard: sealed::Guard {}
+/// What both guards have, [`ExclusiveGuard`] and [`SharedGuard`], for code that takes either. Sealed; [`AnyGuard`] keeps either.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio_filelock::{Error, FileLock, Guard};
+///
+/// async fn work_under(guard: impl Guard) -> Result<(), Error> {
+///     assert!(!guard.contended());
+///     guard.unlock().await
+/// }
+///
+/// # let directory = tempfile::tempdir()?;
+/// let lock = FileLock::open(directory.path().join("app.lock")).await?;
+/// work_under(lock.lock().await?).await?;
+/// work_under(lock.lock_shared().await?).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub trait Guard: sealed::Guard {
+    /// The handle that the guard came from.
+    #[must_use]
+    fn file_lock(&self) -> &FileLock;
+
+    /// How the lock is held.
+    #[must_use]
+    fn mode(&self) -> Mode;
+
+    /// See [`FileGuard::contended`].
+    #[must_use]
+    fn contended(&self) -> bool;
+
+    /// See [`FileGuard::until_contended`].
+    fn until_contended(&self) -> impl Future<Output = ()> + Send;
+
+    /// See [`FileGuard::unlock`].
+    ///
+    /// # Errors
+    ///
+    /// As [`FileGuard::unlock`].
+    fn unlock(self) -> impl Future<Output = Result<(), Error>> + Send;
+}
 
 pub(super) mod sealed {
     use super::{FileLock, Mode, RawGuard};
 
     pub trait Guard: Sized + Send + Sync + 'static {
         #[doc(hidden)]
-        #[allow(private_interfaces)]
         const MODE: Mode;
 
         #[doc(hidden)]
         #[allow(private_interfaces)]
         fn new(lock: FileLock, raw: RawGuard) -> Self;
     }
+
+    pub trait GuardMode: Send + Sync + 'static {
+        const MODE: Mode;
+        const NAME: &'static str;
+    }
 }
 
-/// The exclusive lock, held. Dropping the guard releases it.
+/// The mode of a guard, as a type.
+pub mod marker {
+    use super::sealed;
+
+    /// A mode: [`Exclusive`] or [`Shared`]. Sealed.
+    pub trait GuardMode: sealed::GuardMode {}
+
+    impl GuardMode for Exclusive {}
+    impl GuardMode for Shared {}
+
+    /// Of [`ExclusiveGuard`](super::ExclusiveGuard).
+    #[derive(Debug)]
+    pub enum Exclusive {}
+
+    /// Of [`SharedGuard`](super::SharedGuard).
+    #[derive(Debug)]
+    pub enum Shared {}
+}
+
+impl sealed::GuardMode for marker::Exclusive {
+    const MODE: Mode = Mode::Exclusive;
+    const NAME: &'static str = "ExclusiveGuard";
+}
+
+impl sealed::GuardMode for marker::Shared {
+    const MODE: Mode = Mode::Shared;
+    const NAME: &'static str = "SharedGuard";
+}
+
+/// A lock, held: exclusively or shared, as `M` says. Dropping the guard releases it.
 ///
 /// Dropping works anywhere: in another task or thread, without a runtime, during a panic. It never
 /// panics and never waits for another holder. On a local file system it makes the unlock call
 /// itself, a microsecond; elsewhere it hands the call to a blocking pool.
 #[must_use = "the lock is released when the guard is dropped"]
-pub struct ExclusiveGuard {
+pub struct FileGuard<M> {
     raw: RawGuard,
     lock: FileLock,
     tenure: Option<Box<TenureInfo>>,
     _traced: trace::Held,
+    mode: PhantomData<fn() -> M>,
 }
 
-/// The shared lock, held. Dropping the guard releases it, as with [`ExclusiveGuard`].
-#[must_use = "the lock is released when the guard is dropped"]
-pub struct SharedGuard {
-    raw: RawGuard,
-    lock: FileLock,
-    _traced: trace::Held,
-}
+/// The exclusive lock, held.
+pub type ExclusiveGuard = FileGuard<marker::Exclusive>;
 
-impl ExclusiveGuard {
+/// The shared lock, held.
+pub type SharedGuard = FileGuard<marker::Shared>;
+
+impl<M: GuardMode> FileGuard<M> {
     /// The handle that the guard came from.
     #[must_use]
     pub fn file_lock(&self) -> &FileLock {
         &self.lock
     }
 
+    /// Whether a task or a process waits for the lock: another task of this process, or a process that uses
+    /// this crate. Makes a system call (half a microsecond), on a local file system only: elsewhere
+    /// other processes are not seen. Programs that know nothing of turns (flock(1)) never are.
+    ///
+    /// A long job can ask between two steps, and offer to let go. Those who wait for a shared lock
+    /// beside a shared one do not wait for this guard, but count if they stand behind a request that
+    /// does.
+    #[must_use]
+    pub fn contended(&self) -> bool {
+        self.raw.is_contended()
+    }
+
+    /// Waits until [`contended`](Self::contended), which is asked every 10 ms.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time.
+    ///
+    /// # Panics
+    ///
+    /// Without a tokio runtime with its timer enabled, contended or not.
+    pub async fn until_contended(&self) {
+        // Before the first question, so that a missing timer is found in the first test.
+        let mut pause = tokio::time::sleep(ASK_EVERY);
+        while !self.raw.is_contended() {
+            pause.await;
+            pause = tokio::time::sleep(ASK_EVERY);
+        }
+    }
+
+    /// Releases the lock and says whether the operating system agreed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future releases all the same; only the answer is lost.
+    ///
+    /// # Errors
+    ///
+    /// The error of the unlock call, which local file systems do not give, or of the call that marks
+    /// the record as released. The next request of this process gets the lock in any case.
+    pub async fn unlock(self) -> Result<(), Error> {
+        let Self { raw, lock, .. } = self;
+        lock.check_owner(Operation::Unlock)?;
+        raw.unlock().await.map_err(|error| {
+            let kind = os::lock_error_kind(&error);
+            lock.named(Error::os(kind, Operation::Unlock, lock.path(), error))
+        })
+    }
+}
+
+/// How often [`FileGuard::until_contended`] asks.
+const ASK_EVERY: Duration = Duration::from_millis(10);
+
+impl FileGuard<marker::Exclusive> {
     /// A number that grows by one with every exclusive tenure of any process that leaves
     /// [records](crate::OpenOptions::record) in this lock file, across restarts. Guards that were handed the
     /// lock inside one tenure have the same one. `None` if the tenure began without records, or its record could not be
@@ -89,20 +220,6 @@ impl ExclusiveGuard {
     #[must_use]
     pub fn abandoned(&self) -> Option<&Record> {
         self.tenure.as_ref()?.abandoned.as_ref()
-    }
-
-    /// Releases the lock and says whether the operating system agreed.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future releases all the same; only the answer is lost.
-    ///
-    /// # Errors
-    ///
-    /// The error of the unlock call, which local file systems do not give, or of the call that marks
-    /// the record as released. Whoever waits in this process gets the lock in any case.
-    pub async fn unlock(self) -> Result<(), Error> {
-        unlock(self.lock, self.raw).await
     }
 
     /// Removes the lock file, and releases the lock.
@@ -149,7 +266,7 @@ impl ExclusiveGuard {
     /// # }
     /// ```
     pub async fn remove_file(self) -> Result<(), Error> {
-        let Self { raw, lock, tenure: _, _traced } = self;
+        let Self { raw, lock, .. } = self;
         lock.check_owner(Operation::RemoveFile)?;
         if lock.key().is_some() {
             let detail = "it is one of several locks in its file";
@@ -183,31 +300,6 @@ impl ExclusiveGuard {
         }
     }
 
-    /// Whether somebody waits for the lock: another task of this process, or a process that uses
-    /// this crate. Makes a system call (half a microsecond), on a local file system only: elsewhere
-    /// other processes are not seen. Programs that know nothing of turns (flock(1)) never are.
-    ///
-    /// A long job can ask between two steps, and offer to let go. Those who wait for a shared lock
-    /// beside a shared one do not wait for this guard, but count if they stand behind somebody who
-    /// does.
-    #[must_use]
-    pub fn contended(&self) -> bool {
-        self.raw.is_contended()
-    }
-
-    /// Waits until [`contended`](Self::contended), which is looked at every 10 ms.
-    ///
-    /// # Cancel safety
-    ///
-    /// Can be dropped at any time.
-    ///
-    /// # Panics
-    ///
-    /// Without a tokio runtime with its timer enabled, contended or not.
-    pub async fn until_contended(&self) {
-        until_contended(&self.raw).await;
-    }
-
     /// Turns the exclusive lock into a shared one, without a moment in between in which somebody
     /// else could take it. Shared requests at the head of the queue enter at once, unless the
     /// tenure is over.
@@ -236,40 +328,113 @@ impl ExclusiveGuard {
     }
 }
 
-impl SharedGuard {
-    /// The handle that the guard came from.
-    #[must_use]
-    pub fn file_lock(&self) -> &FileLock {
+#[allow(private_interfaces)]
+impl<M: GuardMode> sealed::Guard for FileGuard<M> {
+    const MODE: Mode = M::MODE;
+
+    fn new(lock: FileLock, raw: RawGuard) -> Self {
+        let tenure = match M::MODE {
+            Mode::Exclusive => raw.tenure_info().map(Box::new),
+            Mode::Shared => None,
+        };
+        let token = tenure.as_ref().and_then(|tenure| tenure.token);
+        let abandoned = tenure.as_ref().and_then(|tenure| tenure.abandoned.as_ref());
+        let _traced = trace::Held::begin(|| lock.path(), M::MODE, token, abandoned);
+        Self { raw, lock, tenure, _traced, mode: PhantomData }
+    }
+}
+
+impl<M: GuardMode> Guard for FileGuard<M> {
+    fn file_lock(&self) -> &FileLock {
         &self.lock
     }
 
-    /// Releases the lock and says whether the operating system agreed; see
-    /// [`ExclusiveGuard::unlock`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`ExclusiveGuard::unlock`].
-    ///
-    /// # Errors
-    ///
-    /// As [`ExclusiveGuard::unlock`].
-    pub async fn unlock(self) -> Result<(), Error> {
-        unlock(self.lock, self.raw).await
+    fn mode(&self) -> Mode {
+        M::MODE
     }
 
-    /// Whether somebody waits for the lock: another task of this process, or a process that uses
-    /// this crate. Makes a system call (half a microsecond), on a local file system only: elsewhere
-    /// other processes are not seen. Programs that know nothing of turns (flock(1)) never are.
-    ///
-    /// A long job can ask between two steps, and offer to let go. Those who wait for a shared lock
-    /// beside a shared one do not wait for this guard, but count if they stand behind somebody who
-    /// does.
-    #[must_use]
-    pub fn contended(&self) -> bool {
+    fn contended(&self) -> bool {
         self.raw.is_contended()
     }
 
-    /// Waits until [`contended`](Self::contended), which is looked at every 10 ms.
+    async fn until_contended(&self) {
+        Self::until_contended(self).await;
+    }
+
+    async fn unlock(self) -> Result<(), Error> {
+        Self::unlock(self).await
+    }
+}
+
+/// A guard of either mode, for those who keep them together.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio_filelock::{AnyGuard, FileLock};
+///
+/// # let directory = tempfile::tempdir()?;
+/// let read = FileLock::open(directory.path().join("read.lock")).await?;
+/// let write = FileLock::open(directory.path().join("write.lock")).await?;
+/// let guards: [AnyGuard; 2] = [read.lock_shared().await?.into(), write.lock().await?.into()];
+/// for guard in guards {
+///     guard.unlock().await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "the lock is released when the guard is dropped"]
+pub enum AnyGuard {
+    /// The lock is held exclusively.
+    Exclusive(ExclusiveGuard),
+    /// The lock is held shared.
+    Shared(SharedGuard),
+}
+
+impl From<ExclusiveGuard> for AnyGuard {
+    fn from(guard: ExclusiveGuard) -> Self {
+        Self::Exclusive(guard)
+    }
+}
+
+impl From<SharedGuard> for AnyGuard {
+    fn from(guard: SharedGuard) -> Self {
+        Self::Shared(guard)
+    }
+}
+
+impl AnyGuard {
+    /// The handle that the guard came from.
+    #[must_use]
+    pub fn file_lock(&self) -> &FileLock {
+        match self {
+            Self::Exclusive(guard) => guard.file_lock(),
+            Self::Shared(guard) => guard.file_lock(),
+        }
+    }
+
+    /// How the lock is held.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        match self {
+            Self::Exclusive(_) => Mode::Exclusive,
+            Self::Shared(_) => Mode::Shared,
+        }
+    }
+
+    /// See [`FileGuard::contended`].
+    #[must_use]
+    pub fn contended(&self) -> bool {
+        match self {
+            Self::Exclusive(guard) => guard.contended(),
+            Self::Shared(guard) => guard.contended(),
+        }
+    }
+
+    /// See [`FileGuard::until_contended`].
     ///
     /// # Cancel safety
     ///
@@ -277,66 +442,33 @@ impl SharedGuard {
     ///
     /// # Panics
     ///
-    /// Without a tokio runtime with its timer enabled, contended or not.
+    /// As [`FileGuard::until_contended`].
     pub async fn until_contended(&self) {
-        until_contended(&self.raw).await;
+        match self {
+            Self::Exclusive(guard) => guard.until_contended().await,
+            Self::Shared(guard) => guard.until_contended().await,
+        }
+    }
+
+    /// See [`FileGuard::unlock`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`FileGuard::unlock`].
+    ///
+    /// # Errors
+    ///
+    /// As [`FileGuard::unlock`].
+    pub async fn unlock(self) -> Result<(), Error> {
+        match self {
+            Self::Exclusive(guard) => guard.unlock().await,
+            Self::Shared(guard) => guard.unlock().await,
+        }
     }
 }
 
-/// How often [`until_contended`] looks.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-async fn until_contended(raw: &RawGuard) {
-    // Before the first look, so that a missing timer is found in the first test.
-    let mut pause = tokio::time::sleep(LOOK_EVERY);
-    while !raw.is_contended() {
-        pause.await;
-        pause = tokio::time::sleep(LOOK_EVERY);
-    }
-}
-
-async fn unlock(lock: FileLock, raw: RawGuard) -> Result<(), Error> {
-    lock.check_owner(Operation::Unlock)?;
-    raw.unlock().await.map_err(|error| {
-        let error = Error::os(os::lock_error_kind(&error), Operation::Unlock, lock.path(), error);
-        lock.named(error)
-    })
-}
-
-impl Guard for ExclusiveGuard {}
-impl Guard for SharedGuard {}
-
-#[allow(private_interfaces)]
-impl sealed::Guard for ExclusiveGuard {
-    const MODE: Mode = Mode::Exclusive;
-
-    fn new(lock: FileLock, raw: RawGuard) -> Self {
-        let tenure = raw.tenure_info().map(Box::new);
-        let token = tenure.as_ref().and_then(|tenure| tenure.token);
-        let abandoned = tenure.as_ref().and_then(|tenure| tenure.abandoned.as_ref());
-        let _traced = trace::Held::begin(|| lock.path(), Self::MODE, token, abandoned);
-        Self { raw, lock, tenure, _traced }
-    }
-}
-
-#[allow(private_interfaces)]
-impl sealed::Guard for SharedGuard {
-    const MODE: Mode = Mode::Shared;
-
-    fn new(lock: FileLock, raw: RawGuard) -> Self {
-        let _traced = trace::Held::begin(|| lock.path(), Self::MODE, None, None);
-        Self { raw, lock, _traced }
-    }
-}
-
-impl fmt::Debug for ExclusiveGuard {
+impl<M: GuardMode> fmt::Debug for FileGuard<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ExclusiveGuard").field("lock", &self.lock).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for SharedGuard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedGuard").field("lock", &self.lock).finish_non_exhaustive()
+        f.debug_struct(M::NAME).field("lock", &self.lock).finish_non_exhaustive()
     }
 }

@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use acquire::Acquire;
-pub use guard::{ExclusiveGuard, Guard, SharedGuard};
+pub use guard::{AnyGuard, ExclusiveGuard, FileGuard, Guard, SharedGuard, marker};
 pub use lock_all::{
     AcquireAll, Guards, blocking_lock_all, blocking_lock_all_shared, lock_all, lock_all_shared,
 };
