@@ -6,13 +6,14 @@
 //! when they begin and when they have ended in the parent, and whoever opens makes sure afterwards that none
 //! was under way:
 //!
-//! 1. it waits until as many forks have ended as have begun;
+//! 1. it waits until no fork is under way, and reads how many have begun;
 //! 2. it opens the file and lists the descriptor;
-//! 3. if a fork has begun since 1, it closes the descriptor, whatever the child has of it, and opens anew.
+//! 3. if a fork has begun since 1, it opens anew, and closes this descriptor, whatever the child has of it. With
+//!    POSIX record locks it is kept: to close it would release the locks of other open files.
 //!
 //! Why that is enough. Let a child have the descriptor and not the listing; then it was copied after the
-//! open and before the listing of 2. Its fork had not ended before the open, so it is not among those that had
-//! ended in 1, nor, as both numbers were equal there, among those that had begun. So it is counted as begun
+//! open and before the listing of 2. Its fork had not ended before the open, so it was under way in 1 if it had
+//! begun there: it is counted as under way before it is counted as begun. So it is counted as begun
 //! after 1, and before the copy. The fences order the count before the copy, and the listing before the
 //! look of 3: if the copy has missed the listing, the look cannot miss the count. The child keeps a
 //! descriptor that carries no lock and never will. That this is rare is a courtesy: a fork that finds
@@ -25,6 +26,10 @@
 //! Step 1 has a limit, and so has the number of rounds: a fork can be held up by whatever other libraries do
 //! in their handlers, and one of them may wait for the very thread that opens. When the time is up the
 //! descriptor is used as it is; at worst a child keeps it, and the lock if the parent dies.
+//!
+//! No count is ever below zero, whatever comes in an order that is none: a signal handler that forks in the middle
+//! of an open, and returns in the child, which goes on with the parent's open; a fork whose beginning was not
+//! counted.
 
 use std::time::Duration;
 
@@ -40,12 +45,12 @@ const PAUSE: Duration = Duration::from_micros(50);
 /// So long a fork waits for opens that are under way.
 const COURTESY: Duration = Duration::from_millis(5);
 
-/// The forks of this process.
+/// The forks of this process. All zeros is a process without any.
 #[derive(Debug)]
 pub(super) struct Forks {
     begun: AtomicUsize,
-    /// In the parent, also without success.
-    ended: AtomicUsize,
+    /// Of those that have begun.
+    under_way: AtomicUsize,
     /// How many threads are in step 2.
     opening: AtomicUsize,
 }
@@ -53,19 +58,20 @@ pub(super) struct Forks {
 impl Forks {
     #[cfg(not(tokio_filelock_loom))]
     pub(super) const fn new() -> Self {
-        let [begun, ended, opening] = [const { AtomicUsize::new(0) }; 3];
-        Self { begun, ended, opening }
+        let [begun, under_way, opening] = [const { AtomicUsize::new(0) }; 3];
+        Self { begun, under_way, opening }
     }
 
     #[cfg(tokio_filelock_loom)]
     pub(super) fn new() -> Self {
-        let [begun, ended, opening] = [(); 3].map(|()| AtomicUsize::new(0));
-        Self { begun, ended, opening }
+        let [begun, under_way, opening] = [(); 3].map(|()| AtomicUsize::new(0));
+        Self { begun, under_way, opening }
     }
 
     /// A fork is about to copy the process.
     pub(super) fn begin(&self) {
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Release);
         fence(Ordering::SeqCst);
         let mut since = None;
         while self.opening.load(Ordering::Relaxed) > 0 {
@@ -77,24 +83,22 @@ impl Forks {
         }
     }
 
-    /// A fork has copied the process, or failed to.
+    /// A fork that has begun has copied the process, or failed to.
     pub(super) fn end(&self) {
-        self.ended.fetch_add(1, Ordering::Release);
+        count_down(&self.under_way);
     }
 
-    /// This is the child: the forks of the parent are none of its own.
+    /// This is the child: the forks and the opens of the parent are none of its own.
     pub(super) fn forget(&self) {
-        self.ended.store(self.begun.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.under_way.store(0, Ordering::Relaxed);
         self.opening.store(0, Ordering::Relaxed);
     }
 
     /// How many forks there have been, unless one is under way.
     fn at_rest(&self) -> Option<usize> {
-        // In this order: those that have ended had begun.
-        let ended = self.ended.load(Ordering::Acquire);
+        // In this order: one that is among those that have begun and is not under way has ended.
         let begun = self.begun.load(Ordering::Acquire);
-        // More may have ended than begun: one that was under way when the handlers were set up.
-        (ended >= begun).then_some(begun)
+        (self.under_way.load(Ordering::Acquire) == 0).then_some(begun)
     }
 
     /// No fork is under way that began before this call.
@@ -103,13 +107,14 @@ impl Forks {
         self.at_rest().is_some()
     }
 
-    /// Opens and lists, and does both again if a fork has come in between.
+    /// Opens and lists, and does both again if a fork has come in between, with what was opened before.
     pub(super) fn open_unseen<T, E>(
         &self,
-        mut open_and_list: impl FnMut() -> Result<T, E>,
+        mut open_and_list: impl FnMut(Option<T>) -> Result<T, E>,
     ) -> Result<T, E> {
         let since = shim::now();
         let is_late = || shim::now().saturating_duration_since(since) >= LIMIT;
+        let mut earlier = None;
         loop {
             let before = loop {
                 match self.at_rest() {
@@ -118,15 +123,21 @@ impl Forks {
                 }
             };
             self.opening.fetch_add(1, Ordering::Relaxed);
-            let opened = open_and_list();
-            self.opening.fetch_sub(1, Ordering::Relaxed);
+            let opened = open_and_list(earlier.take());
+            count_down(&self.opening);
             let opened = opened?;
             fence(Ordering::SeqCst);
             if before == Some(self.begun.load(Ordering::Relaxed)) || is_late() {
                 return Ok(opened);
             }
+            earlier = Some(opened);
         }
     }
+}
+
+fn count_down(count: &AtomicUsize) {
+    let less = |count: usize| count.checked_sub(1);
+    let _ = count.fetch_update(Ordering::Release, Ordering::Relaxed, less);
 }
 
 #[cfg(test)]
@@ -171,7 +182,7 @@ mod models {
             let forking = process.clone();
             let fork = spawn(move || forking.fork());
             let mut opens = 0;
-            let used = process.forks.open_unseen(|| {
+            let used = process.forks.open_unseen(|_| {
                 let at = opens;
                 opens += 1;
                 process.open.lock().push(at);
@@ -193,7 +204,7 @@ mod tests {
     fn a_fork_that_does_not_end_holds_an_open_up_for_a_while_only() {
         let forks = Forks::new();
         forks.begin();
-        assert_eq!(forks.open_unseen(|| Ok::<_, ()>(1)), Ok(1));
+        assert_eq!(forks.open_unseen(|_| Ok::<_, ()>(1)), Ok(1));
         forks.end();
         assert!(forks.at_rest().is_some());
     }
@@ -202,8 +213,9 @@ mod tests {
     fn a_fork_during_the_open_makes_it_anew() {
         let forks = Forks::new();
         let mut opens = 0;
-        let opened = forks.open_unseen(|| {
+        let opened = forks.open_unseen(|earlier| {
             opens += 1;
+            assert_eq!(earlier, (opens == 2).then_some(1));
             if opens == 1 {
                 forks.begin();
                 forks.end();
@@ -220,5 +232,29 @@ mod tests {
         forks.begin();
         forks.forget();
         assert_eq!(forks.at_rest(), Some(2));
+    }
+
+    /// One that began before the handlers were set up, and ended after that.
+    #[test]
+    fn an_end_without_a_beginning_stands_for_no_other_fork() {
+        let forks = Forks::new();
+        forks.end();
+        forks.begin();
+        assert_eq!(forks.at_rest(), None, "one is under way");
+        forks.end();
+        assert_eq!(forks.at_rest(), Some(1));
+    }
+
+    /// As in a signal handler that forks, and returns in the child.
+    #[test]
+    fn an_open_of_the_parent_that_ends_in_the_child_is_not_counted_there() {
+        let forks = Forks::new();
+        let opened = forks.open_unseen(|_| {
+            forks.begin();
+            forks.forget();
+            Ok::<_, ()>(forks.opening.load(Ordering::Relaxed))
+        });
+        assert_eq!(opened, Ok(0));
+        assert_eq!(forks.opening.load(Ordering::Relaxed), 0);
     }
 }

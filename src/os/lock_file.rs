@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::file_system::{FileSystem, Kind};
+use super::file_system::{FileSystem, Keyed, Kind};
+use super::foreign::foreign_descriptor;
 use super::interrupt::Interrupt;
 use super::names::{Answer, Names, Sameness};
 use super::platform::holders::{self, Inode};
@@ -73,6 +74,12 @@ impl LockFile {
             platform::file_system::of(&file).map_err(|error| open::open_error(at, error))?;
         let names = open::names(&file, file.identity(), keyed);
         let is_local = file_system == FileSystem::Local;
+        // Overlayfs has copied a file up that is open for writing.
+        let numbers_stay =
+            keyed == Keyed::ByNumber || is_local && writable && keyed == Keyed::Unknown;
+        if !numbers_stay {
+            file.may_change(keyed, &names);
+        }
         // On a server it would meet the range locks.
         if access.in_use && is_local {
             Lock::mark_in_use(&file);
@@ -329,7 +336,11 @@ impl LockFile {
         self.file.set_len(length)
     }
 
+    /// Not where the number of the descriptor is known to be that of another lock file of this process.
     pub(crate) fn unlock(&self, protocol: Protocol, region: Region) -> io::Result<()> {
+        if self.file.is_known_to_be_foreign() {
+            return Err(foreign_descriptor());
+        }
         self.carrier(protocol, region).unlock(&self.file)
     }
 

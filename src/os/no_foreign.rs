@@ -5,7 +5,8 @@ use std::io;
 use std::ops::Deref;
 
 use super::open::is_linked;
-use crate::os::{Identity, Standing};
+use crate::os::file_system::Keyed;
+use crate::os::{Identity, Names, Standing};
 
 /// An open file. Derefs to it.
 #[derive(Debug)]
@@ -22,6 +23,14 @@ impl Descriptor {
 
     pub(in crate::os) fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// No handle is taken for that of another file.
+    pub(in crate::os) fn may_change(&self, _keyed: Keyed, _names: &Names) {}
+
+    #[inline]
+    pub(in crate::os) fn is_known_to_be_foreign(&self) -> bool {
+        false
     }
 
     pub(in crate::os) fn standing(&self) -> io::Result<Standing> {

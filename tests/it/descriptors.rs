@@ -25,6 +25,7 @@ const CASES: &[(&str, Case)] = &[
     ("replaced under a record", replaced_under_a_record),
     ("replaced by a file that others hold", replaced_by_a_file_that_others_hold),
     ("replaced under a guard", replaced_under_a_guard),
+    ("replaced by a lock file", replaced_by_a_lock_file),
     ("replaced under keys", replaced_under_keys),
     ("replaced before a fork", replaced_before_a_fork),
     ("the directory is replaced", the_directory_is_replaced),
@@ -74,6 +75,11 @@ fn nobody_waits_for_the_lock_of_a_file_that_has_got_the_number() {
 #[test]
 fn a_guard_that_lost_its_lock_goes_without_harm() {
     run("replaced under a guard");
+}
+
+#[test]
+fn a_guard_that_lost_its_lock_does_not_unlock_the_lock_file_that_has_got_the_number() {
+    run("replaced by a lock file");
 }
 
 #[test]
@@ -239,6 +245,25 @@ fn replaced_under_a_guard(path: &Path, protocol: Protocol) {
     assert_told_once(&lock, protocol);
     drop(lock);
     assert_untouched(number, &other);
+}
+
+fn replaced_by_a_lock_file(path: &Path, protocol: Protocol) {
+    let lock = opened(path, protocol);
+    let guard = lock.try_lock().unwrap();
+    let number = descriptor_of(path);
+    // SAFETY: this is what is tested.
+    assert_eq!(unsafe { libc::close(number) }, 0);
+    let other_path = path.with_file_name("other.lock");
+    let other = opened(&other_path, protocol);
+    let others = other.try_lock().unwrap();
+    assert_eq!(descriptor_of(&other_path), number, "else this is no test");
+    drop(guard);
+    assert!(!is_free(&other_path, protocol, Mode::Shared), "its guard lives");
+    assert_told_once(&lock, protocol);
+    drop(lock);
+    assert!(!is_free(&other_path, protocol, Mode::Shared));
+    drop(others);
+    assert!(is_free(&other_path, protocol, Mode::Exclusive));
 }
 
 fn replaced_under_keys(path: &Path, _: Protocol) {

@@ -5,6 +5,8 @@
 //! threads can be counted.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::libc;
@@ -201,6 +203,61 @@ async fn a_refused_unlock_is_told_and_holds_up_nobody() {
 }
 
 /// Whole file or the region's range, never the byte of the turnstile, and no questions.
+/// How many descriptors of the file this process has.
+fn descriptors(path: &Path) -> usize {
+    let all = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    all.filter(|entry| fs::read_link(entry.path()).is_ok_and(|leads| leads == path)).count()
+}
+
+/// A server may show another number at each look, and the file is the same.
+#[tokio::test]
+#[cfg(not(tokio_filelock_posix))] // the handle of a file tells, which is Linux's
+async fn a_file_whose_number_changes_stays_what_it_is() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
+    let mut server = FuseServer::new();
+    server.change_numbers();
+    for protocol in PROTOCOLS {
+        let path = server.lock_file(protocol);
+        for record in [false, true] {
+            let options = options(protocol).record(record);
+            let lock = options.open(&path).await.unwrap();
+            for _ in 0..5 {
+                let guard = in_time(lock.lock()).await.unwrap();
+                let before = fs::metadata(&path).unwrap().ino();
+                assert_ne!(fs::metadata(&path).unwrap().ino(), before, "else this is no test");
+                lock.holders().await.unwrap();
+                in_time(guard.unlock()).await.unwrap();
+                let last = server.calls().pop().unwrap();
+                assert!(last.ends_with("unlock"), "{protocol:?}, {record}: {last}");
+            }
+            drop(lock);
+            until("the file is closed", || descriptors(&path) == 0);
+        }
+    }
+}
+
+/// An errno of a server is not the kernel's word on a descriptor.
+#[tokio::test]
+async fn a_server_that_says_that_a_descriptor_is_none_is_not_believed() {
+    if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
+        return;
+    }
+    let mut server = FuseServer::new();
+    for protocol in PROTOCOLS {
+        let path = server.lock_file(protocol);
+        let lock = open(&path, protocol).await;
+        server.answer_looks(Answer::Refuse(libc::EBADF));
+        let error = in_time(lock.lock()).await.map(drop).unwrap_err();
+        assert_ne!(error.kind(), ErrorKind::ForeignDescriptor, "{error}");
+        server.answer_looks(Answer::Grant);
+        in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
+        drop(lock);
+        until("the file is closed", || descriptors(&path) == 0);
+    }
+}
+
 #[tokio::test]
 async fn there_is_no_turnstile() {
     if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {

@@ -5,6 +5,10 @@
 //! where a call would do harm to another one, and before it is closed. A number that was given to *the same file*
 //! again is not told apart: the lock that went with the first descriptor is gone unseen.
 //!
+//! The identity is numbers, and those of an open file may change: on overlayfs when it is copied up, on FUSE whenever
+//! the server likes. Where they may, something else is kept as well ([`Lasting`]), and looked at when they have. Where that tells
+//! nothing, nothing is called through the descriptor any more; it is closed all the same, or it would stay open.
+//!
 //! The numbers are 3 or higher: 0 to 2 are written to and replaced by whoever takes them for the standard
 //! streams.
 #![allow(unsafe_code)]
@@ -12,7 +16,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +28,28 @@ use nix::sys::stat::{FileStat, fstat};
 use super::errors::is_gone;
 use super::fork::{self, Generation, Listed};
 use super::kernel::{descriptor_of, record};
+use crate::os::file_system::Keyed;
 use crate::os::foreign::foreign_descriptor;
-use crate::os::{Identity, Standing};
+use crate::os::{Identity, Names, Standing};
+
+/// Whether a descriptor still is that of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Is {
+    Own,
+    /// It stands for another file, or is not open.
+    Other,
+    /// It is open, and its numbers have changed. Nothing tells whether it is another file.
+    #[cfg_attr(
+        any(tokio_filelock_posix, not(any(target_os = "linux", target_os = "android"))),
+        allow(dead_code)
+    )]
+    Unknown,
+}
+
+/// By what an open file is recognized when its numbers have changed: a digest, as the system makes it. 0 where they
+/// do not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lasting(pub(super) u32);
 
 /// An open file that children do not inherit. Derefs to the file.
 pub(in crate::os) struct Descriptor {
@@ -36,6 +60,30 @@ pub(in crate::os) struct Descriptor {
     foreign: AtomicBool,
     /// Let go of after the file is closed, or a child that is forked in between keeps the descriptor.
     listed: Listed,
+    /// Others of the same file, which a child may have as well. Where closing releases locks they stay for as long.
+    _earlier: Option<Box<Descriptor>>,
+}
+
+/// Opens once more what a child may have, which is closed. Where that would release the locks that this process has
+/// on the file it is kept beside the other one; or it is used, which costs no lock there, for children inherit none.
+fn again<T, E>(
+    earlier: Option<(Descriptor, T)>,
+    open: impl FnOnce() -> Result<(Descriptor, T), E>,
+    closing_releases: bool,
+) -> Result<(Descriptor, T), E> {
+    let Some(earlier) = earlier.filter(|_| closing_releases) else { return open() };
+    match open() {
+        Ok((mut opened, more)) if opened.identity == earlier.0.identity => {
+            opened._earlier = Some(Box::new(earlier.0));
+            Ok((opened, more))
+        }
+        Ok((another, _)) => {
+            // What is there by now may be locked as well.
+            mem::forget(another);
+            Ok(earlier)
+        }
+        Err(_) => Ok(earlier),
+    }
 }
 
 impl Descriptor {
@@ -45,7 +93,7 @@ impl Descriptor {
         identify: impl Fn(&File) -> Result<Identity, E>,
         failed: impl Fn(io::Error) -> E,
     ) -> Result<(Self, T), E> {
-        let open_and_list = || {
+        let mut open_and_list = || {
             let (mut file, more) = open()?;
             let mut listed = Listed::new(&file);
             if let Some(other) = above_standard_streams(&file).map_err(&failed)? {
@@ -56,43 +104,61 @@ impl Descriptor {
             listed.is_of(identity);
             let file = ManuallyDrop::new(file);
             let (generation, foreign) = (Generation::current(), AtomicBool::new(false));
-            Ok((Self { file, identity, generation, foreign, listed }, more))
+            let opened = Self { file, identity, generation, foreign, listed, _earlier: None };
+            Ok((opened, more))
         };
-        fork::open_listed(open_and_list)
+        fork::open_listed(|earlier| again(earlier, &mut open_and_list, record::CLOSING_RELEASES))
     }
 
     pub(in crate::os) fn identity(&self) -> Identity {
         self.identity
     }
 
-    /// Whether it still is the descriptor of its file, and a path leads to that. One system call.
+    /// Has it recognized where its numbers, which may change, have changed.
+    pub(in crate::os) fn may_change(&self, keyed: Keyed, names: &Names) {
+        self.listed.lasts(descriptor_of::lasting(&self.file, keyed, names));
+    }
+
+    /// Its number was given to another file of this crate, so other code has closed it. No system call.
+    #[inline]
+    pub(in crate::os) fn is_known_to_be_foreign(&self) -> bool {
+        self.listed.is_foreign()
+    }
+
+    /// Whether it still is the descriptor of its file, and a path leads to that. One system call, unless something
+    /// looks wrong.
     pub(in crate::os) fn standing(&self) -> io::Result<Standing> {
         match fstat(&**self) {
-            Ok(now) if identity_in(&now) != self.identity => Ok(self.set_foreign()),
-            Ok(now) if now.st_nlink > 0 => Ok(Standing::Linked),
-            Ok(_) => Ok(Standing::Unlinked),
-            Err(Errno::EBADF) => Ok(self.set_foreign()),
+            Ok(now) if identity_in(&now) == self.identity => Ok(standing_of(&now)),
+            answer => self.looks_wrong(answer),
+        }
+    }
+
+    #[cold]
+    fn looks_wrong(&self, answer: nix::Result<FileStat>) -> io::Result<Standing> {
+        match answer {
+            // A server may say so of a file that is open.
+            Ok(_) | Err(Errno::EBADF) if self.is() != Is::Own => Ok(Standing::Foreign),
+            Ok(now) => Ok(standing_of(&now)),
             Err(error) if is_gone(&error.into()) => Ok(Standing::Unlinked),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// An error if it is not the descriptor of its file any more. Asks no server.
+    /// An error if it is not the descriptor of its file any more, or may be none. Asks no server.
     pub(in crate::os) fn check(&self) -> io::Result<()> {
-        if self.is_own() { Ok(()) } else { Err(foreign_descriptor()) }
+        if self.is() == Is::Own { Ok(()) } else { Err(foreign_descriptor()) }
     }
 
-    fn is_own(&self) -> bool {
-        if !self.foreign.load(Ordering::Relaxed) && !descriptor_of::is_still(&**self, self.identity)
-        {
-            self.set_foreign();
+    fn is(&self) -> Is {
+        if self.foreign.load(Ordering::Relaxed) || self.listed.is_foreign() {
+            return Is::Other;
         }
-        !self.foreign.load(Ordering::Relaxed)
-    }
-
-    fn set_foreign(&self) -> Standing {
-        self.foreign.store(true, Ordering::Relaxed);
-        Standing::Foreign
+        let is = descriptor_of::is(&**self, self.identity, self.listed.lasting());
+        if is == Is::Other {
+            self.foreign.store(true, Ordering::Relaxed);
+        }
+        is
     }
 }
 
@@ -116,7 +182,7 @@ impl Drop for Descriptor {
             return;
         }
         // The standard library aborts the process where what it closes is not open.
-        if self.is_own() {
+        if self.is() != Is::Other {
             // SAFETY: dropped here and nowhere else.
             unsafe { ManuallyDrop::drop(&mut self.file) };
         }
@@ -127,6 +193,10 @@ impl fmt::Debug for Descriptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.file.fmt(f)
     }
+}
+
+fn standing_of(status: &FileStat) -> Standing {
+    if status.st_nlink > 0 { Standing::Linked } else { Standing::Unlinked }
 }
 
 #[inline]
@@ -160,4 +230,84 @@ fn above_standard_streams(file: &File) -> io::Result<Option<File>> {
     }
     // SAFETY: the call has made it, and nobody else has it.
     Ok(Some(unsafe { File::from_raw_fd(number) }))
+}
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests {
+    use std::os::fd::RawFd;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    use super::*;
+
+    fn opened(path: &Path) -> io::Result<(Descriptor, ())> {
+        let open = || File::open(path).map(|file| (file, ()));
+        let identify = |file: &File| {
+            let metadata = file.metadata()?;
+            Ok(Identity { device: metadata.dev(), inode: metadata.ino() })
+        };
+        Descriptor::open(open, identify, |error| error)
+    }
+
+    /// None of the numbers is given to another file, for what has it is kept.
+    fn is_open(number: RawFd, path: &Path) -> bool {
+        std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|leads| leads == path)
+    }
+
+    /// With POSIX record locks a close releases what other open files of this process have.
+    #[test]
+    fn where_closing_releases_locks_none_is_closed_for_a_fork() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| directory.path().join(name));
+        let _ = [&one, &other].map(|path| File::create(path).unwrap());
+        let earlier = opened(&one).unwrap();
+        let first = earlier.0.as_raw_fd();
+        let again_the_same = again(Some(earlier), || opened(&one), true).unwrap();
+        assert_ne!(again_the_same.0.as_raw_fd(), first, "a child may have that");
+        assert!(is_open(first, &one));
+        let refused = || Err(io::Error::from(io::ErrorKind::Other));
+        let used = again(Some(again_the_same), refused, true).unwrap();
+        let mut replaced = 0;
+        let replace = || {
+            let opened = opened(&other)?;
+            replaced = opened.0.as_raw_fd();
+            Ok::<_, io::Error>(opened)
+        };
+        let used = again(Some(used), replace, true).unwrap();
+        assert!(is_open(replaced, &other) && is_open(first, &one));
+        drop(used);
+        assert!(!is_open(first, &one), "it goes with the last one");
+    }
+
+    #[test]
+    fn elsewhere_what_a_child_may_have_is_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("one");
+        File::create(&path).unwrap();
+        let earlier = opened(&path).unwrap();
+        let refused = || Err(io::Error::from(io::ErrorKind::Other));
+        again(Some(earlier), refused, false).unwrap_err();
+        let names = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let open = names.filter(|name| std::fs::read_link(name.path()).is_ok_and(|at| at == path));
+        assert_eq!(open.count(), 0);
+    }
+
+    /// Other code has closed the descriptor, and the number goes to a file of this crate.
+    #[test]
+    fn a_number_that_another_descriptor_has_got_is_known_to_be_foreign() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("one");
+        File::create(&path).unwrap();
+        let (older, ()) = opened(&path).unwrap();
+        assert_eq!(older.is(), Is::Own);
+        let newer = Listed::new(&*older);
+        assert!(older.listed.is_foreign() && !newer.is_foreign());
+        assert_eq!(older.is(), Is::Other, "also if it is the same file");
+        drop(newer);
+        let number = older.as_raw_fd();
+        drop(older);
+        assert!(is_open(number, &path), "it is the newer one's");
+        // SAFETY: nothing else has the number.
+        unsafe { libc::close(number) };
+    }
 }

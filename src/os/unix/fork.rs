@@ -9,7 +9,8 @@
 //! The descriptors are those of a list. Opening beside a fork is `forks`.
 //!
 //! The handler runs in a process that may have been forked in the middle of anything, so it is
-//! limited to atomics and bare system calls, and it makes none that may wait for a server. A number that
+//! limited to atomics and bare system calls. None waits for a server but close(2) itself, which asks the server
+//! of a FUSE file system, and on NFS writes back: there is no other way to let go. A number that
 //! stands for another file by now is left alone.
 //!
 //! No handler runs for a bare `clone` or `_Fork`. Such a child has the descriptors until they are dropped, or
@@ -25,24 +26,37 @@
 //! and with it the mark: it must not use the parent's locks, as little as anything else.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::{iter, ptr};
 
 use nix::libc;
 
+use super::descriptor::{Is, Lasting};
 use super::kernel::{descriptor_of, wiped};
 use crate::os::Identity;
 use crate::os::forks::Forks;
 
+/// What a child has anew, where a page is wiped: all zeros. It is that of the parent elsewhere.
+struct Process {
+    /// The number of its generation, and 1.
+    mark: AtomicUsize,
+    #[cfg(not(tokio_filelock_loom))]
+    forks: Forks,
+}
+
 /// The mark of a child that no handler has told.
 const WIPED: usize = 0;
 
-/// The mark of the first process, and of all others where no page is wiped.
-static FIRST: AtomicUsize = AtomicUsize::new(1);
+/// The first process, and all others where no page is wiped.
+static FIRST: Process = Process {
+    mark: AtomicUsize::new(1),
+    #[cfg(not(tokio_filelock_loom))]
+    forks: Forks::new(),
+};
 
-/// Where the mark of this process is: the number of its generation, and 1.
-static MARK: AtomicPtr<AtomicUsize> = AtomicPtr::new((&raw const FIRST).cast_mut());
+static PROCESS: AtomicPtr<Process> = AtomicPtr::new((&raw const FIRST).cast_mut());
 
 /// The highest generation that this process has heard of. Not wiped.
 static LATEST: AtomicUsize = AtomicUsize::new(0);
@@ -79,24 +93,32 @@ impl Generation {
         let number = LATEST.load(Ordering::Relaxed) + 1;
         // First: a child of this one, made now, must not come to the same number.
         LATEST.fetch_max(number, Ordering::SeqCst);
-        // Those that were under way when it was made are none of its own.
-        FORKS.forget();
         let set = mark().compare_exchange(WIPED, number + 1, Ordering::SeqCst, Ordering::SeqCst);
         Self { mark: set.err().unwrap_or(number + 1) }
     }
 }
 
 #[inline]
-fn mark() -> &'static AtomicUsize {
+fn process() -> &'static Process {
     // SAFETY: it points to a static, or to a page that is never unmapped.
-    unsafe { &*MARK.load(Ordering::Acquire) }
+    unsafe { &*PROCESS.load(Ordering::Acquire) }
+}
+
+#[inline]
+fn mark() -> &'static AtomicUsize {
+    &process().mark
 }
 
 #[cfg(not(tokio_filelock_loom))]
-static FORKS: Forks = Forks::new();
+fn forks() -> &'static Forks {
+    &process().forks
+}
 #[cfg(tokio_filelock_loom)]
-loom::lazy_static! {
-    static ref FORKS: Forks = Forks::new();
+fn forks() -> &'static Forks {
+    loom::lazy_static! {
+        static ref FORKS: Forks = Forks::new();
+    }
+    &FORKS
 }
 
 /// Listens for forks. What is made before the first call is not noticed to be the parent's.
@@ -108,12 +130,13 @@ pub(crate) fn listen() {
         return;
     }
     let first = (&raw const FIRST).cast_mut();
-    let is_first = MARK.load(Ordering::Acquire) == first;
+    let is_first = PROCESS.load(Ordering::Acquire) == first;
     if let Some(page) = is_first.then(wiped::page).flatten() {
-        page.store(FIRST.load(Ordering::Relaxed), Ordering::Relaxed);
-        let wiped = (&raw const *page).cast_mut();
+        let wiped = page.cast::<Process>().as_ptr();
+        // SAFETY: a page is aligned for it, larger than it and never unmapped, and all zeros is a process.
+        unsafe { &*wiped }.mark.store(FIRST.mark.load(Ordering::Relaxed), Ordering::Relaxed);
         // One that comes too late is left as it is: a page, once for a thread.
-        let _ = MARK.compare_exchange(first, wiped, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = PROCESS.compare_exchange(first, wiped, Ordering::AcqRel, Ordering::Relaxed);
     }
     // SAFETY: the handlers are async-signal-safe. Out of memory, the one error there is, leaves
     // forks unnoticed, but for those that the page shows.
@@ -124,14 +147,23 @@ pub(crate) fn listen() {
 /// In this process `in_child` has run.
 static TOLD: AtomicBool = AtomicBool::new(false);
 
+thread_local! {
+    /// How many forks of this thread have begun: one that began before the handlers were set up has not.
+    static BEGUN: Cell<usize> = const { Cell::new(0) };
+}
+
 extern "C" fn before() {
     TOLD.store(false, Ordering::Relaxed);
-    FORKS.begin();
+    BEGUN.set(BEGUN.get() + 1);
+    forks().begin();
 }
 
 /// Also if the fork failed.
 extern "C" fn in_parent() {
-    FORKS.end();
+    if let Some(others) = BEGUN.get().checked_sub(1) {
+        BEGUN.set(others);
+        forks().end();
+    }
 }
 
 extern "C" fn in_child() {
@@ -139,17 +171,27 @@ extern "C" fn in_child() {
     if TOLD.swap(true, Ordering::Relaxed) {
         return;
     }
-    FORKS.forget();
+    BEGUN.set(0);
+    forks().forget();
     let number = LATEST.fetch_add(1, Ordering::Relaxed) + 1;
     mark().store(number + 1, Ordering::Relaxed);
     LIST.chunks().for_each(|chunk| chunk.places.iter().for_each(Place::close));
 }
 
 /// Opens a descriptor that children lose, and puts it into the list by [`Listed::new`]. May call that several
-/// times, and use the last one.
-pub(super) fn open_listed<T, E>(open_and_list: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+/// times, with what it has opened before, and use the last answer.
+pub(super) fn open_listed<T, E>(
+    mut open_and_list: impl FnMut(Option<T>) -> Result<T, E>,
+) -> Result<T, E> {
     listen();
-    FORKS.open_unseen(open_and_list)
+    loop {
+        let generation = Generation::current();
+        let opened = forks().open_unseen(&mut open_and_list);
+        // Otherwise a signal handler has forked, and this is the child, which shares what the parent has opened.
+        if !generation.is_past() {
+            return opened;
+        }
+    }
 }
 
 /// Descriptors are listed in chunks that are never freed, so the child can walk them whatever the
@@ -166,6 +208,7 @@ struct Place {
     descriptor: AtomicI32,
     device: [AtomicU32; 2],
     inode: [AtomicU32; 2],
+    lasting: AtomicU32,
     /// The descriptor was closed while a fork was under way, which may have copied it before that.
     left: AtomicBool,
 }
@@ -179,6 +222,8 @@ const VACANT: i32 = -1;
 const TAKEN: i32 = -2;
 /// This process was forked, and the handler has closed the descriptor.
 const CLOSED: i32 = -3;
+/// With a descriptor: the number was given to a file that is in another place.
+const FOREIGN: i32 = 1 << 30;
 
 impl Chunk {
     const fn new() -> Self {
@@ -220,6 +265,7 @@ impl Place {
             descriptor: AtomicI32::new(VACANT),
             device: [const { AtomicU32::new(0) }; 2],
             inode: [const { AtomicU32::new(0) }; 2],
+            lasting: AtomicU32::new(0),
             left: AtomicBool::new(false),
         }
     }
@@ -232,6 +278,7 @@ impl Place {
         }
         self.descriptor.store(TAKEN, Ordering::Relaxed);
         self.know(NOT_KNOWN);
+        self.lasting.store(0, Ordering::Relaxed);
         self.descriptor.store(descriptor, Ordering::Release);
         true
     }
@@ -239,13 +286,13 @@ impl Place {
     /// It was left, the forks of that time are over, and no other thread is faster.
     fn is_had_after_all(&self) -> bool {
         self.left.load(Ordering::Relaxed)
-            && FORKS.are_over()
+            && forks().are_over()
             && self.left.compare_exchange(true, false, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     /// The descriptor is closed.
     fn leave(&self) {
-        if FORKS.are_over() {
+        if forks().are_over() {
             self.descriptor.store(VACANT, Ordering::Release);
         } else {
             self.left.store(true, Ordering::Release);
@@ -267,6 +314,7 @@ impl Place {
         if descriptor < 0 {
             return;
         }
+        let descriptor = descriptor & !FOREIGN;
         let get = |halves: &[AtomicU32; 2]| {
             let [low, high] = halves.each_ref().map(|half| half.load(Ordering::Relaxed));
             u64::from(high) << 32 | u64::from(low)
@@ -274,8 +322,9 @@ impl Place {
         let identity = Identity { device: get(&self.device), inode: get(&self.inode) };
         // SAFETY: it is used for one call, which fails if it is not open.
         let number = unsafe { BorrowedFd::borrow_raw(descriptor) };
+        let lasting = Lasting(self.lasting.load(Ordering::Relaxed));
         // One that was opened a moment ago, by another thread, is not another file's yet.
-        if identity == NOT_KNOWN || descriptor_of::is_still(number, identity) {
+        if identity == NOT_KNOWN || descriptor_of::is(number, identity, lasting) != Is::Other {
             // SAFETY: it is that of a lock file, and its owner sees by the place that it is closed.
             unsafe { libc::close(descriptor) };
         }
@@ -290,11 +339,21 @@ pub(super) struct Listed(&'static Place);
 
 impl Listed {
     /// To be called at once when it has been opened.
+    ///
+    /// That the number was free says that another place that lists it is about to be left, or that other code has
+    /// closed what is there.
     pub(super) fn new(descriptor: &impl AsRawFd) -> Self {
+        let number = descriptor.as_raw_fd();
+        for place in LIST.chunks().flat_map(|chunk| &chunk.places) {
+            if place.descriptor.load(Ordering::Relaxed) == number {
+                let (order, foreign) = (Ordering::Relaxed, number | FOREIGN);
+                let _ = place.descriptor.compare_exchange(number, foreign, order, order);
+            }
+        }
         let mut chunk = &LIST;
         loop {
             for place in &chunk.places {
-                if place.take(descriptor.as_raw_fd()) {
+                if place.take(number) {
                     return Self(place);
                 }
             }
@@ -305,6 +364,22 @@ impl Listed {
     /// From now on a number that stands for another file is left alone.
     pub(super) fn is_of(&self, identity: Identity) {
         self.0.know(identity);
+    }
+
+    /// By what else the file is recognized.
+    pub(super) fn lasts(&self, lasting: Lasting) {
+        self.0.lasting.store(lasting.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn lasting(&self) -> Lasting {
+        Lasting(self.0.lasting.load(Ordering::Relaxed))
+    }
+
+    /// The number was given to another file of this list.
+    #[inline]
+    pub(super) fn is_foreign(&self) -> bool {
+        let descriptor = self.0.descriptor.load(Ordering::Relaxed);
+        descriptor >= 0 && descriptor & FOREIGN != 0
     }
 
     /// This process was forked since, and has not got it.

@@ -134,6 +134,18 @@ impl FuseServer {
         assert_eq!(self.ask("one-number"), "changed");
     }
 
+    /// From now on each look at a file shows another inode number.
+    #[track_caller]
+    pub(crate) fn change_numbers(&mut self) {
+        assert_eq!(self.ask("change-numbers"), "changed");
+    }
+
+    /// What a look at an open file is answered with.
+    #[track_caller]
+    pub(crate) fn answer_looks(&mut self, answer: Answer) {
+        self.answer("look", answer);
+    }
+
     /// From now on each name leads to the file that the next name led to.
     #[track_caller]
     pub(crate) fn shift_names(&mut self) {
@@ -190,6 +202,11 @@ pub(crate) fn serve(arguments: &[String]) {
                 say("changed");
                 continue;
             }
+            "change-numbers" => {
+                state.changed_numbers = Some(1);
+                say("changed");
+                continue;
+            }
             "shift" => {
                 state.shifted += 1;
                 say("changed");
@@ -198,6 +215,7 @@ pub(crate) fn serve(arguments: &[String]) {
             "lock" => &mut state.lock,
             "unlock" => &mut state.unlock,
             "lookup" => &mut state.lookup,
+            "look" => &mut state.look,
             _ => panic!("no command: {verb}"),
         };
         *rule = match rest.split_once(' ') {
@@ -215,7 +233,10 @@ struct State {
     lock: Rule,
     unlock: Rule,
     lookup: Rule,
+    look: Rule,
     one_number: bool,
+    /// How many numbers were shown, if they change.
+    changed_numbers: Option<u64>,
     shifted: u64,
     calls: Vec<String>,
     /// Lock calls that are answered when the test says so.
@@ -278,8 +299,20 @@ impl Filesystem for Server {
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let mut attributes = attributes(inode);
-        if inode != INodeNo::ROOT && self.state.lock().unwrap().one_number {
-            attributes.ino = INodeNo(2000);
+        if inode != INodeNo::ROOT {
+            let mut state = self.state.lock().unwrap();
+            match state.look.now() {
+                Now::Grant => {}
+                Now::Refuse(errno) => return reply.error(errno),
+                Now::Hang => return state.unanswered.push(Box::new(reply)),
+            }
+            if state.one_number {
+                attributes.ino = INodeNo(2000);
+            }
+            if let Some(changed) = &mut state.changed_numbers {
+                *changed += 1;
+                attributes.ino = INodeNo(2000 + *changed);
+            }
         }
         reply.attr(&Duration::ZERO, &attributes);
     }

@@ -98,8 +98,10 @@ impl Alarm {
 
 /// A sandbox may refuse it, and then no wait may rest on it.
 fn threads_can_signal() -> bool {
+    // SAFETY: pthread_self has no preconditions.
+    let this = unsafe { libc::pthread_self() };
     // SAFETY: this thread lives; no signal is sent, it is only looked whether one could be.
-    unsafe { libc::pthread_kill(libc::pthread_self(), 0) == 0 }
+    unsafe { libc::pthread_kill(this, 0) == 0 }
 }
 
 /// A timer that signals the thread that made it. Deleted when dropped.

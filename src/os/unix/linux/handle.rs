@@ -20,26 +20,44 @@ const FOR_COMPARISON: libc::c_int = 0x200; // AT_HANDLE_FID
 #[repr(C)]
 struct Handle {
     length: libc::c_uint,
-    kind: libc::c_int,
-    bytes: [u8; LONGEST],
+    /// Its kind, and what it is.
+    bytes: [u8; KIND + LONGEST],
 }
+
+/// So many bytes the kind has.
+const KIND: usize = size_of::<libc::c_int>();
 
 /// `None` where the file system gives none, or the call is not allowed. Asks no server.
 pub(in crate::os::unix) fn of(file: &File) -> Option<Box<[u8]>> {
-    ask(file.as_raw_fd(), c"", libc::AT_EMPTY_PATH)
+    of_descriptor(file.as_raw_fd(), |handle| handle.into())
+}
+
+/// The same, without a copy: may be called in a signal handler.
+pub(in crate::os::unix) fn of_descriptor<T>(
+    descriptor: RawFd,
+    use_it: impl FnOnce(&[u8]) -> T,
+) -> Option<T> {
+    ask(descriptor, c"", libc::AT_EMPTY_PATH).map(|handle| use_it(handle.bytes()))
 }
 
 /// The same of what is at the path; a symbolic link is not followed.
 pub(in crate::os::unix) fn at(path: &Path) -> Option<Box<[u8]>> {
-    ask(libc::AT_FDCWD, &CString::new(path.as_os_str().as_bytes()).ok()?, 0)
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    ask(libc::AT_FDCWD, &path, 0).map(|handle| handle.bytes().into())
 }
 
-fn ask(from: RawFd, path: &CStr, flags: libc::c_int) -> Option<Box<[u8]>> {
+fn ask(from: RawFd, path: &CStr, flags: libc::c_int) -> Option<Handle> {
     call(from, path, flags).or_else(|| call(from, path, flags | FOR_COMPARISON))
 }
 
-fn call(from: RawFd, path: &CStr, flags: libc::c_int) -> Option<Box<[u8]>> {
-    let mut handle = Handle { length: LONGEST as libc::c_uint, kind: 0, bytes: [0; LONGEST] };
+impl Handle {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..KIND + LONGEST.min(self.length as usize)]
+    }
+}
+
+fn call(from: RawFd, path: &CStr, flags: libc::c_int) -> Option<Handle> {
+    let mut handle = Handle { length: LONGEST as libc::c_uint, bytes: [0; KIND + LONGEST] };
     let mut mount: libc::c_int = 0;
     // SAFETY: the path ends with a null byte, and the handle has room for as many bytes as it says.
     let failed = unsafe {
@@ -52,11 +70,7 @@ fn call(from: RawFd, path: &CStr, flags: libc::c_int) -> Option<Box<[u8]>> {
             flags,
         )
     };
-    if failed != 0 {
-        return None;
-    }
-    let length = LONGEST.min(handle.length as usize);
-    Some([&handle.kind.to_ne_bytes(), &handle.bytes[..length]].concat().into())
+    (failed == 0).then_some(handle)
 }
 
 #[cfg(all(test, not(tokio_filelock_loom)))]

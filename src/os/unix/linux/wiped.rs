@@ -1,13 +1,12 @@
 //! A page of memory that is zero in every child, however it was made.
 #![allow(unsafe_code)]
 
-use std::ptr;
-use std::sync::atomic::AtomicUsize;
+use std::ptr::{self, NonNull};
 
 use nix::libc;
 
-/// `None` before Linux 4.14, and where a sandbox or an emulator refuses it.
-pub(in crate::os::unix) fn page() -> Option<&'static AtomicUsize> {
+/// All zeros, and never unmapped. `None` before Linux 4.14, and where a sandbox or an emulator refuses it.
+pub(in crate::os::unix) fn page() -> Option<NonNull<libc::c_void>> {
     // SAFETY: sysconf has no preconditions.
     let size = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
     let (rights, kind) =
@@ -23,6 +22,5 @@ pub(in crate::os::unix) fn page() -> Option<&'static AtomicUsize> {
         unsafe { libc::munmap(page, size) };
         return None;
     }
-    // SAFETY: aligned, zeroed, and never unmapped.
-    Some(unsafe { &*page.cast::<AtomicUsize>() })
+    NonNull::new(page)
 }

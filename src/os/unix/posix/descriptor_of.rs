@@ -1,25 +1,35 @@
 //! Which file a descriptor stands for.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 
-use nix::errno::Errno;
 use nix::libc;
 
-use crate::os::Identity;
+use crate::os::file_system::Keyed;
+use crate::os::unix::descriptor::{Is, Lasting};
+use crate::os::{Identity, Names};
 
-/// `false` only if it is not open, or stands for another file. A server that answers by path may say of a
-/// file that was removed that there is none (9p). May be called in a signal handler.
-pub(in crate::os::unix) fn is_still(descriptor: impl AsFd, identity: Identity) -> bool {
+/// The numbers are what there is. A server that answers by path may say of a file that was removed that there is
+/// none (9p). May be called in a signal handler.
+pub(in crate::os::unix) fn is(descriptor: impl AsFd, identity: Identity, _: Lasting) -> Is {
     let mut found = MaybeUninit::<libc::stat>::zeroed();
+    let descriptor = descriptor.as_fd().as_raw_fd();
     // SAFETY: async-signal-safe; the pointer is valid for the call.
-    if unsafe { libc::fstat(descriptor.as_fd().as_raw_fd(), found.as_mut_ptr()) } != 0 {
-        return Errno::last() != Errno::EBADF;
+    if unsafe { libc::fstat(descriptor, found.as_mut_ptr()) } != 0 {
+        // SAFETY: async-signal-safe; the call has no precondition. A server may say EBADF, and this asks none.
+        let is_open = unsafe { libc::fcntl(descriptor, libc::F_GETFD) } >= 0;
+        return if is_open { Is::Own } else { Is::Other };
     }
     // SAFETY: plain data, of which all zeros is valid, and the call has filled it in.
     let found = unsafe { found.assume_init() };
     #[allow(clippy::unnecessary_cast)]
     let now = Identity { device: found.st_dev as u64, inode: found.st_ino as u64 };
-    identity == now
+    if identity == now { Is::Own } else { Is::Other }
+}
+
+/// Nothing that all systems have.
+pub(in crate::os::unix) fn lasting(_: &File, _: Keyed, _: &Names) -> Lasting {
+    Lasting(0)
 }

@@ -1,7 +1,9 @@
 //! There is no page that is zero in every child: none that all systems have.
 
-use std::sync::atomic::AtomicUsize;
+use std::ptr::NonNull;
 
-pub(in crate::os::unix) fn page() -> Option<&'static AtomicUsize> {
+use nix::libc;
+
+pub(in crate::os::unix) fn page() -> Option<NonNull<libc::c_void>> {
     None
 }
