@@ -411,6 +411,15 @@ impl Gate for Call<'_> {
     fn try_lock(&self) -> io::Result<Attempt> {
         self.file.try_lock(self.protocol, self.region, self.mode)
     }
+
+    fn is_shared(&self) -> bool {
+        self.mode == Mode::Shared
+    }
+
+    fn is_lock_waited_for(&self) -> bool {
+        let Call { file, protocol, region, .. } = *self;
+        holders::is_lock_waited_for(&file.question(protocol, region), file.inode())
+    }
 }
 
 /// One wait for the lock.
@@ -542,14 +551,5 @@ impl<'a> turnstile::Wait for Wait<'a> {
 
     fn lock(&self) -> io::Result<Waited> {
         self.park()
-    }
-
-    fn is_shared(&self) -> bool {
-        self.call.mode == Mode::Shared
-    }
-
-    fn is_lock_waited_for(&self) -> bool {
-        let Call { file, protocol, region, .. } = self.call;
-        holders::is_lock_waited_for(&file.question(protocol, region), file.inode())
     }
 }

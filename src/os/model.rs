@@ -483,6 +483,14 @@ impl Gate for Call<'_> {
     fn try_lock(&self) -> io::Result<Attempt> {
         self.file.try_lock(self.protocol, Region::ONLY, self.mode)
     }
+
+    fn is_shared(&self) -> bool {
+        self.mode == Mode::Shared
+    }
+
+    fn is_lock_waited_for(&self) -> bool {
+        !self.file.inode.state.lock().waiting.is_empty()
+    }
 }
 
 struct Wait<'a> {
@@ -528,14 +536,6 @@ impl<'a> turnstile::Wait for Wait<'a> {
 
     fn lock(&self) -> io::Result<Waited> {
         self.call.file.wait(self.call.protocol, self.call.mode, self.interrupt)
-    }
-
-    fn is_shared(&self) -> bool {
-        self.call.mode == Mode::Shared
-    }
-
-    fn is_lock_waited_for(&self) -> bool {
-        !self.call.file.inode.state.lock().waiting.is_empty()
     }
 }
 

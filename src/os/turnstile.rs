@@ -26,8 +26,10 @@
 //!
 //! While somebody holds the lock nothing can be seen of its next owner, and a wait goes on: an exclusive
 //! one has the lock soon after it is free. A shared one that stands behind a writer could share the
-//! lock with those who read. After [`LONGEST`] with one owner it does, unless the kernel lists a call
-//! that waits for the lock: then the owner is awake. An exclusive one waits in the kernel's line from
+//! lock with those who read. After [`LONGEST`] behind owners it does, be it a wait or a try, unless the kernel lists a call
+//! that waits for the lock: that is taken for the owner's, which is awake then. It need not be the owner's: behind a stopped
+//! owner and beside another program that waits, shared requests wait as long as that one does. The time counts from the first
+//! owner, for a hostile one can change its number. An exclusive one waits in the kernel's line from
 //! then on, where it overtakes none.
 //!
 //! The steps are here, what they call is a [`Gate`]: the kernel's, or under loom the model's.
@@ -120,6 +122,10 @@ pub(super) trait Gate {
     /// Nobody at all holds the lock.
     fn is_free(&self) -> io::Result<bool>;
     fn try_lock(&self) -> io::Result<Attempt>;
+    /// The lock is to be shared, so it could be had past a writer that waits.
+    fn is_shared(&self) -> bool;
+    /// The kernel lists a call that waits for the lock itself, and not for the turnstile.
+    fn is_lock_waited_for(&self) -> bool;
 }
 
 /// The same, for an attempt that may wait.
@@ -130,10 +136,6 @@ pub(super) trait Wait {
     fn take_turnstile(&self, limit: Duration) -> Turn;
     fn leave_turnstile(&self);
     fn lock(&self) -> io::Result<Waited>;
-    /// The lock is to be shared, so it could be had past a writer that waits.
-    fn is_shared(&self) -> bool;
-    /// The kernel lists a call that waits for the lock itself, and not for the turnstile.
-    fn is_lock_waited_for(&self) -> bool;
 }
 
 /// Tries the lock, if it is not the turn of another process. One that `may_pause` blocks for up to
@@ -147,6 +149,7 @@ pub(super) fn try_in_turn(gate: &impl Gate, may_pause: bool) -> io::Result<Attem
     }
     match next {
         Next::Mine | Next::Ignored => gate.try_lock(),
+        Next::Held { too_long: true } if may_share(gate) => gate.try_lock(),
         Next::Acquired => Ok(Attempt::Acquired),
         Next::OfAnother(_) | Next::HasAChance(_) | Next::Held { .. } => Ok(Attempt::Busy),
     }
@@ -165,16 +168,8 @@ pub(super) fn lock_in_turn(wait: &impl Wait) -> io::Result<Waited> {
             }
             Next::OfAnother(left) | Next::HasAChance(left) => left,
             Next::Held { too_long: false } => ASK_EVERY,
-            Next::Held { too_long: true } if wait.is_shared() && wait.is_lock_waited_for() => {
-                gate.remembered().is_awake(gate.region(), gate.now());
-                ASK_EVERY
-            }
-            Next::Held { too_long: true } => {
-                if wait.is_shared() {
-                    gate.remembered().passed(gate.region(), gate.now());
-                }
-                break;
-            }
+            Next::Held { too_long: true } if !gate.is_shared() || may_share(gate) => break,
+            Next::Held { too_long: true } => ASK_EVERY,
             Next::Acquired => return Ok(Waited::Acquired),
             Next::Ignored => break,
         };
@@ -193,6 +188,20 @@ pub(super) fn lock_in_turn(wait: &impl Wait) -> io::Result<Waited> {
     wait.lock()
 }
 
+/// Whether the lock is shared past the owner of the turnstile, which has had it for too long.
+#[cold]
+fn may_share(gate: &impl Gate) -> bool {
+    if !gate.is_shared() {
+        return false;
+    }
+    if gate.is_lock_waited_for() {
+        gate.remembered().is_awake(gate.region(), gate.now());
+        return false;
+    }
+    gate.remembered().passed(gate.region(), gate.now());
+    true
+}
+
 /// So often a turnstile is asked for that is free, and then is not. More often something says so in place of
 /// the kernel (a sandbox), and would for ever.
 const MOST_MISSED: u32 = 100;
@@ -205,7 +214,7 @@ enum Next {
     OfAnother(Duration),
     /// The same, and the lock was found free before: this is all that is left of its chance.
     HasAChance(Duration),
-    /// The lock was asked for, and it is held; or the turnstile has had one owner for too long.
+    /// The lock was asked for, and it is held; and the turnstile may have had owners for too long.
     Held {
         too_long: bool,
     },
@@ -308,7 +317,7 @@ impl Turnstiles {
 
     fn is_awake(&self, region: Region, now: Instant) {
         if let Some(owner) = self.owners().get_mut(&region) {
-            owner.since = now;
+            owner.asleep_since = now;
         }
     }
 
@@ -325,6 +334,8 @@ struct Owner {
     since: Instant,
     /// When the first of the owners was.
     first: Instant,
+    /// The same, or when an owner was last seen to be awake.
+    asleep_since: Instant,
     looked: Instant,
     /// Since when the lock was free, whenever it was asked for in the time of this owner.
     free_since: Option<Instant>,
@@ -359,6 +370,7 @@ impl Owner {
             taken,
             since: now,
             first: now,
+            asleep_since: now,
             looked: now,
             free_since: None,
             always_free: None,
@@ -374,8 +386,8 @@ impl Owner {
     fn see(&mut self, taken: Taken, now: Instant) -> Seen {
         self.looked = now;
         if self.taken != taken {
-            let (first, always_free) = (self.first, self.always_free);
-            *self = Self { first, always_free, ..Self::new(taken, now) };
+            let Self { first, asleep_since, always_free, .. } = *self;
+            *self = Self { first, asleep_since, always_free, ..Self::new(taken, now) };
         }
         if self.is_ignored(taken, now) {
             return Seen::Passed;
@@ -414,7 +426,7 @@ impl Owner {
 
     fn saw_held(&mut self, now: Instant) -> Answer {
         (self.free_since, self.always_free) = (None, None);
-        Answer::Held { too_long: left(self.since, LONGEST, now).is_zero() }
+        Answer::Held { too_long: left(self.asleep_since, LONGEST, now).is_zero() }
     }
 }
 
@@ -438,6 +450,8 @@ mod tests {
         passed: Cell<Duration>,
         turnstile: Cell<Turnstile>,
         is_free: Cell<bool>,
+        /// Those who have it read.
+        is_read: Cell<bool>,
         asked: Cell<u32>,
         remembered: Turnstiles,
         region: Cell<u64>,
@@ -453,6 +467,7 @@ mod tests {
             passed: Cell::default(),
             turnstile: Cell::new(turnstile),
             is_free: Cell::new(true),
+            is_read: Cell::new(false),
             asked: Cell::new(0),
             remembered: Turnstiles::default(),
             region: Cell::new(0),
@@ -516,7 +531,16 @@ mod tests {
         }
 
         fn try_lock(&self) -> io::Result<Attempt> {
-            Ok(if self.is_free.get() { Attempt::Acquired } else { Attempt::Busy })
+            let is_to_be_had = self.is_free.get() || self.is_shared && self.is_read.get();
+            Ok(if is_to_be_had { Attempt::Acquired } else { Attempt::Busy })
+        }
+
+        fn is_shared(&self) -> bool {
+            self.is_shared
+        }
+
+        fn is_lock_waited_for(&self) -> bool {
+            self.is_waited_for.get()
         }
     }
 
@@ -536,14 +560,6 @@ mod tests {
 
         fn lock(&self) -> io::Result<Waited> {
             Ok(Waited::Acquired)
-        }
-
-        fn is_shared(&self) -> bool {
-            self.is_shared
-        }
-
-        fn is_lock_waited_for(&self) -> bool {
-            self.is_waited_for.get()
         }
     }
 
@@ -696,6 +712,49 @@ mod tests {
         told.pass(1_000);
         assert_eq!(lock_in_turn(&told).unwrap(), Waited::Acquired);
         assert_eq!(told.passed.get(), before + DISTRUST, "it sleeps still");
+    }
+
+    fn read_beside_a_sleeper() -> Told {
+        let (is_free, is_read) = (Cell::new(false), Cell::new(true));
+        Told { is_shared: true, is_free, is_read, ..told(ASLEEP) }
+    }
+
+    #[test]
+    fn tries_of_readers_pass_a_writer_that_sleeps_as_waits_do() {
+        for every in [1, 20, 400] {
+            let told = read_beside_a_sleeper();
+            let refused = u64::from(told.refusals(every));
+            let limit = LONGEST.as_millis() as u64;
+            assert!((limit..=limit + every + 50).contains(&(refused * every)), "{refused} refused");
+            told.granted();
+        }
+        let told = read_beside_a_sleeper();
+        told.is_waited_for.set(true);
+        for _ in 0..1_000 {
+            told.refused();
+            told.pass(20);
+        }
+        let exclusive = Told { is_shared: false, ..read_beside_a_sleeper() };
+        for _ in 0..1_000 {
+            exclusive.refused();
+            exclusive.pass(20);
+        }
+    }
+
+    /// As a hostile program can, that changes the length of its range.
+    #[test]
+    fn readers_pass_an_owner_that_changes_its_number() {
+        let tries = read_beside_a_sleeper();
+        let mut number = 0;
+        let mut is_refused = |told: &Told| {
+            number += 1;
+            told.turnstile.set(Turnstile::Taken(Taken(number)));
+            told.pass(400);
+            try_in_turn(told, true).unwrap() == Attempt::Busy
+        };
+        let refused = (0..100).take_while(|_| is_refused(&tries)).count();
+        assert!((4..=6).contains(&refused), "{refused} refused");
+        assert!(!is_refused(&tries), "nor is it waited for again");
     }
 
     #[test]
