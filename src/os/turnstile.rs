@@ -245,7 +245,14 @@ fn ask_beside_owner(gate: &impl Gate, taken: Taken) -> io::Result<Next> {
         Seen::Passed => return Ok(Next::Ignored),
         Seen::Ask => {}
     }
-    let is_free = gate.is_free()?;
+    let is_free = match gate.is_free() {
+        Ok(is_free) => is_free,
+        // If it was free and could not be given back, it is this process's, and must not stay so unused.
+        Err(error) => {
+            let is_kept = gate.try_lock().is_ok_and(|tried| tried == Attempt::Acquired);
+            return if is_kept { Ok(Next::Acquired) } else { Err(error) };
+        }
+    };
     match remembered.saw_lock(region, is_free, gate.now()) {
         Answer::Wait(left) => return Ok(Next::OfAnother(left)),
         Answer::Held { too_long } => return Ok(Next::Held { too_long }),
@@ -452,6 +459,8 @@ mod tests {
         is_free: Cell<bool>,
         /// Those who have it read.
         is_read: Cell<bool>,
+        /// To ask is an error.
+        cannot_ask: Cell<bool>,
         asked: Cell<u32>,
         remembered: Turnstiles,
         region: Cell<u64>,
@@ -468,6 +477,7 @@ mod tests {
             turnstile: Cell::new(turnstile),
             is_free: Cell::new(true),
             is_read: Cell::new(false),
+            cannot_ask: Cell::new(false),
             asked: Cell::new(0),
             remembered: Turnstiles::default(),
             region: Cell::new(0),
@@ -527,6 +537,9 @@ mod tests {
 
         fn is_free(&self) -> io::Result<bool> {
             self.asked.set(self.asked.get() + 1);
+            if self.cannot_ask.get() {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
             Ok(self.is_free.get())
         }
 
@@ -712,6 +725,22 @@ mod tests {
         told.pass(1_000);
         assert_eq!(lock_in_turn(&told).unwrap(), Waited::Acquired);
         assert_eq!(told.passed.get(), before + DISTRUST, "it sleeps still");
+    }
+
+    /// With flock(2) to ask is to lock and to unlock, and the unlock may be refused.
+    #[test]
+    fn a_lock_that_cannot_be_given_back_is_used() {
+        for is_free in [true, false] {
+            let told = Told { is_free: Cell::new(is_free), ..told(ASLEEP) };
+            told.cannot_ask.set(true);
+            told.refused();
+            told.pass(60);
+            match (try_in_turn(&told, true), is_free) {
+                (Ok(Attempt::Acquired), true) => {}
+                (Err(error), false) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
+                (tried, _) => panic!("{tried:?}"),
+            }
+        }
     }
 
     fn read_beside_a_sleeper() -> Told {
