@@ -133,6 +133,21 @@ impl Mount {
             // unlock.
             (b"9p", _) => Some("on 9p other machines may get the lock while it is held"),
             (b"fuse.sshfs", _) => Some("sshfs keeps locks on this machine"),
+            (b"gfs2", _) if has("localflocks") => {
+                Some("its GFS2 mount keeps locks on this machine (`localflocks`)")
+            }
+            (b"ocfs2", Protocol::Flock) if has("localflocks") => {
+                Some("its OCFS2 mount keeps `flock` locks on this machine (`localflocks`)")
+            }
+            (b"lustre", _) if has("localflock") => {
+                Some("its Lustre mount keeps locks on this machine (`localflock`)")
+            }
+            (b"afs", _) if has("flock=local") => {
+                Some("its AFS mount keeps locks on this machine (`flock=local`)")
+            }
+            (b"pvfs2", _) if has("local_lock") => {
+                Some("its OrangeFS mount keeps locks on this machine (`local_lock`)")
+            }
             _ => None,
         }
     }
@@ -173,6 +188,27 @@ mod tests {
         ];
         for (line, expected) in table {
             assert_eq!(reach(line), expected, "{line}");
+        }
+    }
+
+    /// As the kernel's sources and the manuals of these file systems have the words; not seen on a mount.
+    #[test]
+    fn options_of_cluster_file_systems_tell_as_well() {
+        let table = [
+            ("gfs2 /dev/v rw,localflocks", [false, false]),
+            ("gfs2 /dev/v rw,localcaching", [true, true]),
+            ("ocfs2 /dev/v rw,heartbeat=local,localflocks,coherency=full", [false, true]),
+            ("ocfs2 /dev/v rw,heartbeat=local,coherency=full", [true, true]),
+            ("lustre h@tcp:/fs rw,localflock,lazystatfs", [false, false]),
+            ("lustre h@tcp:/fs rw,flock,lazystatfs", [true, true]),
+            ("afs #cell:volume rw,flock=local", [false, false]),
+            ("afs #cell:volume rw,flock=strict", [true, true]),
+            ("pvfs2 tcp://h:3334/fs rw,intr,local_lock", [false, false]),
+            ("pvfs2 tcp://h:3334/fs rw,intr", [true, true]),
+        ];
+        for (of_file_system, expected) in table {
+            let line = format!("44 23 0:34 / /mnt/f rw,relatime - {of_file_system}");
+            assert_eq!(reach(&line), expected, "{line}");
         }
     }
 
