@@ -26,6 +26,10 @@ pub(super) fn number() -> Option<libc::c_int> {
 
 /// No signal but that of [`number`] may be taken: the program has chosen, which knows what it does with its
 /// signals.
+#[cfg_attr(
+    any(tokio_filelock_posix, not(any(target_os = "linux", target_os = "android"))),
+    allow(dead_code)
+)] // there is no other signal that might be taken
 pub(super) fn was_told() -> bool {
     CHOSEN.load() & TOLD != 0
 }

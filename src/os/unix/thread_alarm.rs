@@ -62,13 +62,13 @@ impl ThreadAlarm {
     }
 
     /// Signals now; and again and again, once the repeats are started.
-    pub(in crate::os::unix) fn ring(&self) -> Option<Repeats> {
+    pub(in crate::os::unix) fn ring(&mut self) -> Option<Repeats> {
         self.0.send(&self.0.lock());
         Some(Repeats(self.0.clone()))
     }
 
     /// Signals after this time, and again and again. `false` if that is not possible.
-    pub(in crate::os::unix) fn ring_after(&self, time: Duration) -> bool {
+    pub(in crate::os::unix) fn ring_after(&mut self, time: Duration) -> bool {
         self.0.clone().repeat_after(time)
     }
 }

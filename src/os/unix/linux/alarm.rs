@@ -85,7 +85,7 @@ impl Alarm {
     }
 
     /// What sends the signal in place of a timer that cannot be armed any more.
-    fn by_thread(&mut self) -> &ThreadAlarm {
+    fn by_thread(&mut self) -> &mut ThreadAlarm {
         if let Self::Timer(timer) = self {
             *self = Self::Thread(ThreadAlarm::of(timer.thread, timer.signal));
         }
