@@ -14,7 +14,7 @@ use super::store::{FoundDirectory, Freshness, Noted, Staging};
 use super::{CacheDir, FillError, Inner};
 use crate::error::{Error, Operation};
 use crate::lock::{FileLock, SharedGuard};
-use crate::os::Protocol;
+use crate::os::{Protocol, fork};
 use crate::process;
 use crate::wait;
 
@@ -129,13 +129,15 @@ pub struct Pin(Arc<Pinned>);
 struct Pinned {
     /// `None` when it is dropped.
     guard: Option<SharedGuard>,
+    process: fork::Generation,
     cache: Arc<Inner>,
     found: Arc<FoundDirectory>,
 }
 
 impl Pin {
     fn new(cache: Arc<Inner>, found: Arc<FoundDirectory>, guard: SharedGuard) -> Self {
-        Self(Arc::new(Pinned { guard: Some(guard), cache, found }))
+        let process = fork::Generation::current();
+        Self(Arc::new(Pinned { guard: Some(guard), process, cache, found }))
     }
 
     /// Where the directory is.
@@ -161,6 +163,9 @@ impl fmt::Debug for Pin {
 impl Drop for Pinned {
     fn drop(&mut self) {
         self.guard = None;
+        if self.process.is_past() {
+            return; // it is the parent's
+        }
         let (cache, found) = (self.cache.clone(), self.found.clone());
         if cache.locks.get().is_some() {
             wait::leave(process::pool(), move || {
@@ -176,6 +181,7 @@ struct Staged {
     cache: Arc<Inner>,
     /// `None` when it has gone its way.
     staging: Option<Staging>,
+    process: fork::Generation,
 }
 
 impl Staged {
@@ -197,7 +203,8 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if let Some(staging) = self.staging.take() {
+        let staging = self.staging.take();
+        if let Some(staging) = staging.filter(|_| !self.process.is_past()) {
             let cache = self.cache.clone();
             wait::leave(process::pool(), move || cache.store.discard(staging, cache.writer()));
         }
@@ -412,7 +419,7 @@ impl CacheDir {
         let staged = self
             .call(Operation::StoreValue, &path, move |inner| {
                 let staging = Some(inner.store.stage(inner.writer())?);
-                Ok(Staged { cache, staging })
+                Ok(Staged { cache, staging, process: fork::Generation::current() })
             })
             .await?;
         if let Err(error) = fill(staged.staging().path.clone()).await {

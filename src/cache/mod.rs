@@ -62,7 +62,7 @@ const CHANGES_AT_ONCE: usize = 64;
 
 /// A directory of values that tasks and processes share: computed once, read often.
 ///
-/// A key is any bytes, a value is a file. [`get_or_insert_with`](CacheDir::get_or_insert_with) is the
+/// A key is any bytes, a value is a file, or a [directory](CacheDir::get_or_insert_dir_with). [`get_or_insert_with`](CacheDir::get_or_insert_with) is the
 /// main thing: among all tasks and processes that ask for a value at the same time, one makes it, and
 /// the others wait and get it.
 ///
@@ -75,8 +75,9 @@ const CHANGES_AT_ONCE: usize = 64;
 ///   [`read`](Entry::read) it so.
 /// - **Limits hold** ([`max_size`](CacheOptions::max_size), [`max_age`](CacheOptions::max_age)), also
 ///   while others insert.
-/// - **Wiping is allowed.** `rm -rf` of the directory at any moment breaks no lock, loses no insert that
-///   is under way, and makes no operation fail. The lock files lie beside the directory:
+/// - **Wiping is allowed.** `rm -rf` of the directory at any moment breaks no lock, loses no insert of a file that
+///   is under way, and makes no operation on files fail. Directories may be found half wiped, pinned or not: use
+///   [`clear`](CacheDir::clear) where there are any. The lock files lie beside the directory:
 ///   `<directory>.lock` and the same with `.1` to `.7` (see [`LockSpace`]).
 ///   Leave those alone.
 /// - **Crash-safe.** A process that is killed leaves no torn value, and no lock. What it had half
@@ -228,7 +229,8 @@ impl CacheDir {
         &self.inner.store.directory
     }
 
-    /// The value of a key, open, if there is one.
+    /// The value of a key, open, if there is one. A key whose value is a directory has none here: see
+    /// [`get_dir`](CacheDir::get_dir).
     ///
     /// # Cancel safety
     ///

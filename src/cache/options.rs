@@ -26,8 +26,8 @@ pub enum SyncPolicy {
     /// may be absent, or have lost their content: for caches that are thrown away then, or that have
     /// [`checksums`](CacheOptions::checksums).
     Never,
-    /// A value is on the disk (fdatasync(2)) before it is visible: after a power failure it is whole,
-    /// or absent.
+    /// A value is on the disk (fdatasync(2); for a directory syncfs(2), or fsync(2) of all that is in it)
+    /// before it is visible: after a power failure it is whole, or absent.
     #[default]
     Values,
     /// As `Values`, and its directory before the insert returns (fsync(2)): it is there after a power
@@ -74,7 +74,8 @@ impl CacheOptions {
     ///
     /// An insert that would pass it first removes what was not used for longest, and a tenth of the
     /// room more, so that not each insert has to. Values on their way in, file names and the disk's
-    /// blocks do not count. A value that is larger than this is given to the caller, but not kept.
+    /// blocks do not count, nor do directories that are pinned and no value any more. A value that is larger
+    /// than this is given to the caller, but not kept.
     pub fn max_size(mut self, bytes: u64) -> Self {
         self.settings.max_size = Some(bytes);
         self
@@ -90,6 +91,10 @@ impl CacheOptions {
     /// The permission bits of everything that is created: values and lock files get these exactly,
     /// whatever the umask; directories also get the right to search where these give the right to
     /// read. By default all get the usual ones, 0666 and 0777 less the umask.
+    ///
+    /// Directories that are values get no other rights by this than they lack: to read, and to enter and
+    /// change directories as these bits say, and to run what its owner may run. What a fill has made keeps the
+    /// rights that it gave.
     ///
     /// For users who share the directory give `0o666`, or `0o664` with a common group. Who may only
     /// read has hits and cannot insert.
@@ -107,7 +112,7 @@ impl CacheOptions {
     /// Whether a checksum (SHA-256) is kept beside each value and compared at each hit; `false` by
     /// default. A value that does not match counts as absent; so does one that was inserted without.
     ///
-    /// Finding a value then costs reading all of it.
+    /// Finding a value then costs reading all of it. Directories have no checksums.
     pub fn checksums(mut self, checksums: bool) -> Self {
         self.settings.checksums = checksums;
         self

@@ -2,13 +2,13 @@
 
 use std::fs::{self, File};
 use std::os::windows::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use tokio_filelock::{ErrorKind, FileLock, LockSpace, Protocol, Source};
+use tokio_filelock::{CacheDir, ErrorKind, FileLock, LockSpace, Protocol, Source};
 
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
-use crate::support::{Mode, PROTOCOLS, assert_names, assert_would_block, open};
+use crate::support::{Mode, PROTOCOLS, assert_names, assert_would_block, open, until};
 
 #[tokio::test]
 #[allow(clippy::disallowed_methods, clippy::incompatible_msrv)] // a foreign program
@@ -186,4 +186,32 @@ async fn a_file_that_is_not_shared_is_an_error() {
     );
     drop(to_himself);
     drop(open(place.lock_file(), Protocol::Flock).await.lock().await.unwrap());
+}
+
+/// Filled, found, pinned, replaced and removed.
+#[tokio::test]
+async fn a_cache_keeps_directories() {
+    let place = Place::new();
+    let cache = CacheDir::open(place.at("cache")).await.unwrap();
+    let insert = |text: &'static str| {
+        let fill = move |dir: PathBuf| async move {
+            fs::create_dir(dir.join("below"))?;
+            fs::write(dir.join("below/text"), text)
+        };
+        cache.insert_dir("key", fill)
+    };
+    let text_in = |dir: &Path| fs::read_to_string(dir.join("below/text")).unwrap();
+    assert_eq!(text_in(insert("one").await.unwrap().path()), "one");
+    let pin = cache.get_dir("key").await.unwrap().unwrap().pin().await.unwrap().unwrap();
+    drop(insert("two").await.unwrap());
+    let found = cache.get_dir("key").await.unwrap().unwrap();
+    assert_eq!((text_in(pin.path()), text_in(found.path())), ("one".into(), "two".into()));
+    assert_eq!((found.bytes(), cache.recount().await.unwrap().values), (3, 1));
+    cache.prune().await.unwrap();
+    assert_eq!(text_in(pin.path()), "one");
+    let (pinned, found) = (pin.path().to_owned(), found.path().to_owned());
+    drop(pin);
+    assert!(cache.remove("key").await.unwrap());
+    until("both are deleted", || !pinned.exists() && !found.exists());
+    assert!(cache.get_dir("key").await.unwrap().is_none());
 }

@@ -396,6 +396,8 @@ impl Store {
         generation: &Generation,
         writer: &str,
     ) -> io::Result<Option<(Arc<Directory>, String)>> {
+        // Another machine may have put the pointer there.
+        self.refresh(&[Place::Root, Place::of(generation.hash())])?;
         let shard = self.directory(Place::of(generation.hash()))?;
         let pointer = shard.map(|shard| OpenPointer::open(&shard, generation.hash()));
         let pointer = pointer.transpose()?.flatten();

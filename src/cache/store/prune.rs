@@ -29,7 +29,7 @@ pub struct Removed {
 impl Removed {
     fn add(&mut self, bytes: u64) {
         self.values += 1;
-        self.bytes += bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 }
 
@@ -179,20 +179,22 @@ impl Store {
     /// Values that come to so many bytes, those that were not used for longest.
     fn least_recently_used(&self, excess: u64, stuck: &HashSet<String>) -> BinaryHeap<ByUse> {
         let mut oldest = BinaryHeap::<ByUse>::new();
-        let mut bytes = 0_u64;
+        // Another user's pointer may say any number.
+        let (mut bytes, excess) = (0_u128, u128::from(excess));
         for name in key::shards() {
             for value in self.shard(&name).values {
                 if stuck.contains(&value.name) {
                     continue;
                 }
-                bytes = bytes.saturating_add(value.bytes);
+                bytes += u128::from(value.bytes);
                 oldest.push(ByUse(value));
                 // The one that was used last among them may stay if the others are enough.
                 while let Some(last) = oldest.peek() {
-                    if bytes - last.0.bytes < excess {
+                    let without = bytes - u128::from(last.0.bytes);
+                    if without < excess {
                         break;
                     }
-                    bytes -= last.0.bytes;
+                    bytes = without;
                     oldest.pop();
                 }
             }

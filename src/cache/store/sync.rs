@@ -1,10 +1,20 @@
-//! What is asked of the disk: every call of fsync(2) and fdatasync(2) that the cache makes.
+//! What is asked of the disk: every call of fsync(2) and fdatasync(2) that the cache makes, but for what is
+//! in directories (`Directory::finish_tree`).
 //!
 //! | policy | an insert of a value | in which order |
 //! |---|---|---|
 //! | `Never` | nothing | |
 //! | `Values` | its content, that of its key and of its checksum if there are such files | each before the rename that makes the file visible |
 //! | `Inserts` | the same; the subdirectory; the directory | the content first, the names when all of them are in place, before the insert returns; the subdirectory also between checksum and value, if a value is replaced |
+//!
+//! | policy | an insert of a directory | in which order |
+//! |---|---|---|
+//! | `Never` | nothing | |
+//! | `Values` | all that is in it, and the content of the pointer | each before the rename that makes it visible |
+//! | `Inserts` | the same; `dirs` and the directory; the subdirectory and the directory | the generation's name before the pointer's: the one before was promised; that one's end after the insert |
+//!
+//! Before a directory is deleted under another name, that it has lost its own is synced, but with
+//! `Never`: half of it must not be found again.
 //!
 //! A hit needs the value, the key file of a long key, and the checksum if they are wanted. Where a value
 //! is replaced, the one before was promised, and the disk may see the two renames in any order. The file
