@@ -326,7 +326,7 @@ impl Store {
         self.write_whole(place, &key.pointer(), &content, writer)?;
         self.unmark(generation);
         self.remove_file_of(key)?;
-        let modified = shard.status(&key.pointer())?.map(|status| status.modified);
+        let modified = shard.status(key.pointer())?.map(|status| status.modified);
         Ok(Pointed { replaced, modified: modified.unwrap_or_else(SystemTime::now) })
     }
 

@@ -193,7 +193,17 @@ impl Directory {
         to: &Directory,
         new_name: impl AsRef<OsStr>,
     ) -> io::Result<()> {
-        fs::rename(self.0.join(name), to.0.join(new_name.as_ref()))
+        let target = to.0.join(new_name.as_ref());
+        fs::rename(self.0.join(name), &target).map_err(|error| {
+            if error.kind() != io::ErrorKind::PermissionDenied || !target.is_file() {
+                return error;
+            }
+            let text = format!(
+                "a program has the value open that is there, and this version of Windows replaces no open \
+                 file: insert again when it is closed ({error})"
+            );
+            io::Error::new(io::ErrorKind::PermissionDenied, text)
+        })
     }
 
     /// Removes anything but a directory.

@@ -109,7 +109,7 @@ async fn a_value_is_copied_out_whole_and_through_no_link() {
     let cache = open(&place).await;
     let value: Vec<u8> = (0..700_000_u32).map(|n| n as u8).collect();
     let entry = cache.insert("key", value.clone()).await.unwrap();
-    let (target, other) = (place.at("target"), place.at("other"));
+    let target = place.at("target");
     entry.copy_to(&target).await.unwrap();
     assert!(fs::read(&target).unwrap() == value);
     fs::write(&target, "before").unwrap();
@@ -117,6 +117,7 @@ async fn a_value_is_copied_out_whole_and_through_no_link() {
     assert!(fs::read(&target).unwrap() == value);
     #[cfg(unix)]
     {
+        let other = place.at("other");
         fs::write(&other, "other").unwrap();
         fs::remove_file(&target).unwrap();
         std::os::unix::fs::symlink(&other, &target).unwrap();
@@ -221,6 +222,7 @@ fn all_can_be_done_outside_of_async() {
     assert_eq!(entry.blocking_read().unwrap(), [1; 10]);
     entry.blocking_copy_to(place.at("copy")).unwrap();
     assert_eq!(fs::read(place.at("copy")).unwrap(), [1; 10]);
+    drop(entry);
     let keys = cache.blocking_entries().map(|listed| listed.unwrap().key);
     assert_eq!(keys.collect::<Vec<_>>(), [b"key"]);
     assert_eq!(cache.blocking_stats().unwrap().values, 1);
