@@ -4,10 +4,10 @@
 use crate::refused;
 #[cfg(unix)]
 use crate::{
-    bad_input, foreign_code, forked, holders, lock_all, records, same, signals, space, tries,
-    turns, waits,
+    bad_input, cache, foreign_code, forked, holders, lock_all, records, same, signals, space,
+    tries, turns, waits,
 };
-use crate::{cache, cancel, exclusion, replaced, support};
+use crate::{cancel, exclusion, replaced, support};
 
 type Role = fn(&[String]);
 
@@ -19,8 +19,6 @@ const ROLES: &[(&str, Role)] = &[
     ("count verified", replaced::count_verified),
     ("remove", replaced::remove),
     ("remove what one holds", replaced::remove_what_one_holds),
-    ("use a cache", cache::user::serve),
-    ("fill a cache", cache::fills::fill),
 ];
 
 #[cfg(not(target_os = "linux"))]
@@ -98,6 +96,8 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("try fuse", support::fuse::probe),
     #[cfg(target_os = "linux")]
     ("insert without descriptors", cache::descriptors::insert),
+    ("use a cache", cache::user::serve),
+    ("fill a cache", cache::fills::fill),
     ("storm a cache", cache::storm::storm),
     #[cfg(target_os = "linux")]
     ("cache without a call", cache::systems::without_a_call),

@@ -26,7 +26,6 @@ const KEYS: usize = 20;
 const GENERATIONS: usize = 6;
 
 /// Between two removals of a key it is filled once, by one task of one process, and all get that value.
-#[cfg(unix)] // Windows keeps what is open in its place
 #[test]
 fn each_key_is_filled_once_in_each_generation() {
     let mut random = fastrand::Rng::with_seed(seed());
@@ -232,7 +231,6 @@ async fn only_the_temporary_files_of_the_dead_are_removed() {
 }
 
 /// Values on their way in survive a wipe of the directory, at any length.
-#[cfg(unix)] // Windows keeps what is open in its place
 #[tokio::test]
 async fn a_wipe_loses_no_insert_that_is_under_way() {
     let place = Place::new();

@@ -1,13 +1,16 @@
 //! The cache directory.
 
 mod basics;
+#[cfg(unix)]
 mod checksums;
 mod conveniences;
 #[cfg(target_os = "linux")]
 pub(crate) mod descriptors;
+#[cfg(unix)]
 pub(crate) mod directories;
 #[cfg(unix)]
 pub(crate) mod disk;
+#[cfg(unix)]
 pub(crate) mod fills;
 #[cfg(unix)]
 pub(crate) mod held_up;
@@ -17,6 +20,7 @@ pub(crate) mod many;
 pub(crate) mod network;
 #[cfg(target_os = "linux")]
 pub(crate) mod power;
+#[cfg(unix)]
 mod random;
 #[cfg(unix)]
 pub(crate) mod storm;
@@ -26,10 +30,13 @@ pub(crate) mod strangers;
 pub(crate) mod stuck;
 #[cfg(unix)]
 pub(crate) mod systems;
+#[cfg(unix)]
 mod tree;
+#[cfg(unix)]
 pub(crate) mod user;
 #[cfg(unix)]
 pub(crate) mod users;
+#[cfg(unix)]
 mod value;
 
 use std::fs;

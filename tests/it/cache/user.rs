@@ -10,7 +10,6 @@ use tokio_filelock::CacheDir;
 use tokio_filelock::cache::{Dir, Entry, FillError, Pin};
 
 use super::{options, tree, value};
-#[cfg(unix)]
 use crate::support::locker::become_nobody;
 use crate::support::process::{Process, commands, say};
 
@@ -218,7 +217,6 @@ impl Server {
                 keys.sort();
                 keys.join(" ")
             }
-            #[cfg(unix)]
             ["nobody"] => {
                 become_nobody();
                 "nobody".into()
