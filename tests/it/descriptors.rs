@@ -29,6 +29,7 @@ const CASES: &[(&str, Case)] = &[
     ("replaced under keys", replaced_under_keys),
     ("replaced before a fork", replaced_before_a_fork),
     ("the directory is replaced", the_directory_is_replaced),
+    ("the directory is closed", the_directory_is_closed),
     ("no standard streams", no_standard_streams),
 ];
 
@@ -95,6 +96,11 @@ fn a_forked_child_keeps_the_file_that_has_got_the_number() {
 #[test]
 fn a_directory_that_has_got_the_number_is_not_taken_for_the_other_one() {
     run("the directory is replaced");
+}
+
+#[test]
+fn a_relative_path_is_found_again_where_its_directory_was_closed() {
+    run("the directory is closed");
 }
 
 #[test]
@@ -324,12 +330,36 @@ fn the_directory_is_replaced(path: &Path, protocol: Protocol) {
     let other = File::open(&elsewhere).unwrap();
     // SAFETY: this is what is tested.
     assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), number) }, number);
+    let moved = directory.with_extension("moved");
+    fs::rename(directory, &moved).unwrap();
     assert_eq!(lock.blocking_lock().unwrap_err().kind(), ErrorKind::ForeignDescriptor);
+    fs::create_dir(directory).unwrap();
+    assert_eq!(lock.blocking_lock().unwrap_err().kind(), ErrorKind::ForeignDescriptor);
+    fs::remove_dir(directory).unwrap();
+    fs::rename(&moved, directory).unwrap();
+    drop(lock.blocking_lock().unwrap());
     drop(lock);
     assert!(!elsewhere.join(name).exists());
     assert_eq!(fs::read_link(format!("/proc/self/fd/{number}")).unwrap(), elsewhere);
     // SAFETY: it is this test's.
     assert_eq!(unsafe { libc::close(number) }, 0);
+}
+
+fn the_directory_is_closed(path: &Path, protocol: Protocol) {
+    let (directory, name) = (path.parent().unwrap(), path.file_name().unwrap());
+    std::env::set_current_dir(directory).unwrap();
+    let lock = opened(Path::new(name), protocol);
+    std::env::set_current_dir("/").unwrap();
+    for _ in 0..2 {
+        for lost in [path, directory] {
+            // SAFETY: this is what is tested.
+            assert_eq!(unsafe { libc::close(descriptor_of(lost)) }, 0);
+        }
+        assert_told_once(&lock, protocol);
+        let guard = lock.blocking_lock().unwrap();
+        assert!(!is_free(path, protocol, Mode::Shared));
+        drop(guard);
+    }
 }
 
 fn no_standard_streams(path: &Path, protocol: Protocol) {
