@@ -148,11 +148,11 @@ impl Lock {
     }
 }
 
-/// Where the lock of a region is. The regions of keys begin beyond 2^62 as they are, the one of a
+/// Where the lock of a region is. The regions of pins, writers and keys begin beyond 2^59 as they are, the one of a
 /// lock file with a single lock is moved to 2^61. Both are within a lock on the whole file, as others take
 /// it, also if they count it to 2^63 - 1 only (Java).
 fn beyond_data(region: Region) -> u64 {
-    region.start.max(1 << 61)
+    if region.start < 1 << 59 { 1 << 61 } else { region.start }
 }
 
 fn flags(mode: Mode) -> LOCK_FILE_FLAGS {
