@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Uid, User, geteuid};
 use tokio::sync::mpsc;
 use tokio_filelock::{
-    ErrorKind, FileLock, Holder, LockSpace, Mode as Held, Protocol, Source, TryLockError,
+    Error, ErrorKind, FileLock, Holder, LockSpace, Mode as Held, Protocol, Source, TryLockError,
 };
 
 use crate::support::foreign::{PROGRAMS, Program};
@@ -435,6 +435,20 @@ fn a_process_outside_of_the_pid_namespace() {
     }
 }
 
+/// No error is held up for more than 250 ms to find out who holds the lock, which is too short on a machine that is
+/// very busy.
+async fn timed_out_naming(lock: &FileLock) -> Error {
+    in_time(async {
+        loop {
+            let error = lock.lock().timeout(Duration::ZERO).await.unwrap_err();
+            if !error.holders().is_empty() {
+                return error;
+            }
+        }
+    })
+    .await
+}
+
 /// A lock file, or the key of a space.
 fn open_what(what: &str, path: &str) -> FileLock {
     match what {
@@ -466,7 +480,7 @@ pub(crate) fn look_in_all_ways(arguments: &[String]) {
     error.holders().iter().for_each(|holder| say(&format!("try: {}", told(holder))));
     say(&format!("message: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let error = runtime.block_on(lock.lock().timeout(Duration::ZERO)).unwrap_err();
+    let error = runtime.block_on(timed_out_naming(&lock));
     let holding = error.holders().iter().filter(|holder| !holder.is_waiting());
     holding.for_each(|holder| say(&format!("timeout: {}", told(holder))));
     let seen = lock.blocking_holders().unwrap();
@@ -686,7 +700,7 @@ async fn a_timeout_names_the_holder() {
         let place = Place::new();
         let other = Locker::holding_with_record(&place.lock_file(), protocol, "index rebuild");
         let lock = open(place.lock_file(), protocol).await;
-        let error = lock.lock().timeout(Duration::ZERO).await.unwrap_err();
+        let error = timed_out_naming(&lock).await;
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         let holder = only(error.holders().iter().filter(|h| !h.is_waiting()).cloned().collect());
         assert_eq!(holder.pid(), Some(other.pid()));
@@ -768,7 +782,14 @@ async fn a_wait_is_told_and_told_again_when_the_holder_changes() {
             tell.send((holding, waiting.to_string())).unwrap();
         });
         let waiting = tokio::spawn(acquire);
-        let (holding, sentence) = in_time(told.recv()).await.unwrap();
+        let mut next = async || loop {
+            // As one that is told late, see `timed_out_naming`.
+            let (holding, sentence) = in_time(told.recv()).await.unwrap();
+            if !holding.is_empty() {
+                return (holding, sentence);
+            }
+        };
+        let (holding, sentence) = next().await;
         assert_eq!(holding, [pids[0]]);
         let start = format!("waiting for `{}` for ", place.lock_file().display());
         let end = format!(": held by {} (pid {})", comm(pids[0]), pids[0]);
@@ -776,7 +797,7 @@ async fn a_wait_is_told_and_told_again_when_the_holder_changes() {
         kernel::await_waiting_calls(&place.lock_file(), 2);
         first.unlock();
         second.expect_held();
-        let (holding, _) = in_time(told.recv()).await.unwrap();
+        let (holding, _) = next().await;
         assert_eq!(holding, [pids[1]]);
         second.unlock();
         drop(in_time(waiting).await.unwrap().unwrap());
@@ -842,9 +863,10 @@ pub(crate) fn time_out_together(arguments: &[String]) {
         let tasks: Vec<_> = locks.iter().map(wait).collect();
         for task in tasks {
             let error = task.await.unwrap().unwrap_err();
-            let holding = error.holders().iter().filter(|holder| !holder.is_waiting());
-            let pids: Vec<_> = holding.map(|holder| holder.pid().unwrap().to_string()).collect();
-            assert_eq!(pids, [holder.as_str()], "{error}");
+            // None on a machine that is too busy for a crowd, see `timed_out_naming`.
+            let mut holding = error.holders().iter().filter(|holder| !holder.is_waiting());
+            let is_named = |named: &Holder| named.pid().unwrap().to_string() == *holder;
+            assert!(holding.all(is_named), "{error}");
         }
     });
     // Idle threads stay for some seconds, so these are all there were.
@@ -883,7 +905,7 @@ async fn a_user_has_a_name() {
     assert_eq!(holder.user(), Some(expected.as_str()));
     // Not for an error: whoever keeps the names may be slow to answer.
     let lock = FileLock::options().blocking_open(place.lock_file()).unwrap();
-    let error = lock.lock().timeout(Duration::ZERO).await.unwrap_err();
+    let error = timed_out_naming(&lock).await;
     assert_eq!(error.holders()[0].pid(), Some(other.pid()));
     assert_eq!(error.holders()[0].user(), None);
 }

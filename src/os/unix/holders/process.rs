@@ -74,7 +74,9 @@ fn is_of_own_namespace() -> bool {
 /// When the process started, in clock ticks after the boot: the 22nd field of `stat`. The kernel adds
 /// what the time namespace of this process, which reads it, puts the boot back (time_namespaces(7)).
 fn started(process: &str) -> Option<u64> {
-    let stat = text(format!("/proc/{process}/stat")).ok()?;
+    // qemu-user answers in place of the kernel where the path of its own process is written plainly, with a
+    // time that is not the one that other processes see.
+    let stat = text(format!("/proc/./{process}/stat")).ok()?;
     // The second field is the name, in parentheses, with whatever in it.
     let (_, fields) = stat.rsplit_once(") ")?;
     fields.split(' ').nth(19)?.parse().ok()
