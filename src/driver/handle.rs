@@ -14,7 +14,7 @@ use crate::os::fork::Generation;
 use crate::os::{Protocol, Sameness};
 use crate::shim::{Arc, Mutex};
 
-/// A turn to block for a server: first in, first out. The job itself keeps it, also when no task waits for its answer any
+/// A turn to block for a server. The job itself keeps it, also when no task waits for its answer any
 /// more: one thread waits for a server that does not answer, however many handles there are and tasks give up.
 pub(crate) type Turn = Box<dyn Any + Send + Sync>;
 
@@ -46,8 +46,12 @@ pub(crate) trait Origin: fmt::Debug + Send + Sync {
         patient: bool,
     ) -> Result<Arc<Registration>, Error>;
 
-    /// For the two above.
-    fn turn(&self, of: &Registration) -> Pin<Box<dyn Future<Output = Turn> + Send + Sync>>;
+    /// For the two above; `None` if that is not needed any more.
+    fn turn<'a>(
+        &'a self,
+        of: &'a Registration,
+        is_needed: &'a (dyn Fn() -> bool + Send + Sync),
+    ) -> Pin<Box<dyn Future<Output = Option<Turn>> + Send + Sync + 'a>>;
 
     /// Whether both are one lock, which has to be asked. May block.
     fn is_same_lock(&self, one: &Registration, other: &Registration) -> Sameness;

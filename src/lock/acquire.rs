@@ -381,12 +381,11 @@ fn proceed(
 /// Finds out whether the handle leads to the lock, where that may take a while.
 async fn confirm(lock: FileLock, mode: Mode, guard: RawGuard) -> Result<Option<RawGuard>, Error> {
     let registration = guard.registration().clone();
-    let turn = lock.handle.origin().turn(&registration).await;
-    if !lock.handle.has_to_confirm(&guard) {
+    let is_needed = || lock.handle.has_to_confirm(&guard);
+    let Some(turn) = lock.handle.origin().turn(&registration, &is_needed).await else {
         // Another one has confirmed it meanwhile.
-        foreign::let_go(turn);
         return Ok(Some(guard));
-    }
+    };
     let confirm = move || {
         let confirmed = lock.handle.confirm(&guard).and_then(|leads_there| {
             if leads_there {
@@ -397,7 +396,7 @@ async fn confirm(lock: FileLock, mode: Mode, guard: RawGuard) -> Result<Option<R
             drop(guard);
             lock.handle.move_on(&from, operation(mode), true).map(|()| None)
         });
-        // Wakes the next one.
+        // Wakes those who wait for it.
         foreign::let_go(turn);
         confirmed
     };
@@ -412,15 +411,14 @@ async fn move_on(
 ) -> Result<Option<RawGuard>, Error> {
     // A crowd that waited for a file that was replaced moves together: a job each would be a
     // thread each.
-    let turn = lock.handle.origin().turn(&from).await;
-    if lock.handle.has_moved_on(&from) {
-        foreign::let_go(turn);
+    let is_needed = || !lock.handle.has_moved_on(&from);
+    let Some(turn) = lock.handle.origin().turn(&from, &is_needed).await else {
         return Ok(None);
-    }
+    };
     let registration = from.clone();
     let job = move || {
         let moved = lock.handle.move_on(&from, operation(mode), true).map(|()| None);
-        // Wakes the next one.
+        // Wakes those who wait for it.
         foreign::let_go(turn);
         moved
     };

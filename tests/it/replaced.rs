@@ -12,7 +12,7 @@ use crate::support::place::Place;
 use crate::support::process::{Process, commands, gather, meet, say};
 use crate::support::snapshot::Snapshot;
 use crate::support::{
-    Mode, PROTOCOLS, assert_names, assert_would_block, in_time, kernel, open, protocol,
+    Mode, PROTOCOLS, assert_names, assert_would_block, in_time, kernel, open, protocol, until,
 };
 
 #[tokio::test]
@@ -84,6 +84,34 @@ async fn unlinked_while_others_wait() {
         in_time(tasks.join_all()).await;
         assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
         assert_eq!(place.names(), ["app.lock"]);
+    }
+}
+
+/// One of a crowd that moves to the new file is not polled any more, when it is the next that would open it.
+#[tokio::test]
+async fn a_future_that_is_not_polled_any_more_keeps_nobody_from_the_new_file() {
+    for protocol in PROTOCOLS {
+        for _ in 0..20 {
+            let place = Place::new();
+            let mut holder = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
+            let lock = open(place.lock_file(), protocol).await;
+            let mut crowd = [(); 3].map(|()| tokio_test::task::spawn(lock.lock_shared()));
+            for waiting in &mut crowd {
+                assert!(waiting.poll().is_pending());
+            }
+            kernel::await_waiting_calls(&place.lock_file(), 1);
+            fs::remove_file(place.lock_file()).unwrap();
+            holder.unlock();
+            until("all are told to move", || crowd.iter().all(|waiting| waiting.is_woken()));
+            // The first one opens it, and the others wait for that, if they are quicker.
+            let is_done = crowd.each_mut().map(|waiting| waiting.poll().is_ready());
+            for at in [0, 2] {
+                if !is_done[at] {
+                    drop(in_time(&mut crowd[at]).await.unwrap());
+                }
+            }
+            drop(in_time(lock.lock_shared()).await.unwrap());
+        }
     }
 }
 

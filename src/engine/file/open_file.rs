@@ -1,13 +1,13 @@
 //! An open file: one for all locks of the process in it.
 
-use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::Notify;
 
 use crate::error::Error;
 use crate::os::{Answer, Identity, Location, LockFile, Names, Protocol, Sameness};
-use crate::shim::{AtomicUsize, Mutex, Ordering};
+use crate::shim::{AtomicBool, AtomicUsize, Mutex, Ordering};
 
 /// A path led to the file, the last time that one was looked for.
 const IN_USE: usize = 0;
@@ -30,7 +30,26 @@ pub(crate) struct OpenFile {
     state: AtomicUsize,
     /// Opened in vain, and not closed before the others (see `closing`).
     kept: Mutex<Vec<LockFile>>,
-    errands: Arc<tokio::sync::Mutex<()>>,
+    errands: Arc<Errands>,
+}
+
+/// One errand at a time, for all handles of the file. A task that is polled takes the turn and sets out at once. The turn is
+/// kept for none of those who wait for it, so a future that is not polled any more is in no other one's way.
+#[derive(Debug)]
+struct Errands {
+    is_under_way: AtomicBool,
+    over: Notify,
+}
+
+/// Keeps others of the file from setting out. Dropping it wakes them.
+#[derive(Debug)]
+pub(super) struct Turn(Arc<Errands>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.is_under_way.store(false, Ordering::Release);
+        self.0.over.notify_waiters();
+    }
 }
 
 impl OpenFile {
@@ -41,15 +60,31 @@ impl OpenFile {
             writable: OnceLock::new(),
             kept: Mutex::default(),
             state,
-            errands: Arc::default(),
+            errands: Arc::new(Errands {
+                is_under_way: AtomicBool::new(false),
+                over: Notify::new(),
+            }),
         }
     }
 
-    /// The turn to have a path looked at by another thread. First in, first out, for all handles of the file.
-    /// The errand itself keeps it, also when nobody waits for its answer any more: one thread waits for a
-    /// server that does not answer, however many handles there are and tasks give up.
-    pub(super) fn turn(&self) -> impl Future<Output = OwnedMutexGuard<()>> + use<> {
-        self.errands.clone().lock_owned()
+    /// The turn to have a path looked at by another thread; `None` if that is not needed any more. The errand
+    /// itself keeps it, also when nobody waits for its answer any more: one thread waits for a server that does
+    /// not answer, however many handles there are and tasks give up.
+    pub(super) async fn turn(&self, is_needed: impl Fn() -> bool) -> Option<Turn> {
+        let Errands { is_under_way, over } = &*self.errands;
+        let mut is_over = pin!(over.notified());
+        loop {
+            // First, so that an end is not missed.
+            is_over.as_mut().enable();
+            if !is_needed() {
+                return None;
+            }
+            if !is_under_way.swap(true, Ordering::AcqRel) {
+                return Some(Turn(self.errands.clone()));
+            }
+            is_over.as_mut().await;
+            is_over.set(over.notified());
+        }
     }
 
     /// Takes the descriptor if it allows more than those there are; otherwise gives it back.

@@ -133,9 +133,13 @@ impl driver::Origin for Origin {
         Ok(Registry::join_region(&file.registration(), &self.wanted))
     }
 
-    fn turn(&self, of: &Registration) -> Pin<Box<dyn Future<Output = Turn> + Send + Sync>> {
-        let turn = Lock::of(of).file.turn();
-        Box::pin(async { Box::new(turn.await) as Turn })
+    fn turn<'a>(
+        &'a self,
+        of: &'a Registration,
+        is_needed: &'a (dyn Fn() -> bool + Send + Sync),
+    ) -> Pin<Box<dyn Future<Output = Option<Turn>> + Send + Sync + 'a>> {
+        let turn = Lock::of(of).file.turn(is_needed);
+        Box::pin(async { turn.await.map(|turn| Box::new(turn) as Turn) })
     }
 
     fn is_same_lock(&self, one: &Registration, other: &Registration) -> Sameness {
