@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::holder::{HeldBy, Holder, Holders, Lasting, Shown};
@@ -32,7 +33,8 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     operation: Operation,
-    path: PathBuf,
+    /// Shared with the handle: a refused try is to cost little.
+    path: Arc<Path>,
     /// Which of the locks in the file, if there are several; as text.
     key: Option<String>,
     /// What came of it, where the source does not say it already.
@@ -148,7 +150,7 @@ impl Error {
     pub(crate) fn os(
         kind: ErrorKind,
         operation: Operation,
-        path: impl Into<PathBuf>,
+        path: impl AsRef<Path>,
         source: io::Error,
     ) -> Self {
         Self::new(kind, operation, path, None, Some(source))
@@ -158,7 +160,7 @@ impl Error {
     pub(crate) fn found(
         kind: ErrorKind,
         operation: Operation,
-        path: impl Into<PathBuf>,
+        path: impl AsRef<Path>,
         detail: impl Into<String>,
     ) -> Self {
         Self::new(kind, operation, path, Some(detail.into()), None)
@@ -177,23 +179,21 @@ impl Error {
     }
 
     /// Put into words when it is shown: a refused try is to cost little.
-    pub(crate) fn would_block(operation: Operation, path: &Path, holders: Vec<Holder>) -> Self {
-        let mut error = Self::new(ErrorKind::WouldBlock, operation, path, None, None);
-        if !holders.is_empty() {
-            error.0.holders = holders.into();
-        }
-        error
+    pub(crate) fn would_block(operation: Operation, path: Arc<Path>, holders: Holders) -> Self {
+        let kind = ErrorKind::WouldBlock;
+        let (key, detail, source) = (None, None, None);
+        Self(Box::new(Inner { kind, operation, path, key, detail, source, holders }))
     }
 
     fn new(
         kind: ErrorKind,
         operation: Operation,
-        path: impl Into<PathBuf>,
+        path: impl AsRef<Path>,
         detail: Option<String>,
         source: Option<io::Error>,
     ) -> Self {
         let holders = Holders::default();
-        let path = path.into();
+        let path = path.as_ref().into();
         Self(Box::new(Inner { kind, operation, path, key: None, detail, source, holders }))
     }
 

@@ -748,7 +748,7 @@ impl CacheDir {
     async fn call<T: Send + 'static>(
         &self,
         operation: Operation,
-        path: impl Into<PathBuf>,
+        path: impl AsRef<Path>,
         job: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let done = self.run(job).await;

@@ -23,6 +23,9 @@ pub(crate) trait Origin: fmt::Debug + Send + Sync {
     /// Where the lock is, for people.
     fn path(&self) -> &Path;
 
+    /// The same, for errors.
+    fn shared_path(&self) -> std::sync::Arc<Path>;
+
     fn protocol(&self) -> Protocol;
 
     /// The name of the lock, where it is one of several at its path.

@@ -117,6 +117,7 @@ impl Request {
             queue::Outcome::Granted(()) => Outcome::Granted(RawGuard(self.registration.take())),
             queue::Outcome::Failed(error) => Outcome::Failed(error),
             queue::Outcome::Refused => Outcome::Refused,
+            queue::Outcome::Busy => Outcome::Busy,
             queue::Outcome::Moved(rank) => Outcome::Moved(rank),
         }
     }

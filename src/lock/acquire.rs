@@ -338,7 +338,9 @@ fn acquire(
                 Outcome::Failed(error) => {
                     return Poll::Ready(Err(lock.lock_error(mode, error)));
                 }
-                Outcome::Refused => unreachable!("a request that waits is not refused"),
+                Outcome::Refused | Outcome::Busy => {
+                    unreachable!("a request that waits is not refused")
+                }
             },
             State::Checking(checked) => match ready!(checked.as_mut().poll(cx))? {
                 Some(guard) => return proceed(state, guard, cx),

@@ -190,5 +190,5 @@ fn explain(holders: &mut [Holder], record: &Record, here: &Process) {
 }
 
 fn is_busy(registration: &Arc<Registration>) -> bool {
-    matches!(try_lock(registration, Mode::Shared), Outcome::Refused)
+    matches!(try_lock(registration, Mode::Shared), Outcome::Refused | Outcome::Busy)
 }

@@ -338,7 +338,7 @@ async fn try_one<G: Guard>((lock, at): &Place) -> Result<Tried<G>, Error> {
             }
             Outcome::Granted(guard) => drop(guard),
             Outcome::Moved(_) => {}
-            Outcome::Refused => return Ok(Tried::Busy),
+            Outcome::Refused | Outcome::Busy => return Ok(Tried::Busy),
             Outcome::Failed(error) => return Err(trying.lock_error(G::MODE, error)),
         }
         trying.handle.move_on(&from, operation(G::MODE), true).map(|()| Tried::Moved)

@@ -27,7 +27,7 @@ use open_options::UNFIT_LABEL;
 use crate::driver::{Handle, Key, Outcome, RawGuard, Registration, try_lock};
 use crate::engine::file::Origin;
 use crate::error::{Error, ErrorKind, Operation, TryLockError};
-use crate::holder::{Label, is_fit_for_a_record};
+use crate::holder::{Holders, Label, is_fit_for_a_record};
 use crate::mode::Mode;
 use crate::os::{self, Protocol, Region};
 use crate::shim::Arc;
@@ -356,10 +356,10 @@ impl FileLock {
         self.check_owner(operation(G::MODE))?;
         let registration = self.registration();
         let tried = if registration.answers_at_once() {
-            self.try_raw(G::MODE)
+            self.try_raw(registration, G::MODE)
         } else {
-            let lock = self.clone();
-            registration.run_blocking(move || lock.try_raw(G::MODE))
+            let (lock, at) = (self.clone(), registration.clone());
+            registration.run_blocking(move || lock.try_raw(at, G::MODE))
         };
         match tried {
             Ok(guard) => {
@@ -374,10 +374,9 @@ impl FileLock {
     }
 
     /// Blocks for the time of some lock and file-system calls.
-    fn try_raw(&self, mode: Mode) -> Result<RawGuard, TryLockError> {
+    fn try_raw(&self, mut at: Arc<Registration>, mode: Mode) -> Result<RawGuard, TryLockError> {
         for _ in 0..MOST_IN_VAIN {
-            let registration = self.registration();
-            match try_lock(&registration, mode) {
+            match try_lock(&at, mode) {
                 Outcome::Granted(guard) => {
                     if self.handle.confirm(&guard)? {
                         return Ok(guard);
@@ -386,28 +385,28 @@ impl FileLock {
                     drop(guard);
                 }
                 Outcome::Refused => {
-                    let mut holders = registration.own_holders();
-                    if holders.is_empty() {
-                        holders.extend(registration.engine().blocker());
-                    }
-                    let error = Error::would_block(operation(mode), self.path(), holders);
-                    return Err(TryLockError::WouldBlock(error));
+                    let own = at.own_holders();
+                    // It may be waiting for another process.
+                    let holders = if own.is_empty() { others(&at) } else { own.into() };
+                    return Err(self.would_block(mode, holders));
                 }
+                Outcome::Busy => return Err(self.would_block(mode, others(&at))),
                 Outcome::Failed(error) => return Err(self.lock_error(mode, error).into()),
                 Outcome::Moved(_) => {}
             }
-            self.handle.move_on(&registration, operation(mode), false).map_err(|error| {
-                if !error.is_for_a_lease() {
-                    return TryLockError::Error(error);
-                }
-                TryLockError::WouldBlock(Error::would_block(
-                    operation(mode),
-                    self.path(),
-                    Vec::new(),
-                ))
+            let moved = self.handle.move_on(&at, operation(mode), false);
+            moved.map_err(|error| match error.is_for_a_lease() {
+                true => self.would_block(mode, Holders::default()),
+                false => TryLockError::Error(error),
             })?;
+            at = self.registration();
         }
         Err(self.replaced(mode).into())
+    }
+
+    fn would_block(&self, mode: Mode, holders: Holders) -> TryLockError {
+        let path = self.handle.origin().shared_path();
+        TryLockError::WouldBlock(Error::would_block(operation(mode), path, holders))
     }
 
     /// In a forked child everything of the parent is out of bounds, its mutexes first of all.
@@ -451,6 +450,11 @@ impl FileLock {
             format!("the lock file was removed or replaced {MOST_IN_VAIN} times in a row or more");
         Error::found(ErrorKind::Replaced, operation(mode), self.path(), detail)
     }
+}
+
+/// One of those who keep this process from the lock, if that can be had in one system call.
+fn others(at: &Registration) -> Holders {
+    at.engine().blocker().map_or_else(Holders::default, |holder| Holders::from([holder]))
 }
 
 fn operation(mode: Mode) -> Operation {

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Operation};
 #[derive(Clone)]
 pub(crate) struct Location {
     /// Absolute, unless the current directory had no path.
-    shown: PathBuf,
+    shown: Arc<Path>,
     /// Set for a path that was given as a relative one.
     relative: Option<Relative>,
 }
@@ -39,13 +39,13 @@ impl Location {
     fn find(path: &Path) -> io::Result<Self> {
         let absolute = std::path::absolute(path);
         if path.is_absolute() || path.as_os_str().is_empty() {
-            return Ok(Self { shown: absolute?, relative: None });
+            return Ok(Self { shown: absolute?.into(), relative: None });
         }
         match Directory::current()? {
-            None => Ok(Self { shown: absolute?, relative: None }),
+            None => Ok(Self { shown: absolute?.into(), relative: None }),
             Some(from) => {
                 let path = path.to_owned();
-                let shown = absolute.unwrap_or_else(|_| path.clone());
+                let shown = absolute.unwrap_or_else(|_| path.clone()).into();
                 Ok(Self { shown, relative: Some(Relative { from: Arc::new(from), path }) })
             }
         }
@@ -62,7 +62,12 @@ impl Location {
             .relative
             .as_ref()
             .map(|relative| Relative { from: relative.from.clone(), path: append(&relative.path) });
-        Self { shown: append(&self.shown), relative }
+        Self { shown: append(&self.shown).into(), relative }
+    }
+
+    /// The path for people, for errors to keep.
+    pub(crate) fn shared(&self) -> Arc<Path> {
+        self.shown.clone()
     }
 
     /// The directory from which to resolve the path, if it is not the root, and the path.
@@ -92,7 +97,7 @@ impl AsRef<Path> for Location {
 /// The path as it stands.
 impl From<PathBuf> for Location {
     fn from(shown: PathBuf) -> Self {
-        Self { shown, relative: None }
+        Self { shown: shown.into(), relative: None }
     }
 }
 

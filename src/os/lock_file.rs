@@ -384,6 +384,18 @@ impl Gate for Call<'_> {
         }
     }
 
+    #[inline]
+    fn look_before_try(&self) -> Option<Turnstile> {
+        // Of a descriptor that is no good for this lock, a try says so, held or not.
+        let may_try = self.file.writable || self.mode == Mode::Shared;
+        match self.turnstile(self.file.pid) {
+            Some(turnstile) if may_try => {
+                turnstile.look_with(self.carrier(), &self.file.file, self.mode)
+            }
+            _ => Some(self.look()),
+        }
+    }
+
     fn remembered(&self) -> &Turnstiles {
         &self.file.turnstiles
     }

@@ -114,6 +114,11 @@ pub(super) enum Turn {
 /// A lock and its turnstile, as an attempt sees them.
 pub(super) trait Gate {
     fn look(&self) -> Turnstile;
+    /// As `look`, by a call that asks for the lock as well: `None` if another one has that, so that a try would be
+    /// refused.
+    fn look_before_try(&self) -> Option<Turnstile> {
+        Some(self.look())
+    }
     fn remembered(&self) -> &Turnstiles;
     fn region(&self) -> Region;
     fn now(&self) -> Instant;
@@ -142,7 +147,13 @@ pub(super) trait Wait {
 /// [`CHANCE`] when all that is missing is that the owner of the turnstile has had its chance.
 #[inline]
 pub(super) fn try_in_turn(gate: &impl Gate, may_pause: bool) -> io::Result<Attempt> {
-    let mut next = ask(gate)?;
+    let turnstile = match gate.look_before_try() {
+        Some(turnstile) => turnstile,
+        None if gate.remembered().is_empty() => return Ok(Attempt::Busy),
+        // What is remembered must not become old.
+        None => gate.look(),
+    };
+    let mut next = judge(gate, turnstile)?;
     if let (Next::HasAChance(left), true) = (next, may_pause) {
         gate.pause(left);
         next = ask(gate)?;
@@ -226,7 +237,12 @@ enum Next {
 
 #[inline]
 fn ask(gate: &impl Gate) -> io::Result<Next> {
-    match gate.look() {
+    judge(gate, gate.look())
+}
+
+#[inline]
+fn judge(gate: &impl Gate, turnstile: Turnstile) -> io::Result<Next> {
+    match turnstile {
         Turnstile::Free => {
             gate.remembered().forget(gate.region());
             Ok(Next::Mine)
@@ -275,11 +291,16 @@ pub(super) struct Turnstiles {
 }
 
 impl Turnstiles {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        !self.any.load(Ordering::Acquire)
+    }
+
     /// The turnstile is free.
     #[inline]
     pub(super) fn forget(&self, region: Region) {
         // Whoever remembers something of the region has made the call before this one: there is one at a time.
-        if self.any.load(Ordering::Acquire) {
+        if !self.is_empty() {
             self.forget_owner(region);
         }
     }
@@ -293,7 +314,7 @@ impl Turnstiles {
 
     /// The owner has been passed, and not long ago.
     pub(super) fn ignores(&self, region: Region, taken: Taken, now: Instant) -> bool {
-        self.any.load(Ordering::Acquire)
+        !self.is_empty()
             && self.owners().get(&region).is_some_and(|owner| owner.is_ignored(taken, now))
     }
 
@@ -519,6 +540,10 @@ mod tests {
             self.turnstile.get()
         }
 
+        fn look_before_try(&self) -> Option<Turnstile> {
+            self.is_free.get().then(|| self.look())
+        }
+
         fn remembered(&self) -> &Turnstiles {
             &self.remembered
         }
@@ -684,6 +709,35 @@ mod tests {
             assert!(refused * every >= limit, "passed after {refused} tries");
             assert!(refused <= (limit / every + 50).max(40), "passed after {refused} tries");
         }
+    }
+
+    #[test]
+    fn a_lock_that_is_held_says_nothing_of_the_turnstile() {
+        let told = told(ASLEEP);
+        told.is_free.set(false);
+        for _ in 0..100 {
+            told.refused();
+            told.pass(10);
+        }
+        assert!(told.remembered.is_empty());
+        told.is_free.set(true);
+        assert_eq!(told.refusals(60), 2, "as if it had not been tried before");
+    }
+
+    #[test]
+    fn what_is_remembered_does_not_become_old_while_the_lock_is_held() {
+        let told = told(ASLEEP);
+        told.refused();
+        told.pass(30);
+        told.refused();
+        // It is found free; the owner that wakes up now finds it held.
+        told.is_free.set(false);
+        told.pass(20);
+        told.refused();
+        told.is_free.set(true);
+        told.pass(15);
+        told.refused();
+        told.granted();
     }
 
     /// As one does who asks with a time limit, again and again: no wait is long enough by itself.

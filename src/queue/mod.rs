@@ -103,8 +103,10 @@ pub(crate) enum Ask {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome<E, G = ()> {
     Granted(G),
-    /// It would have had to wait, and did not want to.
+    /// It would have had to wait for other requests of this process, and did not want to.
     Refused,
+    /// The same, and what is in the way is another process: the engine was asked.
+    Busy,
     /// The lock is gone from where its handle leads: ask again on the new one, with this rank.
     Moved(Rank),
     Failed(E),
@@ -454,7 +456,7 @@ impl<W, E> Queue<W, E> {
     fn busy(&mut self, tried: Mode, effects: &mut Effects<W>) {
         // It was alone when it came, so there is one at most.
         if self.waiters.first().is_some_and(|first| first.patience == Patience::Try) {
-            effects.wake(self.waiters.settle_first(Outcome::Refused));
+            effects.wake(self.waiters.settle_first(Outcome::Busy));
         }
         match self.waiters.first() {
             Some(first) if first.mode == tried => self.wait(tried, Call::Wait(tried), effects),

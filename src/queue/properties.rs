@@ -114,7 +114,7 @@ impl Reference {
     fn busy(&mut self) {
         while self.line.front().is_some_and(|front| front.patience == Patience::Try) {
             let id = self.line.pop_front().expect("looked at above").id;
-            self.settled.push((id, Outcome::Refused));
+            self.settled.push((id, Outcome::Busy));
         }
     }
 

@@ -189,6 +189,7 @@ fn describe(outcome: Outcome<Name>) -> String {
     match outcome {
         Outcome::Granted(()) => "granted".into(),
         Outcome::Refused => "refused".into(),
+        Outcome::Busy => "busy".into(),
         Outcome::Moved(_) => "moved".into(),
         Outcome::Failed(error) => format!("failed: {error}"),
     }

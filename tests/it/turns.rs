@@ -494,8 +494,9 @@ mod strangers {
         let lock = libc::flock {
             l_type: kind.try_into().unwrap(),
             l_whence: libc::SEEK_SET.try_into().unwrap(),
-            l_start: start,
-            l_len: length,
+            // Of 32 bits where offsets are.
+            l_start: start.try_into().unwrap(),
+            l_len: length.try_into().unwrap(),
             l_pid: 0,
         };
         fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).expect("nobody has it");

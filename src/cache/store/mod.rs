@@ -272,7 +272,7 @@ pub(super) fn remove_unfinished(path: &Path) {
 }
 
 /// What an error of the store is for its caller.
-pub(super) fn named(operation: Operation, path: impl Into<PathBuf>, error: io::Error) -> Error {
+pub(super) fn named(operation: Operation, path: impl AsRef<Path>, error: io::Error) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::IsADirectory => ErrorKind::NotAFile,
         io::ErrorKind::Unsupported => ErrorKind::Unsupported,

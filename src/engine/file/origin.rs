@@ -90,6 +90,10 @@ impl driver::Origin for Origin {
         &self.path
     }
 
+    fn shared_path(&self) -> std::sync::Arc<Path> {
+        self.path.shared()
+    }
+
     fn protocol(&self) -> Protocol {
         self.wanted.protocol
     }

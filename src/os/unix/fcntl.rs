@@ -18,6 +18,7 @@ use nix::libc;
 use super::kernel::record;
 use crate::mode::Mode;
 use crate::os::Region;
+use crate::os::turnstile::{Taken, Turnstile};
 
 // C libraries give the constants another width than the field has.
 #[allow(clippy::unnecessary_cast)]
@@ -64,6 +65,22 @@ impl Range {
 
     pub(super) const fn byte(start: u64) -> Self {
         Self { start, length: 1 }
+    }
+}
+
+impl Blocker {
+    /// A turnstile that this one has.
+    pub(super) fn as_turnstile(&self) -> Turnstile {
+        // The pid is that of a POSIX record lock; an open file description lock has none.
+        Turnstile::Taken(Taken(self.range.length << 32 | u64::from(self.pid.unwrap_or(0))))
+    }
+
+    /// A lock of this range and mode can not be had beside it.
+    pub(super) fn keeps_out(&self, range: Range, mode: Mode) -> bool {
+        let ends_before =
+            |one: Range, other: Range| one.length != 0 && one.start + one.length <= other.start;
+        let overlaps = !ends_before(self.range, range) && !ends_before(range, self.range);
+        overlaps && (mode == Mode::Exclusive || self.mode == Mode::Exclusive)
     }
 }
 

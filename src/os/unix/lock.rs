@@ -10,7 +10,7 @@ use super::flock;
 use super::interrupt::Interrupt;
 use super::kernel::record;
 use crate::mode::Mode;
-use crate::os::turnstile::{Taken, Turnstile};
+use crate::os::turnstile::Turnstile;
 use crate::os::{Protocol, Region, Waited};
 
 /// So many times in a row a call that waits for nobody is made again when it was interrupted.
@@ -126,12 +126,25 @@ impl Lock {
     pub(in crate::os) fn look(self, file: &File) -> Turnstile {
         let Lock::Bytes(range) = self else { return Turnstile::Free };
         match fcntl::blocker(file, Range::byte(range.start)) {
-            Ok(Some(by)) if by.range.start == range.start => {
-                // The pid is that of a POSIX record lock; an open file description lock has none.
-                Turnstile::Taken(Taken(by.range.length << 32 | u64::from(by.pid.unwrap_or(0))))
-            }
+            Ok(Some(by)) if by.range.start == range.start => by.as_turnstile(),
             Ok(Some(_)) => Turnstile::Covered,
             Ok(None) | Err(_) => Turnstile::Free,
+        }
+    }
+
+    /// As `look`, and whether the lock behind this turnstile could be had is asked by the same call: `None` if not.
+    /// The kernel names one lock of several, so a second call may be needed.
+    #[inline]
+    pub(in crate::os) fn look_with(self, lock: Self, file: &File, mode: Mode) -> Option<Turnstile> {
+        let (Lock::Bytes(turnstile), Lock::Bytes(lock)) = (self, lock) else {
+            return Some(self.look(file));
+        };
+        let both = Range { start: lock.start, length: turnstile.start + 1 - lock.start };
+        match fcntl::blocker(file, both) {
+            Ok(None) | Err(_) => Some(Turnstile::Free),
+            Ok(Some(by)) if by.range.start == turnstile.start => Some(by.as_turnstile()),
+            Ok(Some(by)) if by.keeps_out(lock, mode) => None,
+            Ok(Some(_)) => Some(self.look(file)),
         }
     }
 

@@ -447,6 +447,15 @@ pub(in crate::os) mod lock {
             Err(io::ErrorKind::Unsupported.into())
         }
 
+        pub(in crate::os) fn look_with(
+            self,
+            _lock: Self,
+            _file: &File,
+            _mode: Mode,
+        ) -> Option<Turnstile> {
+            Some(Turnstile::Free)
+        }
+
         pub(in crate::os) fn renumber(
             self,
             _to: Self,
