@@ -533,10 +533,10 @@ fn a_try_is_refused_when_the_os_is_busy() {
         &[
             (TryLock("a"), "queued, try exclusive"),
             (Busy, "wake a"),
-            (Poll("a"), "refused"),
+            (Poll("a"), "busy"),
             (TryLockShared("b"), "queued, try shared"),
             (Busy, "wake b"),
-            (Poll("b"), "refused"),
+            (Poll("b"), "busy"),
             // No wait was left behind.
             (Lock("c"), "queued, try exclusive"),
         ],
@@ -551,7 +551,7 @@ fn a_refused_try_leaves_the_attempt_to_those_behind_it() {
             (TryLock("a"), "queued, try exclusive"),
             (Lock("b"), "queued"),
             (Busy, "wait exclusive, wake a"),
-            (Poll("a"), "refused"),
+            (Poll("a"), "busy"),
             (Poll("b"), "waits"),
             (Acquired, "wake b"),
         ],
@@ -562,7 +562,7 @@ fn a_refused_try_leaves_the_attempt_to_those_behind_it() {
             (TryLock("a"), "queued, try exclusive"),
             (LockShared("b"), "queued"),
             (Busy, "try shared, wake a"),
-            (Poll("a"), "refused"),
+            (Poll("a"), "busy"),
             (Acquired, "wake b"),
         ],
     );
@@ -912,7 +912,7 @@ fn those_who_move_stand_before_the_newcomers_in_the_order_that_they_had() {
 fn one_that_tries_is_answered_before_those_who_move() {
     let before: &[Line] = &[(TryLock("t"), "queued, try exclusive"), (Again("a", 1), "queued")];
     let granted: &[Line] = &[(Acquired, "wake t"), (Release("t"), "wake a")];
-    let refused: &[Line] = &[(Busy, "wait exclusive, wake t"), (Poll("t"), "refused")];
+    let refused: &[Line] = &[(Busy, "wait exclusive, wake t"), (Poll("t"), "busy")];
     for after in [granted, refused] {
         play(UNBOUNDED, &[before, after].concat());
     }
