@@ -490,6 +490,7 @@ mod strangers {
     }
 
     #[allow(clippy::disallowed_methods)] // a program that knows nothing of this crate
+    #[allow(clippy::useless_conversion)] // offsets have 32 bits on some systems
     fn set(file: &File, kind: i32, start: i64, length: i64) {
         let lock = libc::flock {
             l_type: kind.try_into().unwrap(),
