@@ -15,6 +15,7 @@ mod forks;
 mod location;
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod lock_file;
+mod made_once;
 #[cfg(any(test, tokio_filelock_loom))]
 #[cfg_attr(not(all(test, tokio_filelock_loom)), allow(dead_code))] // used in models
 pub(crate) mod model;
@@ -41,6 +42,7 @@ use windows as platform;
 
 pub(crate) use foreign::foreign_descriptor;
 pub(crate) use location::Location;
+pub(crate) use made_once::MadeOnce;
 pub(crate) use names::{Answer, Names, Sameness};
 pub(crate) use platform::errors::{is_gone, lock_error_kind};
 pub(crate) use platform::holders::{describe_this_process, look_up, tells_holders, this_process};
