@@ -1,5 +1,4 @@
 //! Many tasks at once: threads are bounded, and what blocks is not done where tasks run.
-#![allow(unsafe_code)]
 
 use std::fs;
 use std::future::Future;
@@ -13,14 +12,15 @@ use std::thread;
 use std::time::Duration;
 
 use nix::libc;
+use nix::unistd::{getppid, gettid};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_filelock::cache::SyncPolicy;
 use tokio_filelock::{CacheDir, ErrorKind};
 
-use super::systems::refuse;
 use super::{directory, options, temporary_files};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
+use crate::support::tracer::{Stop, Traced};
 use crate::support::{in_time, until};
 
 fn threads() -> usize {
@@ -139,8 +139,11 @@ pub(crate) fn insert(arguments: &[String]) {
     say("done");
 }
 
-/// Gives a byte, and then nothing more.
-struct Stalls(bool);
+/// What the cache writes at once.
+const CHUNK: usize = 256 * 1024;
+
+/// Gives so many bytes, and then neither more nor the end.
+struct Stalls(usize);
 
 impl AsyncRead for Stalls {
     fn poll_read(
@@ -148,17 +151,47 @@ impl AsyncRead for Stalls {
         _: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !std::mem::replace(&mut self.0, true) {
-            buffer.put_slice(b"x");
+        if self.0 == 0 {
+            return Poll::Pending;
         }
+        let more = buffer.remaining().min(self.0);
+        buffer.put_slice(&vec![b'v'; more]);
+        self.0 -= more;
         Poll::Ready(Ok(()))
     }
 }
 
+/// The thread of a task may not block: what its insert has written is removed by another one.
 #[test]
 fn who_drops_an_insert_makes_no_call_for_it() {
     let place = Place::new();
-    finish("drop an insert", &directory(&place));
+    let path = directory(&place);
+    let mut process = Process::in_role("drop an insert", &[path.to_str().unwrap()]);
+    let thread = process.event().parse().unwrap();
+    let (calls, mut process) = thread::scope(|scope| {
+        // It is traced for as long as this thread lives, and goes on by itself afterwards.
+        let tracing = scope.spawn(move || {
+            let mut thread = Traced::seize(thread);
+            process.tell("go");
+            let (mut calls, mut marks) = (Vec::new(), 0);
+            while marks < 2 {
+                match thread.next_stop().expect("it makes both marks") {
+                    Stop::Entered(libc::SYS_getppid) => marks += 1,
+                    Stop::Entered(call) if marks == 1 => calls.push(call),
+                    Stop::Entered(_) | Stop::Left(_) => {}
+                }
+            }
+            (calls, process)
+        });
+        tracing.join().unwrap()
+    });
+    for call in [libc::SYS_unlinkat, libc::SYS_close, libc::SYS_fcntl] {
+        assert!(!calls.contains(&call), "{call} in {calls:?}");
+    }
+    until("it is removed", || temporary_files(&path).is_empty());
+    process.tell("end");
+    process.expect("done");
+    process.finish();
 }
 
 /// The role `drop an insert`.
@@ -166,26 +199,24 @@ pub(crate) fn drop_an_insert(arguments: &[String]) {
     let [path] = arguments else { panic!("one argument") };
     let path = Path::new(path);
     let cache = options().blocking_open(path).unwrap();
-    let mut insert = Box::pin(cache.insert("key", Stalls(false)));
+    let mut insert = Box::pin(cache.insert("key", Stalls(CHUNK)));
     assert!(insert.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    // Written, and not seen by the task. Its answer is there, too, when the thread is idle.
+    // Written, and seldom seen by the task. The answer is there, too, when the thread is idle.
     until("the value is written", || {
         let length = |name: &String| fs::metadata(path.join("tmp").join(name)).unwrap().len();
-        temporary_files(path).iter().map(length).sum::<u64>() == 1
+        temporary_files(path).iter().map(length).sum::<u64>() == CHUNK as u64
     });
     until("the thread is idle", || {
-        fs::read_dir("/proc/self/task").unwrap().flatten().any(|task| {
+        fs::read_dir("/proc/self/task").unwrap().flatten().all(|task| {
             let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
-            read("comm").starts_with("filelock") && read("wchan").contains("futex")
+            !read("comm").starts_with("filelock") || read("wchan").contains("futex")
         })
     });
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            // Of this thread alone.
-            refuse(libc::SYS_unlinkat, libc::EPERM as u32);
-            drop(insert);
-        });
-    });
-    until("it is removed", || temporary_files(path).is_empty());
+    say(&gettid().to_string());
+    commands().next();
+    getppid();
+    drop(insert);
+    getppid();
+    commands().next();
     say("done");
 }

@@ -370,7 +370,7 @@ pub(crate) fn without_a_call(arguments: &[String]) {
 
 /// From now on this thread and those that it starts get this error from the call.
 #[cfg(target_os = "linux")]
-pub(super) fn refuse(call: libc::c_long, errno: u32) {
+fn refuse(call: libc::c_long, errno: u32) {
     const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
     const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
     const RETURN: u16 = 0x06; // BPF_RET | BPF_K
