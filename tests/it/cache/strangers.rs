@@ -435,7 +435,8 @@ async fn what_is_planted_where_directories_are_is_replaced_or_in_the_way_of_its_
     }
 }
 
-/// Around a directory that is being filled, and in it.
+/// Around a directory that is being filled, and in it. On other systems the fill goes by names.
+#[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
 #[tokio::test]
 async fn what_is_planted_in_the_middle_of_a_fill_is_left_alone() {
     if lacks(&[Need::Root]) {
@@ -535,10 +536,16 @@ async fn use_it(cache: &CacheDir) -> BTreeMap<&'static str, u32> {
             }),
             ("stats", in_time(cache.stats()).await.err()),
             ("insert_dir", {
+                // On other systems the fill goes by names, which may lead anywhere.
+                let goes_by_handle = cfg!(all(target_os = "linux", not(tokio_filelock_posix)));
                 let fill = |dir: PathBuf| async move { tree::fill(&dir, "key", round.into()) };
-                match in_time(cache.insert_dir(&long(), fill)).await {
-                    Err(FillError::Cache(error)) => Some(error),
-                    _ => None,
+                if goes_by_handle {
+                    match in_time(cache.insert_dir(&long(), fill)).await {
+                        Err(FillError::Cache(error)) => Some(error),
+                        _ => None,
+                    }
+                } else {
+                    None
                 }
             }),
             (
