@@ -80,12 +80,8 @@ impl LockFile {
         if !numbers_stay {
             file.may_change(keyed, &names);
         }
-        // On a server it would meet the range locks.
-        if access.in_use && is_local {
-            Lock::mark_in_use(&file);
-        }
         let reach = (!is_local).then(|| Reach::of(&file));
-        Ok(Self {
+        let file = Self {
             file,
             names,
             writable,
@@ -94,7 +90,19 @@ impl LockFile {
             pid: process::id(),
             turnstiles: Turnstiles::default(),
             inode: OnceLock::new(),
-        })
+        };
+        if access.in_use {
+            file.mark_in_use();
+        }
+        Ok(file)
+    }
+
+    /// Says that it is in use ([`Access::in_use`]), for as long as it is open.
+    pub(crate) fn mark_in_use(&self) {
+        // On a server it would meet the range locks.
+        if self.is_local() {
+            Lock::mark_in_use(&self.file);
+        }
     }
 
     pub(crate) fn names(&self) -> &Names {

@@ -395,6 +395,8 @@ impl LockFile {
         Ok(())
     }
 
+    pub(crate) fn mark_in_use(&self) {}
+
     pub(crate) fn has_other_names(&self) -> io::Result<bool> {
         Ok(false)
     }

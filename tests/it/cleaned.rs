@@ -31,6 +31,27 @@ fn version() -> u32 {
     number.unwrap_or_else(|| panic!("no version: {said}"))
 }
 
+/// Also where this process has the file open for something else already.
+#[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
+#[tokio::test]
+async fn a_space_keeps_its_files_in_use() {
+    if lacks(&[Need::Program("flock")]) {
+        return;
+    }
+    for file_comes_first in [false, true] {
+        let place = Place::new();
+        let path = place.at("space");
+        let file = match file_comes_first {
+            true => Some(open(path.clone(), Protocol::Fcntl).await),
+            false => None,
+        };
+        let space = LockSpace::open(&path).await.unwrap();
+        assert!(!Program::Flock1.gets(&path, Mode::Exclusive), "file first: {file_comes_first}");
+        drop((space, file));
+        assert!(Program::Flock1.gets(&path, Mode::Exclusive));
+    }
+}
+
 /// As the table in docs/PLATFORMS.md says.
 #[tokio::test]
 async fn what_systemd_tmpfiles_removes_and_leaves() {

@@ -112,6 +112,10 @@ impl Registry {
         if let Some(names) = LockFile::look(path)? {
             if let Some(joined) = this.find(&names, path, wanted)? {
                 let file = &joined.lock.file;
+                if wanted.access.in_use {
+                    // It may have been opened for one that is not of this kind.
+                    file.first.mark_in_use();
+                }
                 let will_do = file.is_writable() || wanted.access.read_only || file.has_kept();
                 let registration = Self::register(this, joined, wanted);
                 if will_do {
