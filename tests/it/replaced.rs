@@ -706,6 +706,36 @@ pub(crate) mod removed {
         drop(file);
     }
 
+    #[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
+    #[tokio::test]
+    async fn a_record_lock_of_other_code_of_this_process_keeps_the_file() {
+        use nix::fcntl::{FcntlArg, fcntl};
+        use nix::libc;
+
+        let place = Place::new();
+        let lock = open(place.lock_file(), Protocol::Fcntl).await;
+        let file = fs::File::options().write(true).open(place.lock_file()).unwrap();
+        // Beyond what this crate locks.
+        let elsewhere = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 1 << 30,
+            l_len: 1,
+            l_pid: 0,
+        };
+        #[allow(clippy::disallowed_methods)] // what other code does
+        fcntl(&file, FcntlArg::F_SETLK(&elsewhere)).unwrap();
+        let error = lock.lock().await.unwrap().remove_file().await.unwrap_err();
+        assert_names(&error, ErrorKind::InvalidInput, &place.lock_file());
+        let mut asked = elsewhere;
+        #[allow(clippy::disallowed_methods)] // another open file description asks
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked)).unwrap();
+        assert_eq!(i32::from(asked.l_type), libc::F_WRLCK, "it is gone");
+        drop(file);
+        lock.lock().await.unwrap().remove_file().await.unwrap();
+        assert!(!place.lock_file().exists());
+    }
+
     /// Files are removed while others open, lock and unlock them, all the time.
     #[cfg(tokio_filelock_posix)]
     #[tokio::test]

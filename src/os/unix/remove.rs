@@ -49,6 +49,10 @@ pub(in crate::os) fn remove(
     if record::CLOSING_RELEASES {
         return Err(io::ErrorKind::Unsupported.into());
     }
+    // To close it again releases what other code of this process has locked in it by fcntl(2).
+    if RecordLocks::of_this_process().are_in_file(file, file.identity()) {
+        return Ok(Some(Kept::Locked));
+    }
     let other = open_in(directory.as_fd(), name)?;
     if other.identity() != file.identity() {
         return Ok(Some(Kept::Replaced));

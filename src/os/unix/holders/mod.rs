@@ -118,6 +118,11 @@ impl RecordLocks {
         !self.0.is_empty()
     }
 
+    pub(in crate::os::unix) fn are_in_file(&self, file: &File, identity: Identity) -> bool {
+        let inode = || Inode::of(file, identity);
+        self.any() && self.0.iter().any(|line| inode().is_of(line))
+    }
+
     pub(in crate::os::unix) fn are_in(&self, look: &FileLook) -> bool {
         let inode = look.inode();
         self.0.iter().any(|line| inode.is_of(line))
