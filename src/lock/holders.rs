@@ -177,13 +177,16 @@ fn explain(holders: &mut [Holder], record: &Record, here: &Process) {
         // This process would know.
         (None, Some(pid)) if is_of_here => pid != here.pid && is_alive(record, here),
         // It can not be seen from here, and the record is of one that can not either.
-        (None, _) => !is_of_here,
+        (None, Some(_)) => !is_of_here,
+        (None, None) => false,
     };
     if wrote_it {
         if is_of_here {
             // Two that do not know of each other say the same.
             holder.pid = given;
             holder.claimed = None;
+        } else if record.process.host != here.host {
+            holder.elsewhere = record.host().map(str::to_owned);
         }
         holder.explain(record);
     }

@@ -163,7 +163,7 @@ impl OpenOptions {
     /// Whether a lock will do that excludes the programs of this machine only; `false` by default,
     /// and then opening is an error where it is known to be so.
     ///
-    /// Known are 9p, sshfs, NFS mounts with `nolock` or `local_lock`, and CIFS mounts with `nobrl`,
+    /// Known are 9p, sshfs, NFS mounts with `nolock` or `local_lock`, CIFS mounts with `nobrl`, and cluster file systems that are told so,
     /// by what `/proc/thread-self/mountinfo` says of the mount. Where that does not tell of the mount of a
     /// remote file system, opening is an error as well. docs/PLATFORMS.md tells what is not known.
     ///

@@ -200,6 +200,40 @@ fn a_child_that_keeps_an_inherited_lock() {
     until("the child lets go", || holders(&place.lock_file(), Protocol::Flock).is_empty());
 }
 
+/// The first thread ends, by the system call, and another one keeps the lock.
+const HEADLESS: &str = "
+import ctypes, fcntl, os, sys, threading
+file = open(sys.argv[1], 'r+')
+fcntl.flock(file, fcntl.LOCK_EX)
+def rest():
+    while ') Z ' not in open('/proc/self/task/%d/stat' % os.getpid()).read(): pass
+    print('event: held', flush=True)
+    sys.stdin.read()
+    os._exit(0)
+threading.Thread(target=rest).start()
+ctypes.CDLL(None).syscall(int(sys.argv[2]), 0)
+";
+
+/// It is in no list of open files of its process, and the record in the file is of another one.
+#[test]
+fn a_process_whose_first_thread_has_ended() {
+    if lacks(&[Need::Program("python3")]) {
+        return;
+    }
+    let place = Place::new();
+    let record =
+        "4711\ntokio-filelock 1\nstate=held    \ntoken=1\nhost=another.example\nlabel=fetch\n";
+    fs::write(place.lock_file(), record).unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", HEADLESS]).arg(place.lock_file()).arg(nix::libc::SYS_exit.to_string());
+    let process = Process::start("headless", command);
+    process.expect("held");
+    let holder = only(holders(&place.lock_file(), Protocol::Flock));
+    assert_eq!((holder.pid(), holder.source()), (Some(process.pid()), Source::LockTable));
+    assert_eq!(holder.label(), None, "{holder:?}");
+    process.finish();
+}
+
 /// All shared locks of a file look the same in the list of a process's open files.
 #[test]
 fn a_child_that_keeps_an_inherited_lock_beside_others_who_share() {

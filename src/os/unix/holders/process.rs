@@ -131,15 +131,28 @@ pub(super) fn text(path: impl AsRef<Path>) -> io::Result<String> {
 
 /// The locks that a process keeps by its descriptors.
 pub(super) fn locks(pid: u32) -> io::Result<Vec<Line>> {
-    let mut locks = Vec::new();
-    for descriptor in fs::read_dir(directory(pid).join("fdinfo"))? {
+    if let Some(locks) = locks_of_thread(&directory(pid))? {
+        return Ok(locks);
+    }
+    // The first thread has ended: the others have the descriptors.
+    let threads = fs::read_dir(directory(pid).join("task"))?.flatten();
+    // Threads come and go.
+    let mut locks = threads.filter_map(|thread| locks_of_thread(&thread.path()).ok().flatten());
+    Ok(locks.next().unwrap_or_default())
+}
+
+/// `None` if it has no descriptors.
+fn locks_of_thread(thread: &Path) -> io::Result<Option<Vec<Line>>> {
+    let (mut locks, mut has_descriptors) = (Vec::new(), false);
+    for descriptor in fs::read_dir(thread.join("fdinfo"))? {
+        has_descriptors = true;
         // Descriptors come and go.
         let Ok(info) = descriptor.and_then(|entry| text(entry.path())) else {
             continue;
         };
         locks.extend(locks_in(&info));
     }
-    Ok(locks)
+    Ok(has_descriptors.then_some(locks))
 }
 
 /// The locks that a file of this process keeps.
