@@ -509,6 +509,10 @@ mod tests {
     }
 
     impl Told {
+        fn is_to_be_had(&self) -> bool {
+            self.is_free.get() || self.is_shared && self.is_read.get()
+        }
+
         fn pass(&self, milliseconds: u64) {
             self.passed.set(self.passed.get() + Duration::from_millis(milliseconds));
         }
@@ -541,7 +545,7 @@ mod tests {
         }
 
         fn look_before_try(&self) -> Option<Turnstile> {
-            self.is_free.get().then(|| self.look())
+            self.is_to_be_had().then(|| self.look())
         }
 
         fn remembered(&self) -> &Turnstiles {
@@ -569,8 +573,7 @@ mod tests {
         }
 
         fn try_lock(&self) -> io::Result<Attempt> {
-            let is_to_be_had = self.is_free.get() || self.is_shared && self.is_read.get();
-            Ok(if is_to_be_had { Attempt::Acquired } else { Attempt::Busy })
+            Ok(if self.is_to_be_had() { Attempt::Acquired } else { Attempt::Busy })
         }
 
         fn is_shared(&self) -> bool {
@@ -785,10 +788,11 @@ mod tests {
     #[test]
     fn a_lock_that_cannot_be_given_back_is_used() {
         for is_free in [true, false] {
-            let told = Told { is_free: Cell::new(is_free), ..told(ASLEEP) };
+            let told = told(ASLEEP);
             told.cannot_ask.set(true);
             told.refused();
             told.pass(60);
+            told.is_free.set(is_free);
             match (try_in_turn(&told, true), is_free) {
                 (Ok(Attempt::Acquired), true) => {}
                 (Err(error), false) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
