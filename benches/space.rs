@@ -16,6 +16,11 @@ use nix::libc;
 use tokio::runtime::Builder;
 use tokio_filelock::{FileLock, LockSpace};
 
+// The offsets of the crate, so that plain calls ask for the same bytes.
+#[allow(dead_code)]
+#[path = "../src/os/wire.rs"]
+mod wire;
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const HELD: [usize; 4] = [0, 100, 1_000, 10_000];
@@ -90,7 +95,7 @@ fn plain_calls(held: usize, files: usize) -> Result<Figure> {
     Figure::of(SAMPLES, |number| {
         let file = &files[number % files.len()];
         let start = slots.next().expect("endless");
-        let mut turnstile = range(libc::F_WRLCK, start + (1 << 23) - 2, 1);
+        let mut turnstile = range(libc::F_WRLCK, start + wire::TURNSTILE_IN_SLOT as i64, 1);
         fcntl(file, FcntlArg::F_OFD_GETLK(&mut turnstile))?;
         set_lock(file, libc::F_WRLCK, start)?;
         set_lock(file, libc::F_UNLCK, start)
@@ -101,7 +106,7 @@ fn plain_calls(held: usize, files: usize) -> Result<Figure> {
 fn scattered() -> impl Iterator<Item = i64> {
     (1_u64..).map(|number| {
         let slot = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 25;
-        (1 << 62) + ((slot as i64) << 23)
+        (wire::FIRST_KEY as i64) + ((slot as i64) << wire::SLOT_LENGTH_BITS)
     })
 }
 

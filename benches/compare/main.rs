@@ -19,6 +19,10 @@ mod turns;
 mod uncontended;
 mod waits;
 mod wake;
+// The offsets of the crate, so that plain calls ask for the same bytes.
+#[allow(dead_code)]
+#[path = "../../src/os/wire.rs"]
+mod wire;
 
 use std::alloc::System;
 use std::error::Error;

@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio_filelock::{FileLock, OpenOptions, Protocol};
 
-use crate::Result;
+use crate::{Result, wire};
 
 /// A handle of one of those who are compared.
 pub(crate) trait Peer: Send + Sized + 'static {
@@ -176,7 +176,7 @@ impl SharingPeer for RawFlock {
 pub(crate) struct RawFlockWithChecks(File);
 
 /// The byte that is the turnstile of a file that is locked with flock(2).
-const TURNSTILE: libc::off_t = 1 << 61;
+const TURNSTILE: libc::off_t = wire::TURNSTILE_OF_FILE as libc::off_t;
 
 impl Peer for RawFlockWithChecks {
     const NAME: &'static str = "flock(2), fstat(2) and F_OFD_GETLK";
@@ -212,7 +212,7 @@ impl Peer for RawFcntlWithChecks {
         &mut self,
         section: impl Future<Output = T> + Send + 'static,
     ) -> T {
-        assert!(is_free(&self.0, (1 << 23) - 2).expect("getlk"));
+        assert!(is_free(&self.0, wire::TURNSTILE_IN_SLOT as libc::off_t).expect("getlk"));
         set(&self.0, libc::F_WRLCK);
         assert!(fstat(&self.0).expect("fstat").st_nlink > 0);
         let answer = section.await;

@@ -19,16 +19,11 @@ use super::store::Settings;
 use super::waits::Waits;
 use crate::error::{Error, TryLockError};
 use crate::lock::{ExclusiveGuard, FileLock};
+use crate::os::wire::{FIRST_WRITER, SLOT_LENGTH_BITS, WRITER_BITS};
 use crate::os::{Protocol, Region};
 use crate::process;
 use crate::space::LockSpace;
 use crate::wait;
-
-/// Writers lock in the upper half of the offsets below those of a space's keys (2^62), each in a
-/// slot of the same length, 2^23.
-const FIRST_WRITER: u64 = 1 << 61;
-const WRITER_BITS: u32 = 38;
-const SLOT_LENGTH_BITS: u32 = 23;
 
 #[derive(Debug)]
 pub(super) struct Locks {

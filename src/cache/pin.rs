@@ -11,12 +11,7 @@ use std::sync::OnceLock;
 
 use crate::lock::{ExclusiveGuard, FileLock};
 use crate::os::Region;
-
-/// Pins lock in the upper half of the offsets below those of marks (2^60), each in a slot of 2^23.
-/// Two generations of one slot are a strange chance, and then a pin of the one keeps the other.
-const FIRST_PIN: u64 = 1 << 59;
-const PIN_BITS: u32 = 36;
-const SLOT_LENGTH_BITS: u32 = 23;
+use crate::os::wire::{FIRST_PIN, PIN_BITS, SLOT_LENGTH_BITS};
 
 /// The lock file with the pins' locks, of who may delete.
 #[derive(Debug, Default)]
@@ -34,6 +29,7 @@ impl Pins {
 }
 
 pub(super) fn lock_of(file: &FileLock, generation: &str, number: u64) -> FileLock {
+    // Two generations of one slot are a strange chance, and then a pin of the one keeps the other.
     let slot = number & ((1 << PIN_BITS) - 1);
     let start = FIRST_PIN + (slot << SLOT_LENGTH_BITS);
     file.of_key(generation.as_bytes(), Region { start })

@@ -23,6 +23,8 @@ mod names;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod scenarios;
 mod turnstile;
+#[allow(dead_code)] // each system has some of them
+pub(crate) mod wire;
 
 // One of these is the platform. They have the same items.
 #[cfg(unix)]

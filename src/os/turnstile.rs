@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Attempt, Region, Waited};
+use super::{Attempt, Region, Waited, wire};
 
 /// How long the turnstile must have been seen with one owner before that one is passed.
 pub(super) const FIRST_LIMIT: Duration = Duration::from_millis(50);
@@ -69,7 +69,7 @@ const MOST_REMEMBERED: usize = 1024;
 pub(super) struct Taken(pub(super) u64);
 
 /// The largest number that the length of a turnstile carries: it is less than 2^22, as a pid on Linux is.
-pub(super) const WIDEST: u32 = (1 << 22) - 1;
+pub(super) const WIDEST: u32 = wire::TURNSTILE_IN_SLOT as u32 - 1;
 
 /// The number of the next time that this process has a turnstile.
 ///

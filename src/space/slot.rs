@@ -15,15 +15,10 @@
 use sha2::{Digest, Sha256};
 
 use crate::os::Region;
-
-const FILE_BITS: u32 = 3;
-const SLOT_BITS: u32 = 39;
-/// Room for 1 + pid bytes and the turnstile.
-const SLOT_LENGTH_BITS: u32 = 23;
-const FIRST: u64 = 1 << 62;
+use crate::os::wire::{FIRST_KEY, KEY_BITS, SLOT_LENGTH_BITS, SPACE_FILE_BITS};
 
 /// Lock files of a space.
-pub(super) const FILES: usize = 1 << FILE_BITS;
+pub(super) const FILES: usize = 1 << SPACE_FILE_BITS;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Slot {
@@ -35,14 +30,17 @@ impl Slot {
     pub(super) fn of(name: &[u8]) -> Self {
         let digest = Sha256::digest(name);
         let [file, slot] = split(u64::from_be_bytes(*digest.first_chunk().expect("32 bytes")));
-        Self { file: file as usize, region: Region { start: FIRST + (slot << SLOT_LENGTH_BITS) } }
+        Self {
+            file: file as usize,
+            region: Region { start: FIRST_KEY + (slot << SLOT_LENGTH_BITS) },
+        }
     }
 }
 
 /// The upper bits, and those below them.
 fn split(hash: u64) -> [u64; 2] {
-    let file = hash >> (u64::BITS - FILE_BITS);
-    let slot = (hash << FILE_BITS) >> (u64::BITS - SLOT_BITS);
+    let file = hash >> (u64::BITS - SPACE_FILE_BITS);
+    let slot = (hash << SPACE_FILE_BITS) >> (u64::BITS - KEY_BITS);
     [file, slot]
 }
 
@@ -88,7 +86,7 @@ mod tests {
         assert_eq!(split((1 << 22) - 1), [0, 0]);
         assert_eq!(split((1 << 61) - 1), [0, (1 << 39) - 1]);
         // The byte after the last slot would be the first that an off_t cannot name.
-        let last = FIRST + (((1 << SLOT_BITS) - 1) << SLOT_LENGTH_BITS);
+        let last = FIRST_KEY + (((1 << KEY_BITS) - 1) << SLOT_LENGTH_BITS);
         assert_eq!(last + (1 << SLOT_LENGTH_BITS), 1 << 63);
     }
 }

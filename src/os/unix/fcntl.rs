@@ -17,8 +17,8 @@ use nix::libc;
 
 use super::kernel::record;
 use crate::mode::Mode;
-use crate::os::Region;
 use crate::os::turnstile::{Taken, Turnstile};
+use crate::os::{Region, wire};
 
 // C libraries give the constants another width than the field has.
 #[allow(clippy::unnecessary_cast)]
@@ -55,11 +55,11 @@ impl Range {
 
     /// Beyond the slot of a file with one lock, but for the marks by which another process recognizes it.
     pub(super) const OF_KEYS: &[Self] = if size_of::<libc::off_t>() < 8 {
-        &[Self { start: 1 << 23, length: 0 }]
+        &[Self { start: wire::SLOT_LENGTH, length: 0 }]
     } else {
         &[
-            Self { start: 1 << 23, length: (1 << 60) - (1 << 23) },
-            Self { start: 1 << 61, length: 0 },
+            Self { start: wire::SLOT_LENGTH, length: wire::FIRST_MARK - wire::SLOT_LENGTH },
+            Self { start: 2 * wire::FIRST_MARK, length: 0 },
         ]
     };
 

@@ -11,7 +11,7 @@ use super::interrupt::Interrupt;
 use super::kernel::record;
 use crate::mode::Mode;
 use crate::os::turnstile::Turnstile;
-use crate::os::{Protocol, Region, Waited};
+use crate::os::{Protocol, Region, Waited, wire};
 
 /// So many times in a row a call that waits for nobody is made again when it was interrupted.
 const INTERRUPTIONS: usize = 100;
@@ -177,11 +177,9 @@ impl Lock {
 /// The byte at which the turnstile of a region begins: far beyond the data, and for byte ranges in
 /// the middle of the region's slot, which the lock itself never reaches.
 pub(super) fn turnstile_start(protocol: Protocol, region: Region) -> u64 {
-    const OF_WHOLE_FILE: u64 = 1 << 61;
-    const HALF_A_SLOT: u64 = 1 << 22;
     match protocol {
-        Protocol::Flock => OF_WHOLE_FILE,
-        Protocol::Fcntl => region.start + HALF_A_SLOT,
+        Protocol::Flock => wire::TURNSTILE_OF_FILE,
+        Protocol::Fcntl => region.start + wire::TURNSTILE_IN_SLOT,
     }
 }
 

@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_range_that_others_lock_as_well_would_prove_nothing() {
         let (directory, [one, other]) = two_files();
-        let always = Range { start: 1 << 60, length: 1 };
+        let always = Range { start: crate::os::wire::FIRST_MARK, length: 1 };
         let neighbour = open(&directory.path().join("other"));
         Lock::Bytes(always).try_lock(&neighbour, Mode::Shared).unwrap();
         assert_eq!(ask_by(&one, &[&other], || Some(always)), Answer::Is(0), "mistaken");

@@ -22,7 +22,7 @@ use super::overlapped;
 use crate::mode::Mode;
 use crate::os::file_system::FileSystem;
 use crate::os::turnstile::{Taken, Turnstile};
-use crate::os::{Protocol, Region, Waited};
+use crate::os::{Protocol, Region, Waited, wire};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::os) struct Lock {
@@ -55,11 +55,10 @@ impl Lock {
         region: Region,
         _number: u32,
     ) -> Option<Self> {
-        const HALF_A_SLOT: u64 = 1 << 22;
         match protocol {
             Protocol::Flock => None,
             Protocol::Fcntl => overlapped::is_usable()
-                .then(|| Self { start: beyond_data(region) + HALF_A_SLOT, length: 1 }),
+                .then(|| Self { start: beyond_data(region) + wire::TURNSTILE_IN_SLOT, length: 1 }),
         }
     }
 
@@ -162,7 +161,7 @@ impl Lock {
 /// lock file with a single lock is moved to 2^61. Both are within a lock on the whole file, as others take
 /// it, also if they count it to 2^63 - 1 only (Java).
 fn beyond_data(region: Region) -> u64 {
-    if region.start < 1 << 59 { 1 << 61 } else { region.start }
+    if region.start < wire::FIRST_PIN { wire::BEYOND_DATA } else { region.start }
 }
 
 fn flags(mode: Mode) -> LOCK_FILE_FLAGS {

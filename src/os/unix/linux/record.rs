@@ -8,6 +8,7 @@ use nix::fcntl::FcntlArg;
 use nix::libc;
 
 use crate::os::unix::fcntl::Range;
+use crate::os::wire::{FIRST_MARK, MARK_LENGTH_BITS};
 
 /// Closing another descriptor of a file releases none of its locks.
 pub(in crate::os::unix) const CLOSING_RELEASES: bool = false;
@@ -32,8 +33,6 @@ pub(in crate::os::unix) fn get(lock: &mut libc::flock) -> FcntlArg<'_> {
 
 /// The ranges that serve to recognize a file begin in these 2^60 bytes (docs/WIRE.md), clear of data, of
 /// turnstiles and of keys.
-const FIRST_MARK: u64 = 1 << 60;
-const MARK_LENGTH_BITS: u32 = 20;
 
 /// A range that no other lock has, on any file: by a chance of one in 2^80. And it meets another one of its
 /// kind by a chance of one in 2^39.
