@@ -42,12 +42,12 @@ const LOOKS: usize = 8;
 
 /// Those who hold the lock of the region, and those whose calls wait for it.
 pub(in crate::os) fn of(question: &Question<'_>, inode: &Inode, effort: Effort) -> Vec<Holder> {
-    let mut seen = Vec::new();
+    let (mut seen, mut in_doubt) = (Vec::new(), false);
     for _ in 0..LOOKS {
-        let Ok(lines) = lines(question, inode) else {
+        let Ok(shown) = lines(question, inode) else {
             return blocker(question).into_iter().collect();
         };
-        seen = lines;
+        (seen, in_doubt) = shown;
         let is_held = seen.iter().any(|line| !line.waits);
         let is_busy = effort == Effort::Search || !seen.is_empty();
         if is_held || !is_busy {
@@ -64,8 +64,9 @@ pub(in crate::os) fn of(question: &Question<'_>, inode: &Inode, effort: Effort) 
             }
         }
     }
-    if holders.is_empty() && !process::sees_all() {
-        // A lock that was taken outside of this pid namespace is not in the table.
+    // A lock that was taken outside of this pid namespace is not in the table.
+    let may_be_hidden = holders.is_empty() && !process::sees_all();
+    if may_be_hidden || in_doubt && holders.iter().all(Holder::is_waiting) {
         for (pid, line) in look.keepers() {
             if concerns(line, question) {
                 holders.push(named(line.mode, line.waits, *pid, Source::OpenFiles, effort));
@@ -82,12 +83,12 @@ pub(in crate::os) fn of(question: &Question<'_>, inode: &Inode, effort: Effort) 
 /// The kernel lists a call that waits for the lock itself, and not for the turnstile. `false` also where
 /// it is not listed: there is no `/proc`, or the holder is of another pid namespace.
 pub(in crate::os) fn is_lock_waited_for(question: &Question<'_>, inode: &Inode) -> bool {
-    let lines = lines(question, inode).unwrap_or_default();
+    let (lines, _) = lines(question, inode).unwrap_or_default();
     lines.iter().any(|line| line.waits && !waits_for_turn(line, question))
 }
 
-/// What the kernel lists of the lock.
-fn lines(question: &Question<'_>, inode: &Inode) -> io::Result<Vec<Line>> {
+/// What the kernel lists of the lock, and whether a holder may be missing.
+fn lines(question: &Question<'_>, inode: &Inode) -> io::Result<(Vec<Line>, bool)> {
     let concerned = |locks: &[u8]| {
         let locks = String::from_utf8_lossy(locks);
         let lines = locks.lines().filter_map(Line::parse);
@@ -97,8 +98,10 @@ fn lines(question: &Question<'_>, inode: &Inode) -> io::Result<Vec<Line>> {
     let open = || File::open("/proc/locks");
     let passes = pass::read(open, |locks| shows_holder(&concerned(locks)))?;
     let mut shown: Vec<_> = passes.iter().map(|locks| concerned(locks)).collect();
-    let best = shown.iter().position(|lines| shows_holder(lines)).unwrap_or(0);
-    Ok(if shown.is_empty() { Vec::new() } else { shown.swap_remove(best) })
+    let found = shown.iter().position(|lines| shows_holder(lines));
+    let in_doubt = found.is_none() && passes.len() == pass::PASSES;
+    let best = found.unwrap_or(0);
+    Ok((if shown.is_empty() { Vec::new() } else { shown.swap_remove(best) }, in_doubt))
 }
 
 /// What this process has locked by POSIX record locks, in any file, where `/proc` tells.

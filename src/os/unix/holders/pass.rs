@@ -9,7 +9,8 @@
 //! lock needs more than half a page, no read shows it and what is before it: the pass has a seam there. A seam holds
 //! if the next pass shows the last lock before it at the same place, for then nothing has moved up in between.
 //!
-//! The end of a pass is a seam as well, in doubt only if what is looked for has not been found.
+//! The end of a pass is a seam as well, in doubt only if what is looked for has not been found. Then it needs more than one
+//! confirmation, for a seam may hold by chance: one lock has gone, and another one has come.
 //!
 //! A pass that does not follow, or whose seams do not hold, is made anew. Beside locks that come and go at every
 //! read no seam holds: then all passes together are the answer. So what a pass shows may be a moment old, but a lock
@@ -22,26 +23,41 @@ use std::mem;
 const BUFFER: usize = 1 << 20;
 
 /// So often a pass is made anew.
-const PASSES: usize = 8;
+pub(super) const PASSES: usize = 8;
+
+/// So many passes in a row must confirm one that has not found what is looked for: another lock may be at the place of one
+/// that is gone by chance. Where a lock needs more than half a page the chance is too high, and all passes are made.
+const CONFIRMATIONS: u32 = 2;
 
 /// The lines of the table, some of them twice, as each of these passes shows them; the best comes first, and is
-/// the only one if what is looked for is in it.
+/// the only one if what is looked for is in it. As many as [`PASSES`] are in doubt: what is not in them may be there.
 pub(super) fn read<R: Read>(
     mut open: impl FnMut() -> io::Result<R>,
     is_found: impl Fn(&[u8]) -> bool,
 ) -> io::Result<Vec<Vec<u8>>> {
     let mut buffer = vec![0; BUFFER];
     let mut passes: Vec<Pass> = Vec::new();
+    let mut confirmed = 0;
     while passes.len() < PASSES {
         let pass = Pass::make(&mut open, &mut buffer)?;
         if pass.follows && pass.seams.is_empty() && is_found(&pass.lines) {
             return Ok(vec![pass.lines]);
         }
-        if passes.last().is_some_and(|before| before.is_confirmed_by(&pass)) {
-            passes.insert(passes.len() - 1, pass);
-            break;
+        match passes.last() {
+            Some(before) if before.is_confirmed_by(&pass) => {
+                confirmed += 1;
+                let is_found = is_found(&before.lines) || is_found(&pass.lines);
+                let is_enough = before.seams.is_empty() && confirmed == CONFIRMATIONS;
+                passes.insert(passes.len() - 1, pass);
+                if is_found || is_enough {
+                    break;
+                }
+            }
+            _ => {
+                confirmed = 0;
+                passes.push(pass);
+            }
         }
-        passes.push(pass);
     }
     Ok(passes.into_iter().rev().map(|pass| pass.lines).collect())
 }
