@@ -213,6 +213,16 @@ mod tests {
         assert_eq!(waited.unwrap(), Some(Waited::Acquired));
     }
 
+    /// What is left of a limit may be next to nothing, and the signal is repeated until the wait is over.
+    #[test]
+    fn a_limit_of_a_nanosecond_ends_the_wait_and_nothing_else() {
+        for _ in 0..100 {
+            let interrupt = Interrupt::default();
+            let waited = interrupt.wait_for(Duration::from_nanos(1), sleep_in_the_kernel);
+            assert_eq!(waited.unwrap(), None);
+        }
+    }
+
     #[test]
     fn the_mask_is_as_before() {
         let blocked = || {

@@ -79,7 +79,8 @@ impl Alarm {
     /// Signals after this time, and again and again. `false` if that is not possible.
     pub(in crate::os::unix) fn ring_after(&mut self, time: Duration) -> bool {
         match self {
-            Self::Timer(timer) if timer.arm(time, time) => true,
+            // A time of nanoseconds must not be repeated as it is: the thread would handle signals and do nothing else.
+            Self::Timer(timer) if timer.arm(time, time.max(REPEAT)) => true,
             _ => self.by_thread().ring_after(time),
         }
     }
