@@ -31,9 +31,6 @@ pub(in crate::os::unix) fn get(lock: &mut libc::flock) -> FcntlArg<'_> {
     FcntlArg::F_OFD_GETLK(lock)
 }
 
-/// The ranges that serve to recognize a file begin in these 2^60 bytes (docs/WIRE.md), clear of data, of
-/// turnstiles and of keys.
-
 /// A range that no other lock has, on any file: by a chance of one in 2^80. And it meets another one of its
 /// kind by a chance of one in 2^39.
 ///
