@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::os::file_system::{FileSystem, Keyed, Kind};
@@ -103,6 +104,12 @@ fn status(
     let name = status.f_basetype;
     let bytes = name.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0);
     Ok(String::from_utf8(bytes.collect()).ok())
+}
+
+/// Whether the client takes names and sizes for true that another machine has changed since, as those of SMB do.
+pub(in crate::os::unix) fn is_seen_late(directory: impl AsFd) -> bool {
+    let Ok(directory) = directory.as_fd().try_clone_to_owned() else { return false };
+    name(&File::from(directory)).is_ok_and(|name| name.as_deref() == Some("smbfs"))
 }
 
 /// It cannot be told.
