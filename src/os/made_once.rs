@@ -17,25 +17,27 @@ impl<T: Send + Sync + 'static> MadeOnce<T> {
         Self { made: AtomicPtr::new(ptr::null_mut()) }
     }
 
+    pub(crate) fn get(&self) -> Option<&'static T> {
+        // SAFETY: null, or it came out of a box and is never freed.
+        unsafe { self.made.load(Ordering::Acquire).as_ref() }
+    }
+
     pub(crate) fn get_or_make(&self, make: impl FnOnce() -> T) -> &'static T {
-        let mut made = self.made.load(Ordering::Acquire);
-        if made.is_null() {
-            made = self.keep(Box::new(make()));
-        }
-        // SAFETY: it came out of a box, and is never freed.
-        unsafe { &*made }
+        self.get().unwrap_or_else(|| self.keep(Box::new(make())))
     }
 
     #[cold]
-    fn keep(&self, new: Box<T>) -> *mut T {
+    fn keep(&self, new: Box<T>) -> &'static T {
         let new = Box::into_raw(new);
-        let nothing = ptr::null_mut();
-        match self.made.compare_exchange(nothing, new, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => new,
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        match self.made.compare_exchange(ptr::null_mut(), new, success, failure) {
+            // SAFETY: it came out of a box, and is never freed from now on.
+            Ok(_) => unsafe { &*new },
             Err(earlier) => {
                 // SAFETY: it came out of a box just now, and no other thread knows of it.
                 drop(unsafe { Box::from_raw(new) });
-                earlier
+                // SAFETY: it came out of a box, and is never freed.
+                unsafe { &*earlier }
             }
         }
     }

@@ -27,16 +27,16 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
+use std::iter;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
-use std::{iter, ptr};
 
 use nix::libc;
 
 use super::descriptor::{Is, Lasting};
 use super::kernel::{descriptor_of, wiped};
-use crate::os::Identity;
 use crate::os::forks::Forks;
+use crate::os::{Identity, MadeOnce};
 
 /// What a child has anew, where a page is wiped: all zeros. It is that of the parent elsewhere.
 struct Process {
@@ -198,8 +198,7 @@ pub(super) fn open_listed<T, E>(
 /// other threads of the parent were doing.
 struct Chunk {
     places: [Place; 64],
-    /// Null, or one that is never freed.
-    next: AtomicPtr<Chunk>,
+    next: MadeOnce<Chunk>,
 }
 
 /// A descriptor, and the identity of the file that it was opened for, or zeros as long as that is not
@@ -227,35 +226,12 @@ const FOREIGN: i32 = 1 << 30;
 
 impl Chunk {
     const fn new() -> Self {
-        Self { places: [const { Place::new() }; 64], next: AtomicPtr::new(ptr::null_mut()) }
+        Self { places: [const { Place::new() }; 64], next: MadeOnce::new() }
     }
 
     /// This one and those after it.
     fn chunks(&'static self) -> impl Iterator<Item = &'static Chunk> {
-        iter::successors(Some(self), |chunk| chunk.next())
-    }
-
-    fn next(&self) -> Option<&'static Chunk> {
-        // SAFETY: null, or a chunk that is never freed.
-        unsafe { self.next.load(Ordering::Acquire).as_ref() }
-    }
-
-    /// The next one, which this or another thread makes.
-    fn next_or_new(&self) -> &'static Chunk {
-        self.next().unwrap_or_else(|| {
-            let new = Box::into_raw(Box::new(Chunk::new()));
-            let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-            match self.next.compare_exchange(ptr::null_mut(), new, success, failure) {
-                // SAFETY: it was just made, and is never freed from now on.
-                Ok(_) => unsafe { &*new },
-                Err(others) => {
-                    // SAFETY: it was just made, and no other thread has seen it.
-                    drop(unsafe { Box::from_raw(new) });
-                    // SAFETY: a chunk that is never freed.
-                    unsafe { &*others }
-                }
-            }
-        })
+        iter::successors(Some(self), |chunk| chunk.next.get())
     }
 }
 
@@ -357,7 +333,7 @@ impl Listed {
                     return Self(place);
                 }
             }
-            chunk = chunk.next_or_new();
+            chunk = chunk.next.get_or_make(Chunk::new);
         }
     }
 
