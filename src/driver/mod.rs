@@ -48,7 +48,7 @@ pub(crate) struct Driver {
     engine: PlainArc<dyn Engine>,
     /// All calls but waits return at once.
     answers_at_once: bool,
-    tells: AtomicBool,
+    has_tenure_info: AtomicBool,
     queries: Queries,
     state: Mutex<State>,
 }
@@ -96,7 +96,7 @@ impl Driver {
         Self {
             answers_at_once: engine.answers_at_once(),
             engine,
-            tells: AtomicBool::new(false),
+            has_tenure_info: AtomicBool::new(false),
             queries: Queries::new(),
             state: Mutex::new(state),
         }
@@ -301,31 +301,31 @@ impl Driver {
         let mut state = self.state.lock();
         state.pacing.begin_tenure(mode, waited);
         state.traced = traced.map(|tenure| (tenure, state.queue.counts().handovers));
-        if self.tells() { self.tell_of_head(state) } else { state }
+        if self.has_tenure_info() { self.label_for_head(state) } else { state }
     }
 
-    /// What is told of this tenure is to name the request that gets the lock now, which may be another one than it was when
-    /// that was told first.
+    /// The label that other processes see is to be that of the request that gets the lock now, which may be another one than it
+    /// was when the engine published it.
     #[cold]
-    fn tell_of_head<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        while state.queue.is_contended() && !self.engine.tells(state.label_of_head()) {
+    fn label_for_head<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        while state.queue.is_contended() && !self.engine.is_labelled(state.label_of_head()) {
             let label = state.label_of_head().cloned();
             drop(state);
-            self.engine.tell(label);
+            self.engine.set_label(label);
             state = self.state.lock();
         }
         state
     }
 
-    /// The engine tells other processes of the tenures of this one, and guards of those before.
+    /// The engine may publish the tenures of this process, and know something of those before.
     #[inline]
-    fn tells(&self) -> bool {
-        self.tells.load(Ordering::Acquire)
+    fn has_tenure_info(&self) -> bool {
+        self.has_tenure_info.load(Ordering::Acquire)
     }
 
-    /// From now on it does.
-    pub(crate) fn set_tells(&self) {
-        self.tells.store(true, Ordering::Release);
+    /// From now on it may.
+    pub(crate) fn expect_tenure_info(&self) {
+        self.has_tenure_info.store(true, Ordering::Release);
     }
 
     fn end_trace(&self) {

@@ -233,7 +233,7 @@ impl RawGuard {
     #[inline]
     pub(crate) fn tenure_info(&self) -> Option<TenureInfo> {
         let driver = self.registration().driver();
-        if driver.tells() { driver.engine().tenure_info() } else { None }
+        if driver.has_tenure_info() { driver.engine().tenure_info() } else { None }
     }
 
     /// A task or another process waits for the lock, as far as this process can see. Makes a system call.
@@ -244,12 +244,12 @@ impl RawGuard {
     /// The handle does not lead to this lock. Those in line find out where theirs leads before they hold what
     /// this one holds.
     pub(crate) fn send_others_on(&self) {
-        self.tell_queue(queue::Queue::send_on);
+        self.update_queue(queue::Queue::send_on);
     }
 
     /// What is locked is gone. All who wait for it, and all who come, look for where their handle leads.
     pub(crate) fn set_removed(&self) {
-        self.tell_queue(queue::Queue::removed);
+        self.update_queue(queue::Queue::removed);
     }
 
     /// From exclusive to shared.
@@ -263,7 +263,7 @@ impl RawGuard {
         let _ = drive(registration, effects, Thread::may_block(MayBlock::No));
     }
 
-    fn tell_queue(&self, event: fn(&mut queue::Queue<Waker, io::Error>, &mut Effects<Waker>)) {
+    fn update_queue(&self, event: fn(&mut queue::Queue<Waker, io::Error>, &mut Effects<Waker>)) {
         let mut effects = Effects::default();
         self.registration().driver().event(|queue| event(queue, &mut effects));
         let _ = drive(self.registration(), effects, Thread::may_block(MayBlock::No));

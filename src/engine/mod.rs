@@ -44,11 +44,11 @@ pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Turns the exclusive lock into a shared one without letting go, if it can. The mode that it has now.
     fn downgrade(&self) -> Mode;
 
-    /// What it tells other processes of this tenure says that the lock is held for this.
-    fn tells(&self, label: Option<&Label>) -> bool;
+    /// What other processes can see of this tenure, if anything, has this label.
+    fn is_labelled(&self, label: Option<&Label>) -> bool;
 
-    /// From now on it tells other processes this. The lock is held, and no guard was given out yet.
-    fn tell(&self, label: Option<Label>);
+    /// From now on other processes see this label. The lock is held, and no guard was given out yet.
+    fn set_label(&self, label: Option<Label>);
 
     /// What an exclusive guard that is given out now gets to know of its tenure.
     fn tenure_info(&self) -> Option<TenureInfo>;
@@ -97,7 +97,7 @@ pub(crate) enum MayBlock {
     ForHolder,
 }
 
-/// Who asks: it is told the answer.
+/// The side that asks: it gets the answer.
 pub(crate) trait Client: Send + Sync {
     /// The same, to be kept.
     fn keep(&self) -> Box<dyn Client>;

@@ -424,7 +424,7 @@ impl Engine for Lock {
         Mode::Shared
     }
 
-    fn tells(&self, label: Option<&Label>) -> bool {
+    fn is_labelled(&self, label: Option<&Label>) -> bool {
         if !self.records.load(Ordering::Acquire) {
             return true;
         }
@@ -432,7 +432,7 @@ impl Engine for Lock {
         records.recorded.as_ref().is_none_or(|recorded| recorded.label() == label)
     }
 
-    fn tell(&self, label: Option<Label>) {
+    fn set_label(&self, label: Option<Label>) {
         let (recorded, signature) = {
             let mut records = self.records_of.lock();
             (records.recorded.take(), records.signature.clone())
@@ -447,7 +447,7 @@ impl Engine for Lock {
         if !self.records.load(Ordering::Acquire) {
             return None;
         }
-        self.records_of.lock().recorded.as_mut().map(Recorded::tell)
+        self.records_of.lock().recorded.as_mut().map(Recorded::take_info)
     }
 
     fn pid(&self) -> u32 {

@@ -109,7 +109,7 @@ impl Recorded {
     }
 
     /// An exclusive guard is given out.
-    pub(super) fn tell(&mut self) -> TenureInfo {
+    pub(super) fn take_info(&mut self) -> TenureInfo {
         let token = self.written.as_ref().map(|written| written.token);
         TenureInfo { token, abandoned: self.abandoned.take() }
     }

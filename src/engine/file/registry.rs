@@ -96,8 +96,9 @@ impl Registry {
                 let detail = "it can be opened for reading only, and a record is to be left in it";
                 return Err(Error::found(ErrorKind::WrongAccess, Operation::Open, &**path, detail));
             }
+            // First: a guard of a tenure with a record gets to know of it.
+            registration.driver().expect_tenure_info();
             lock.leave_records(signature.clone());
-            registration.driver().set_tells();
         }
         Ok(registration)
     }
