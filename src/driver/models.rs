@@ -21,7 +21,7 @@ use super::{Outcome, Registration, Request, Tenure, try_lock};
 use crate::engine::file::{Registry, Signature, Wanted};
 use crate::holder::Record;
 use crate::mode::Mode;
-use crate::os::{self, Access, Attempt, Interrupt, Location, LockFile, Protocol, Region, Waited};
+use crate::os::{self, Access, Interrupt, Location, LockFile, Protocol, Region, Tried, Waited};
 use crate::queue::End;
 use crate::shim::{self, Arc, AtomicBool, Ordering};
 #[cfg(tokio_filelock_loom)]
@@ -105,7 +105,7 @@ struct Foreign {
 impl Foreign {
     fn try_lock(&self) -> bool {
         let exclusive = Mode::Exclusive;
-        self.file.try_lock(WANTED.protocol, WANTED.region, exclusive).unwrap() == Attempt::Acquired
+        self.file.try_lock(WANTED.protocol, WANTED.region, exclusive).unwrap() == Tried::Acquired
     }
 
     fn lock(&self) {
@@ -121,7 +121,7 @@ impl Foreign {
     /// Enters and leaves as a reader, if nobody writes.
     fn visit_shared(&self) {
         let attempt = self.file.try_lock(WANTED.protocol, WANTED.region, Mode::Shared);
-        if attempt.unwrap() == Attempt::Acquired {
+        if attempt.unwrap() == Tried::Acquired {
             self.inside.together();
             self.unlock();
         }
@@ -830,7 +830,7 @@ impl Foreign {
         let (shared, interrupt) = (Mode::Shared, Interrupt::default());
         let (protocol, region) = (WANTED.protocol, WANTED.region);
         let tried = self.file.try_lock_in_turn(protocol, region, shared, false);
-        if tried.unwrap() == Attempt::Busy {
+        if tried.unwrap() == Tried::Busy {
             let waited = self.file.lock(protocol, region, shared, &interrupt);
             assert_eq!(waited.unwrap(), Waited::Acquired);
         }

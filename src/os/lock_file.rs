@@ -21,8 +21,8 @@ use super::turnstile::{
     self, Gate, Turn, Turnstile, Turnstiles, lock_in_turn, new_number, try_in_turn,
 };
 use super::{
-    Access, Attempt, Descriptor, Effort, Identity, Kept, Location, Lock, Opened, Protocol,
-    Question, Region, Standing, Waited, is_busy_and_did_not_wait, is_contention,
+    Access, Descriptor, Effort, Identity, Kept, Location, Lock, Opened, Protocol, Question, Region,
+    Standing, Tried, Waited, is_busy_and_did_not_wait, is_contention,
 };
 use crate::error::{Error, ErrorKind};
 use crate::holder::Holder;
@@ -198,14 +198,14 @@ impl LockFile {
         protocol: Protocol,
         region: Region,
         mode: Mode,
-    ) -> io::Result<Attempt> {
+    ) -> io::Result<Tried> {
         self.attempt(self.carrier(protocol, region), mode)
     }
 
-    fn attempt(&self, lock: Lock, mode: Mode) -> io::Result<Attempt> {
+    fn attempt(&self, lock: Lock, mode: Mode) -> io::Result<Tried> {
         match lock.try_lock(&self.file, mode) {
-            Ok(()) => Ok(Attempt::Acquired),
-            Err(error) if self.is_contention(&error) => Ok(Attempt::Busy),
+            Ok(()) => Ok(Tried::Acquired),
+            Err(error) if self.is_contention(&error) => Ok(Tried::Busy),
             Err(error) => Err(error),
         }
     }
@@ -257,7 +257,7 @@ impl LockFile {
         region: Region,
         mode: Mode,
         may_pause: bool,
-    ) -> io::Result<Attempt> {
+    ) -> io::Result<Tried> {
         if self.is_local() {
             try_in_turn(&self.call(protocol, region, mode), may_pause)
         } else {
@@ -428,7 +428,7 @@ impl Gate for Call<'_> {
     }
 
     #[inline]
-    fn try_lock(&self) -> io::Result<Attempt> {
+    fn try_lock(&self) -> io::Result<Tried> {
         self.file.try_lock(self.protocol, self.region, self.mode)
     }
 
@@ -481,7 +481,7 @@ impl Wait<'_> {
             if let Some(ended) = self.end.pause(REMOTE.first) {
                 return Ok(ended);
             }
-            if self.call.try_lock()? == Attempt::Acquired {
+            if self.call.try_lock()? == Tried::Acquired {
                 return Ok(Waited::Acquired);
             }
         }
@@ -497,7 +497,7 @@ impl Wait<'_> {
     fn poll_until(
         &self,
         deadline: Option<Instant>,
-        attempt: impl Fn() -> io::Result<Attempt>,
+        attempt: impl Fn() -> io::Result<Tried>,
     ) -> io::Result<Option<Waited>> {
         let Pauses { first, longest } = if self.call.file.is_local() { LOCAL } else { REMOTE };
         let mut pause = first;
@@ -505,7 +505,7 @@ impl Wait<'_> {
             if let Some(ended) = self.end.pause(pause) {
                 return Ok(Some(ended));
             }
-            if attempt()? == Attempt::Acquired {
+            if attempt()? == Tried::Acquired {
                 return Ok(Some(Waited::Acquired));
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -539,8 +539,8 @@ impl<'a> turnstile::Wait for Wait<'a> {
         let mode = if self.call.file.writable { Mode::Exclusive } else { Mode::Shared };
         if limit.is_zero() {
             return match self.call.file.attempt(taken, mode) {
-                Ok(Attempt::Acquired) => Turn::Taken,
-                Ok(Attempt::Busy) => Turn::TimedOut,
+                Ok(Tried::Acquired) => Turn::Taken,
+                Ok(Tried::Busy) => Turn::TimedOut,
                 Err(_) => Turn::None,
             };
         }

@@ -175,9 +175,9 @@ pub(crate) enum Effort {
     Thorough,
 }
 
-/// What a lock call that does not block came back with.
+/// What a lock call that does not block came back with: a try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attempt {
+pub(crate) enum Tried {
     Acquired,
     Busy,
 }

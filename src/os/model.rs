@@ -22,9 +22,7 @@ use std::time::{Duration, Instant};
 use super::names::{Answer, Names, Proof};
 use super::platform::FileId;
 use super::turnstile::{self, Gate, Taken, Turn, Turnstile, Turnstiles, lock_in_turn, try_in_turn};
-use super::{
-    Access, Attempt, Effort, Identity, Kept, Location, Protocol, Region, Standing, Waited,
-};
+use super::{Access, Effort, Identity, Kept, Location, Protocol, Region, Standing, Tried, Waited};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::Holder;
 use crate::mode::Mode;
@@ -263,7 +261,7 @@ impl LockFile {
         protocol: Protocol,
         _region: Region,
         mode: Mode,
-    ) -> io::Result<Attempt> {
+    ) -> io::Result<Tried> {
         let mut state = self.inode.state.lock();
         if let Some(errno) = state.fault.take() {
             return Err(io::Error::from_raw_os_error(errno));
@@ -272,7 +270,7 @@ impl LockFile {
         if acquired && state.others_wait(self.opened, mode) {
             state.overtakings += 1;
         }
-        Ok(if acquired { Attempt::Acquired } else { Attempt::Busy })
+        Ok(if acquired { Tried::Acquired } else { Tried::Busy })
     }
 
     pub(crate) fn try_lock_in_turn(
@@ -281,7 +279,7 @@ impl LockFile {
         _region: Region,
         mode: Mode,
         may_pause: bool,
-    ) -> io::Result<Attempt> {
+    ) -> io::Result<Tried> {
         try_in_turn(&Call { file: self, protocol, mode }, may_pause)
     }
 
@@ -482,7 +480,7 @@ impl Gate for Call<'_> {
         Ok(true)
     }
 
-    fn try_lock(&self) -> io::Result<Attempt> {
+    fn try_lock(&self) -> io::Result<Tried> {
         self.file.try_lock(self.protocol, Region::ONLY, self.mode)
     }
 

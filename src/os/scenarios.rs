@@ -383,7 +383,7 @@ trait Kernel: Send + Sync + Sized + 'static {
     fn identity_at(path: &Path) -> Option<Identity>;
     fn identity(&self) -> Identity;
     fn is_linked(&self) -> io::Result<bool>;
-    fn try_lock(&self, protocol: Protocol, mode: Mode) -> io::Result<Attempt>;
+    fn try_lock(&self, protocol: Protocol, mode: Mode) -> io::Result<Tried>;
     fn lock(&self, protocol: Protocol, mode: Mode, end: &Self::Interrupt) -> io::Result<Waited>;
     fn unlock(&self, protocol: Protocol) -> io::Result<()>;
     /// How many lock calls on the file at this path are blocked.
@@ -426,7 +426,7 @@ macro_rules! kernel {
                 Ok(<$file>::standing(self)? == Standing::Linked)
             }
 
-            fn try_lock(&self, protocol: Protocol, mode: Mode) -> io::Result<Attempt> {
+            fn try_lock(&self, protocol: Protocol, mode: Mode) -> io::Result<Tried> {
                 <$file>::try_lock(self, protocol, Region::ONLY, mode)
             }
 
@@ -521,11 +521,11 @@ impl<K: Kernel> Stage<K> {
             Open(name) => self.files[name] = Some(Arc::new(K::open(&self.path()))),
             Acquires(name, mode) => {
                 let answer = self.file(name).try_lock(protocol, mode).expect("try");
-                assert_eq!(answer, Attempt::Acquired);
+                assert_eq!(answer, Tried::Acquired);
             }
             Busy(name, mode) => {
                 let answer = self.file(name).try_lock(protocol, mode).expect("try");
-                assert_eq!(answer, Attempt::Busy);
+                assert_eq!(answer, Tried::Busy);
             }
             Blocks(name, mode) => {
                 self.lock_on_a_thread(name, mode);
@@ -637,7 +637,7 @@ fn a_release_is_not_a_hand_off<K: Kernel>(protocol: Protocol) {
             .into_iter()
             .for_each(|step| stage.step(step));
         let again = stage.file(A).try_lock(protocol, Exclusive).expect("try");
-        if again == Attempt::Acquired {
+        if again == Tried::Acquired {
             [StillBlocked, Unlock(A), Gets(B)].into_iter().for_each(|step| stage.step(step));
             return;
         }

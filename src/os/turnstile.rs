@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Attempt, Region, Waited, wire};
+use super::{Region, Tried, Waited, wire};
 
 /// How long the turnstile must have been seen with one owner before that one is passed.
 pub(super) const FIRST_LIMIT: Duration = Duration::from_millis(50);
@@ -126,7 +126,7 @@ pub(super) trait Gate {
     fn pause(&self, time: Duration);
     /// Nobody at all holds the lock.
     fn is_free(&self) -> io::Result<bool>;
-    fn try_lock(&self) -> io::Result<Attempt>;
+    fn try_lock(&self) -> io::Result<Tried>;
     /// The lock is to be shared, so it could be had past a writer that waits.
     fn is_shared(&self) -> bool;
     /// The kernel lists a call that waits for the lock itself, and not for the turnstile.
@@ -146,10 +146,10 @@ pub(super) trait Wait {
 /// Tries the lock, if it is not the turn of another process. One that `may_pause` blocks for up to
 /// [`CHANCE`] when all that is missing is that the owner of the turnstile has had its chance.
 #[inline]
-pub(super) fn try_in_turn(gate: &impl Gate, may_pause: bool) -> io::Result<Attempt> {
+pub(super) fn try_in_turn(gate: &impl Gate, may_pause: bool) -> io::Result<Tried> {
     let turnstile = match gate.look_before_try() {
         Some(turnstile) => turnstile,
-        None if gate.remembered().is_empty() => return Ok(Attempt::Busy),
+        None if gate.remembered().is_empty() => return Ok(Tried::Busy),
         // What is remembered must not become old.
         None => gate.look(),
     };
@@ -161,8 +161,8 @@ pub(super) fn try_in_turn(gate: &impl Gate, may_pause: bool) -> io::Result<Attem
     match next {
         Next::Mine | Next::Ignored => gate.try_lock(),
         Next::Held { too_long: true } if may_share(gate) => gate.try_lock(),
-        Next::Acquired => Ok(Attempt::Acquired),
-        Next::OfAnother(_) | Next::HasAChance(_) | Next::Held { .. } => Ok(Attempt::Busy),
+        Next::Acquired => Ok(Tried::Acquired),
+        Next::OfAnother(_) | Next::HasAChance(_) | Next::Held { .. } => Ok(Tried::Busy),
     }
 }
 
@@ -265,7 +265,7 @@ fn ask_beside_owner(gate: &impl Gate, taken: Taken) -> io::Result<Next> {
         Ok(is_free) => is_free,
         // If it was free and could not be given back, it is this process's, and must not stay so unused.
         Err(error) => {
-            let is_kept = gate.try_lock().is_ok_and(|tried| tried == Attempt::Acquired);
+            let is_kept = gate.try_lock().is_ok_and(|tried| tried == Tried::Acquired);
             return if is_kept { Ok(Next::Acquired) } else { Err(error) };
         }
     };
@@ -274,7 +274,7 @@ fn ask_beside_owner(gate: &impl Gate, taken: Taken) -> io::Result<Next> {
         Answer::Held { too_long } => return Ok(Next::Held { too_long }),
         Answer::Pass => {}
     }
-    if gate.try_lock()? == Attempt::Acquired {
+    if gate.try_lock()? == Tried::Acquired {
         remembered.passed(region, gate.now());
         return Ok(Next::Acquired);
     }
@@ -519,18 +519,18 @@ mod tests {
 
         #[track_caller]
         fn refused(&self) {
-            assert_eq!(try_in_turn(self, true).unwrap(), Attempt::Busy);
+            assert_eq!(try_in_turn(self, true).unwrap(), Tried::Busy);
         }
 
         #[track_caller]
         fn granted(&self) {
-            assert_eq!(try_in_turn(self, true).unwrap(), Attempt::Acquired);
+            assert_eq!(try_in_turn(self, true).unwrap(), Tried::Acquired);
         }
 
         /// Tries every so many milliseconds; how many are refused before one is granted?
         fn refusals(&self, every: u64) -> u32 {
             let mut refused = 0;
-            while try_in_turn(self, true).unwrap() == Attempt::Busy {
+            while try_in_turn(self, true).unwrap() == Tried::Busy {
                 refused += 1;
                 assert!(refused < 10_000, "never granted");
                 self.pass(every);
@@ -572,8 +572,8 @@ mod tests {
             Ok(self.is_free.get())
         }
 
-        fn try_lock(&self) -> io::Result<Attempt> {
-            Ok(if self.is_to_be_had() { Attempt::Acquired } else { Attempt::Busy })
+        fn try_lock(&self) -> io::Result<Tried> {
+            Ok(if self.is_to_be_had() { Tried::Acquired } else { Tried::Busy })
         }
 
         fn is_shared(&self) -> bool {
@@ -703,7 +703,7 @@ mod tests {
         for every in [1, 5, 30, 100] {
             let told = told(ASLEEP);
             let mut refused = 0;
-            while try_in_turn(&told, true).unwrap() == Attempt::Busy {
+            while try_in_turn(&told, true).unwrap() == Tried::Busy {
                 refused += 1;
                 told.pass(every);
                 told.turnstile.set(Turnstile::Taken(Taken(refused)));
@@ -794,7 +794,7 @@ mod tests {
             told.pass(60);
             told.is_free.set(is_free);
             match (try_in_turn(&told, true), is_free) {
-                (Ok(Attempt::Acquired), true) => {}
+                (Ok(Tried::Acquired), true) => {}
                 (Err(error), false) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
                 (tried, _) => panic!("{tried:?}"),
             }
@@ -837,7 +837,7 @@ mod tests {
             number += 1;
             told.turnstile.set(Turnstile::Taken(Taken(number)));
             told.pass(400);
-            try_in_turn(told, true).unwrap() == Attempt::Busy
+            try_in_turn(told, true).unwrap() == Tried::Busy
         };
         let refused = (0..100).take_while(|_| is_refused(&tries)).count();
         assert!((4..=6).contains(&refused), "{refused} refused");

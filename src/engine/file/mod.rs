@@ -160,8 +160,8 @@ impl Lock {
         let tried =
             self.attempt(|file| file.try_lock_in_turn(self.protocol, self.region, mode, may_pause));
         match tried {
-            Ok(os::Attempt::Acquired) => self.acquired(mode, asked),
-            Ok(os::Attempt::Busy) => Answer::Busy,
+            Ok(os::Tried::Acquired) => self.acquired(mode, asked),
+            Ok(os::Tried::Busy) => Answer::Busy,
             Err(error) => self.failed(error),
         }
     }
