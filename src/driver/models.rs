@@ -72,7 +72,7 @@ impl Fixture {
 
     /// Whatever went on before: the lock is free for others, and the registry is empty.
     fn check_that_nothing_is_left(&self) {
-        // Waits for a parked wait that nobody wants any more, if there is one.
+        // Waits for a parked wait that no request wants any more, if there is one.
         self.foreign().lock();
         // Idle threads of the pool do not keep anything; parked waits are over.
         self.wait_until_empty();
@@ -118,7 +118,7 @@ impl Foreign {
         self.file.unlock(WANTED.protocol, WANTED.region).unwrap();
     }
 
-    /// Enters and leaves as a reader, if nobody writes.
+    /// Enters and leaves as a reader, if no writer is inside.
     fn visit_shared(&self) {
         let attempt = self.file.try_lock(WANTED.protocol, WANTED.region, Mode::Shared);
         if attempt.unwrap() == Tried::Acquired {
@@ -486,7 +486,7 @@ fn interrupt_against_a_new_waiter() {
     });
 }
 
-/// Nobody wants the lock any more, and its holder never lets go: the parked wait ends all the
+/// No request wants the lock any more, and its holder never lets go: the parked wait ends all the
 /// same, wherever the interrupt finds it.
 #[cfg(tokio_filelock_loom)]
 #[test]
@@ -634,7 +634,7 @@ fn regions_of_a_file_that_is_gone() {
     });
 }
 
-/// Everybody who waits on a file that was removed moves, nobody is forgotten.
+/// Every request that waits on a file that was removed moves, none is forgotten.
 #[cfg(tokio_filelock_loom)]
 #[test]
 fn unlinked_while_waiting() {
@@ -783,7 +783,7 @@ fn one_look_counts_for_all() {
     });
 }
 
-/// Another process waits before anybody joins a reader, and nobody has asked for it.
+/// Another process waits before another reader joins the first, and no handover has looked for it.
 #[test]
 fn first_join_looks() {
     model("first_join_looks", Some(3), |fixture| {
@@ -909,7 +909,7 @@ fn tenure_end_against_arrivals() {
         let hold = block_on(exclusive(&member)).unwrap();
         let waiting = exclusive(&member);
         let visitor = spawn(move || lock_and_visit(&foreign, &inside));
-        // As it is when the time is up: the process stands back before it asks again.
+        // As it is when the time is up: the process backs off before it asks again.
         member.driver().event(|queue| queue.end_tenure(End::Unseen));
         drop(hold);
         let arrival = exclusive(&member);

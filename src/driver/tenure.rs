@@ -11,12 +11,12 @@ use std::time::Duration;
 ///   those take 50 µs, and every millisecond;
 /// - after so many [`handovers`](Tenure::handovers);
 /// - when the tasks of the process have handed over among themselves for so long a
-///   [`time`](Tenure::time): then the process stands back for 100 µs, so that programs get in that
+///   [`time`](Tenure::time): then the process backs off for 100 µs, so that programs get in that
 ///   know nothing of turns.
 ///
-/// Shared requests join those who share the lock whatever the bounds, until somebody is seen to
-/// wait. And, whatever the bounds, when nobody in the process waits any more. docs/FAIRNESS.md says what
-/// is promised to whom.
+/// Shared requests join those who share the lock whatever the bounds, until another process is
+/// seen to wait. A tenure also ends, whatever the bounds, when no task of the process waits any more.
+/// docs/FAIRNESS.md says which programs are promised what.
 ///
 /// Handles of one file share the tenure: the strictest bounds count, for as long as the process has
 /// the file open.

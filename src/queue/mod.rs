@@ -11,14 +11,14 @@
 //!    (unlock); `Trying`, `Waiting` and `Releasing` last until its answer arrives. So an unlock
 //!    is over before the next lock call: on one open file a second lock call would "succeed"
 //!    against our own old lock, and the late unlock would drop it.
-//! 3. In `Held` somebody holds. The event that removes the last holder either grants to the next
+//! 3. In `Held` there is a holder. The event that removes the last holder either grants to the next
 //!    in line or moves to `Releasing`.
-//! 4. Waiters are granted from the head only. A newcomer is granted at once only if nobody waits. One that
+//! 4. Waiters are granted from the head only. A newcomer is granted at once only if the line is empty. One that
 //!    comes from the line of a file that was removed stands before the newcomers.
 //! 5. A waiter leaves the line by an outcome or by its own cancel, never otherwise; a settled
 //!    grant that is cancelled counts as released.
 //!
-//! Liveness follows from 2 and 3: while somebody waits there is a call under way or a holder, and
+//! Liveness follows from 2 and 3: while a request waits there is a call under way or a holder, and
 //! each of their ends looks at the line again (`advance`).
 
 mod pacing;
@@ -197,9 +197,9 @@ enum Phase {
 /// Why a tenure is ended before its bound, and so what comes after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Somebody waits who is seen by the next try.
+    /// Another process waits in its turn: the next try sees it.
     Seen,
-    /// Somebody may wait who can not be seen, and needs a moment to get in.
+    /// Another program may wait that takes no turns: it cannot be seen, and needs a moment to get in.
     Unseen,
 }
 
@@ -284,7 +284,7 @@ impl<W, E> Queue<W, E> {
         self.waiters.is_granted(place)
     }
 
-    /// Somebody waits in line.
+    /// A request waits in line.
     #[inline]
     pub(crate) fn is_contended(&self) -> bool {
         !self.waiters.is_empty()
@@ -296,7 +296,7 @@ impl<W, E> Queue<W, E> {
         mode == Mode::Shared && self.waiters.is_empty() && self.may_join()
     }
 
-    /// Those who share the lock let others join them for as long as nobody is seen to wait for it:
+    /// Those who share the lock let others join them for as long as no other process is seen to wait:
     /// one of them may be waiting for the very one that comes.
     #[inline]
     fn may_join(&self) -> bool {

@@ -39,7 +39,7 @@ pub(crate) struct Pacing {
     handovers_without_clock: u32,
 }
 
-/// A handover for which the clock is read. Whoever has it reads the clock, and makes the check if one is due, both without
+/// A handover for which the clock is read. The task that has it reads the clock, and makes the check if one is due, both without
 /// the mutex; then says so ([`Pacing::complete`]).
 #[derive(Debug)]
 #[must_use = "the clock is to be read"]

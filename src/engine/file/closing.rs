@@ -4,7 +4,7 @@
 //! 1. A descriptor that was opened in vain is kept by the file that was opened already
 //!    ([`OpenFile::keep`](super::OpenFile::keep)), and closed with it.
 //! 2. A file that is on its way to being closed is marked, from the critical section in which the
-//!    registry forgets it until it is closed. Nobody registers the same file in between, so nobody has a
+//!    registry forgets it until it is closed. No handle registers the same file in between, so no guard has a
 //!    lock on it that the close could drop.
 
 use crate::os::Identity;

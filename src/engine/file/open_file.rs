@@ -68,7 +68,7 @@ impl OpenFile {
     }
 
     /// The turn to have a path looked at by another thread; `None` if that is not needed any more. The errand
-    /// itself keeps it, also when nobody waits for its answer any more: one thread waits for a server that does
+    /// itself keeps it, also when no task waits for its answer any more: one thread waits for a server that does
     /// not answer, however many handles there are and tasks give up.
     pub(super) async fn turn(&self, is_needed: impl Fn() -> bool) -> Option<Turn> {
         let Errands { is_under_way, over } = &*self.errands;
@@ -141,7 +141,7 @@ impl OpenFile {
         self.first.is_at(path)
     }
 
-    /// Out of use: whoever wants the lock opens the path anew. Either the file is known to be removed, and a
+    /// Out of use: a handle that wants the lock opens the path anew. Either the file is known to be removed, and a
     /// server may have given its identity to another file meanwhile; or a descriptor is foreign.
     pub(super) fn is_gone(&self) -> bool {
         self.state.load(Ordering::Acquire) != IN_USE

@@ -10,7 +10,7 @@
 //! here.
 //!
 //! The find of a dead holder goes to the first exclusive guard of the tenure. A tenure without one
-//! (whoever asked has given up) puts the dead holder's record back, for the next one to find.
+//! (the requests for it have given up) puts the dead holder's record back, for the next one to find.
 
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -64,7 +64,7 @@ impl Recorded {
             }
         };
         let content = &content[..length];
-        // Mostly nobody else was there in between. Then there is nothing to be found out: also if
+        // Mostly no other process was there in between. Then there is nothing to be found out: also if
         // the last tenure could not be marked as released.
         let (before, abandoned) = if content == last.text {
             (last.token, None)

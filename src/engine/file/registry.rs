@@ -13,7 +13,7 @@
 //!    in the map exactly while their counts are above zero: a lookup that finds one also keeps it, and there
 //!    is none outside. That goes for a file that is gone, too: it is only never found by a path again.
 //! 2. Requests, guards and parked waits each own a reference to a registration. So when the last
-//!    one goes, nobody holds, nobody waits and no OS call is under way: the phase is `Free`, and
+//!    one goes, no guard is held, no request waits and no OS call is under way: the phase is `Free`, and
 //!    closing the file cannot drop a lock.
 //! 3. Lock order: the registry's mutex before a driver's. Neither is held across a system call, a
 //!    waker, or the drop of a file.
