@@ -147,7 +147,10 @@ mod tests {
                 let above = path.ancestors().count() as u32 - 1;
                 assert_eq!(DIRECTORIES.get() - before, if expected { above } else { 0 });
             }
-            // Made anew by another process.
+            // Made anew by another process. On Windows, where no directory is synced, a path is all that is kept of it.
+            if cfg!(windows) {
+                continue;
+            }
             let held = Directory::open(&path).unwrap();
             let settings = Settings { sync: policy, ..Settings::default() };
             let store = Store::new(path.clone(), held, settings);
