@@ -1,7 +1,7 @@
 //! How a lock call grows with the number of locks held in its file, and what follows for a
 //! `LockSpace`.
 //!
-//! `cargo bench --bench space` prints three Markdown tables: plain fcntl(2) calls with the locks in one
+//! `cargo bench -p benches --bench space` prints three Markdown tables: plain fcntl(2) calls with the locks in one
 //! file and in several, the same through this crate, and what a long list costs those who read
 //! `/proc/locks`. Linux only.
 #![allow(clippy::disallowed_methods)] // the first table is about plain lock calls

@@ -1,6 +1,6 @@
 //! What the cache directory costs, beside plain files and beside the crate `cacache`, in one run.
 //!
-//! `cargo bench --bench cache` prints Markdown tables; with names of parts (`hits`, `inserts`, `walks`)
+//! `cargo bench -p benches --bench cache` prints Markdown tables; with names of parts (`hits`, `inserts`, `walks`)
 //! only those. The sides take turns, so that whatever else the machine does meets all of them.
 
 mod hits;

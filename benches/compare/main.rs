@@ -1,13 +1,12 @@
 //! This crate and its peers, measured in one run.
 //!
-//! `cargo bench --bench compare` prints Markdown tables, and for machines one line for each figure:
+//! `cargo bench -p benches --bench compare` prints Markdown tables, and for machines one line for each figure:
 //! `figure<TAB>name<TAB>value<TAB>unit`. It ends within five minutes; `-- --quick` within one. The
 //! names of parts (`uncontended`, `refused`, `tasks`, `turns`, `wake`, `waits`) select some of them.
 //! docs/BENCHMARKS.md says what the figures mean, and keeps those of a full run.
 //!
 //! Linux only, as the crate is so far. Needs Rust 1.89 for `std::fs::File::lock`.
 #![allow(clippy::disallowed_methods)] // the peers lock by themselves
-#![allow(clippy::incompatible_msrv)] // std's lock is one of them
 
 mod actors;
 mod figures;
@@ -80,11 +79,11 @@ fn no_actor(_words: &[String]) -> Result<()> {
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let named = |part: &&Part| arguments.iter().any(|word| word == part.name);
-    if let [marker, name, words @ ..] = &arguments[..] {
-        if marker == "actor" {
-            let part = PARTS.iter().find(|part| part.name == name).ok_or("no such part")?;
-            return (part.act)(words);
-        }
+    if let [marker, name, words @ ..] = &arguments[..]
+        && marker == "actor"
+    {
+        let part = PARTS.iter().find(|part| part.name == name).ok_or("no such part")?;
+        return (part.act)(words);
     }
     let quick = arguments.iter().any(|word| word == "--quick");
     let effort = if quick { Effort::Quick } else { Effort::Full };

@@ -1,6 +1,6 @@
 //! The paths of a lock, each by itself.
 //!
-//! `cargo bench --bench micro` measures times with criterion. `micro count <path> <times>` runs a
+//! `cargo bench -p benches --bench micro` measures times with criterion. `micro count <path> <times>` runs a
 //! path so often and nothing else: `.ci/instructions` counts the instructions of that, which other
 //! work on the machine does not change.
 
@@ -14,12 +14,12 @@ use paths::PATHS;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, marker, name, times] = &arguments[..] {
-        if marker == "count" {
-            let times = times.parse().expect("a number of times");
-            let path = PATHS.iter().find(|path| path.name == name).expect("a path of the list");
-            return (path.run)(times);
-        }
+    if let [_, marker, name, times] = &arguments[..]
+        && marker == "count"
+    {
+        let times = times.parse().expect("a number of times");
+        let path = PATHS.iter().find(|path| path.name == name).expect("a path of the list");
+        return (path.run)(times);
     }
     let mut criterion = Criterion::default().configure_from_args();
     for path in PATHS {
