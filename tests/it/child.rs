@@ -1,13 +1,13 @@
 //! The entry point of child processes: this binary again, in the role that the parent names.
 
-#[cfg(target_os = "linux")]
-use crate::refused;
 #[cfg(unix)]
-use crate::{
-    bad_input, cache, foreign_code, forked, holders, lock_all, records, same, signals, space,
-    tries, turns, waits,
+use crate::unix::{
+    bad_input, foreign_code, forked, holders, lock_all, network, records, removed, same, signals,
+    space, tries, turns, waits,
 };
-use crate::{cancel, exclusion, replaced, support};
+#[cfg(target_os = "linux")]
+use crate::unix::{descriptors, opening, refused};
+use crate::{cache, cancel, exclusion, replaced, support};
 
 type Role = fn(&[String]);
 
@@ -46,10 +46,8 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("read until told", turns::read_until_told),
     ("write", turns::write),
     ("count until told", turns::count_until_told),
-    #[cfg(unix)]
-    ("remove by the guard", replaced::removed::remove_by_the_guard),
-    #[cfg(unix)]
-    ("count and reopen", replaced::removed::count_and_reopen),
+    ("remove by the guard", removed::remove_by_the_guard),
+    ("count and reopen", removed::count_and_reopen),
     ("take turns", turns::take_turns),
     ("sign", turns::sign),
     ("keep a hundred tasks busy", turns::keep_a_hundred_tasks_busy),
@@ -57,21 +55,21 @@ const UNIX_ROLES: &[(&str, Role)] = &[
     ("transfer", lock_all::transfer),
     ("run out of descriptors in a space", space::run_out_of_descriptors),
     ("count in keys", space::count_in_keys),
-    ("give up on a network", crate::network::give_up),
+    ("give up on a network", network::give_up),
     ("fill on a network", cache::network::fill),
     ("storm on a network", cache::network::storm_in_child),
     ("signals", signals::in_child),
     ("wake on a large stack", foreign_code::wake_on_a_large_stack),
     #[cfg(target_os = "linux")]
-    ("open where chmod is refused", crate::opening::open_where_chmod_is_refused),
+    ("open where chmod is refused", opening::open_where_chmod_is_refused),
     #[cfg(target_os = "linux")]
-    ("create step by step", crate::opening::create_step_by_step),
+    ("create step by step", opening::create_step_by_step),
     #[cfg(target_os = "linux")]
-    ("have a lease", crate::opening::have_a_lease),
+    ("have a lease", opening::have_a_lease),
     #[cfg(target_os = "linux")]
-    ("work in a directory", crate::opening::work_in_a_directory),
+    ("work in a directory", opening::work_in_a_directory),
     #[cfg(target_os = "linux")]
-    ("lose descriptors", crate::descriptors::in_child),
+    ("lose descriptors", descriptors::in_child),
     ("fork", forked::in_child),
     ("hard links in a lower layer", same::hard_links_in_a_lower_layer),
     ("lock files of one number", same::lock_files_of_one_number),

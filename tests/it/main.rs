@@ -7,63 +7,21 @@
 //!
 //! `cargo test --test it -- --show-output` shows how many processes and acquisitions there were.
 
-#[cfg(unix)]
-mod bad_input;
 mod cache;
 mod cancel;
 mod child;
-#[cfg(target_os = "linux")]
-mod cleaned;
 mod cooperative;
 mod crash;
-#[cfg(target_os = "linux")]
-mod descriptors;
 mod exclusion;
 mod executors;
-#[cfg(unix)]
-mod foreign_code;
-#[cfg(unix)]
-mod forked;
-#[cfg(unix)]
-mod fuse;
 mod guards;
-#[cfg(unix)]
-mod holders;
 mod identity;
-#[cfg(unix)]
-mod interop;
-#[cfg(unix)]
-mod lock_all;
-#[cfg(unix)]
-mod network;
-#[cfg(target_os = "linux")]
-mod opening;
-#[cfg(unix)]
-mod reach;
-#[cfg(unix)]
-mod records;
-#[cfg(target_os = "linux")]
-mod refused;
-#[cfg(unix)]
-mod remote;
 mod replaced;
-#[cfg(unix)]
-mod same;
-#[cfg(unix)]
-mod server;
 mod shutdown;
-#[cfg(unix)]
-mod signals;
-#[cfg(unix)]
-mod space;
 mod support;
 #[cfg(feature = "tracing")]
 mod traced;
 #[cfg(unix)]
-mod tries;
-#[cfg(unix)]
-mod turns;
-#[cfg(unix)]
-mod waits;
+mod unix;
 #[cfg(windows)]
 mod windows;

@@ -1,4 +1,4 @@
-//! A cache on a network file system, shared by two hosts: see `crate::network`.
+//! A cache on a network file system, shared by two hosts: see `crate::unix::network`.
 
 use std::fs;
 use std::io::Write;
@@ -10,10 +10,10 @@ use tokio_filelock::cache::SyncPolicy;
 use tokio_filelock::{CacheDir, ErrorKind};
 
 use super::{storm, value};
-use crate::network::{Caches, Hosts};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, gather, meet, say};
 use crate::support::{assert_names, in_time};
+use crate::unix::network::{Caches, Hosts};
 
 const KEYS: u32 = 30;
 const MAX_SIZE: u64 = 60_000;

@@ -16,11 +16,11 @@ use tokio_filelock::{
 };
 use tokio_test::task::spawn;
 
-use crate::space::COLLIDING;
 use crate::support::locker::{Locker, become_nobody, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, gather, meet, say};
 use crate::support::{Mode, assert_names, assert_would_block, in_time, kernel, message, open};
+use crate::unix::space::COLLIDING;
 
 /// A lock of every kind.
 async fn one_of_each(directory: &Path) -> Vec<FileLock> {
