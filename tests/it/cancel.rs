@@ -8,6 +8,7 @@ use tokio::task::{JoinSet, yield_now};
 use tokio_filelock::{Acquire, ErrorKind, ExclusiveGuard, FileLock, Protocol};
 use tokio_test::task::{Spawn, spawn};
 
+use crate::child::Role;
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
@@ -289,7 +290,7 @@ fn no_increment_is_lost_among_those_who_give_up_and_try_again() {
             (format!("{protocol:?}"), place.lock_file(), place.data_file());
         let arguments = [&name, lock_file.to_str().unwrap(), data_file.to_str().unwrap()];
         let processes: Vec<_> =
-            (0..PROCESSES).map(|_| Process::in_role("count impatiently", &arguments)).collect();
+            (0..PROCESSES).map(|_| Process::in_role(Role::CountImpatiently, &arguments)).collect();
         for process in &processes {
             process.expect("all gave up");
         }
@@ -309,7 +310,7 @@ fn no_increment_is_lost_among_those_who_give_up_and_try_again() {
     }
 }
 
-/// The role `count impatiently`.
+/// The role `CountImpatiently`.
 pub(crate) fn count_impatiently(arguments: &[String]) {
     let [name, lock_file, data_file] = arguments else { panic!("three arguments") };
     let runtime =

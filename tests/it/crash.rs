@@ -5,6 +5,7 @@ use std::fs;
 
 use tokio_filelock::Protocol;
 
+use crate::child::Role;
 use crate::exclusion::COUNTED;
 use crate::support::locker::{Locker, holder_and_waiters, is_free};
 use crate::support::place::Place;
@@ -117,14 +118,14 @@ fn victims_killed_at_any_step_lose_nobody_elses_increments() {
         let (lock_file, data_file) = (place.lock_file(), place.data_file());
         let arguments =
             [&format!("{protocol:?}"), lock_file.to_str().unwrap(), data_file.to_str().unwrap()];
-        let mut survivors = [Process::in_role("count", &arguments)];
+        let mut survivors = [Process::in_role(Role::Count, &arguments)];
         let mut victims: Vec<_> = (0..4)
             .map(|victim| {
                 // Of their own, as a victim may leave it in the middle of a write.
                 let data = place.at(&format!("victim {victim}"));
                 fs::write(&data, "0").unwrap();
                 let arguments = [arguments[0], arguments[1], data.to_str().unwrap()];
-                Process::in_role("count", &arguments)
+                Process::in_role(Role::Count, &arguments)
             })
             .collect();
         gather(&mut victims);

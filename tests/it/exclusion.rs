@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use tokio::task::{JoinSet, yield_now};
 use tokio_filelock::{FileLock, Protocol};
 
+use crate::child::Role;
 use crate::support::locker::{self, Locker};
 use crate::support::place::Place;
 use crate::support::process::{Process, gather, meet, say};
@@ -38,7 +39,7 @@ fn no_increment_of_six_processes_is_lost_with_fcntl() {
 fn increment(protocol: Protocol) {
     let place = Place::new();
     fs::write(place.data_file(), "0").unwrap();
-    run_processes("count", &place, protocol);
+    run_processes(Role::Count, &place, protocol);
     let counted = fs::read_to_string(place.data_file()).unwrap();
     assert_eq!(counted, (PROCESSES * TASKS * ROUNDS).to_string());
 }
@@ -56,13 +57,13 @@ fn readers_and_writers_of_six_processes_never_meet_with_fcntl() {
 fn mix(protocol: Protocol) {
     let place = Place::new();
     fs::write(place.data_file(), "0 0").unwrap();
-    run_processes("read and write", &place, protocol);
+    run_processes(Role::ReadAndWrite, &place, protocol);
     let writes = PROCESSES * TASKS / READERS_AND_A_WRITER * ROUNDS;
     assert_eq!(fs::read_to_string(place.data_file()).unwrap(), format!("{writes} {writes}"));
 }
 
 /// Runs the processes together, and counts that every round of every task got a lock.
-fn run_processes(role: &str, place: &Place, protocol: Protocol) {
+fn run_processes(role: Role, place: &Place, protocol: Protocol) {
     let (lock_file, data_file) = (place.lock_file(), place.data_file());
     let arguments =
         [&format!("{protocol:?}"), lock_file.to_str().unwrap(), data_file.to_str().unwrap()];
@@ -85,7 +86,7 @@ fn run_processes(role: &str, place: &Place, protocol: Protocol) {
     assert_eq!(fs::read(lock_file).unwrap(), b"", "the lock file carries nothing");
 }
 
-/// The role `count`: tasks that increment a number in a file.
+/// The role `Count`: tasks that increment a number in a file.
 pub(crate) fn count(arguments: &[String]) {
     run_tasks(arguments, |lock, data, _| async move {
         let guard = lock.lock().await.unwrap();
@@ -96,7 +97,7 @@ pub(crate) fn count(arguments: &[String]) {
     });
 }
 
-/// The role `read and write`: writers keep two numbers equal, and readers see them so.
+/// The role `ReadAndWrite`: writers keep two numbers equal, and readers see them so.
 pub(crate) fn read_and_write(arguments: &[String]) {
     run_tasks(arguments, |lock, data, task| async move {
         if task % READERS_AND_A_WRITER > 0 {

@@ -7,6 +7,7 @@ use std::path::Path;
 use tokio::task::{JoinSet, yield_now};
 use tokio_filelock::{ErrorKind, FileLock, OpenOptions, Protocol};
 
+use crate::child::Role;
 use crate::support::locker::{Locker, holder_and_waiters, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, gather, meet, say};
@@ -338,9 +339,9 @@ fn no_increment_is_lost_while_the_lock_file_is_removed_again_and_again() {
         let (name, lock_file, data_file) =
             (format!("{protocol:?}"), place.lock_file(), place.data_file());
         let arguments = [&name, lock_file.to_str().unwrap(), data_file.to_str().unwrap()];
-        let mut remover = Process::in_role("remove", &arguments);
+        let mut remover = Process::in_role(Role::Remove, &arguments);
         let mut counting: Vec<_> =
-            (0..PROCESSES).map(|_| Process::in_role("count verified", &arguments)).collect();
+            (0..PROCESSES).map(|_| Process::in_role(Role::CountVerified, &arguments)).collect();
         remover.expect("ready");
         remover.tell("go");
         gather(&mut counting);
@@ -358,7 +359,7 @@ fn no_increment_is_lost_while_the_lock_file_is_removed_again_and_again() {
     }
 }
 
-/// The role `count verified`.
+/// The role `CountVerified`.
 pub(crate) fn count_verified(arguments: &[String]) {
     let [name, lock_file, data_file] = arguments else { panic!("three arguments") };
     runtime().block_on(async {
@@ -383,7 +384,7 @@ pub(crate) fn count_verified(arguments: &[String]) {
     });
 }
 
-/// The role `remove`: removes the lock file whenever somebody has counted since the last time.
+/// The role `Remove`: removes the lock file whenever somebody has counted since the last time.
 pub(crate) fn remove(arguments: &[String]) {
     let [name, lock_file, data_file] = arguments else { panic!("three arguments") };
     let (told, stop) = std::sync::mpsc::channel();
@@ -430,7 +431,7 @@ fn holders_who_remove_the_lock_file_give_nobody_an_error() {
         let (path, data) = (text(place.lock_file()), text(place.data_file()));
         let arguments = [path.as_str(), &format!("{protocol:?}"), &data];
         let mut removers =
-            [(); REMOVERS].map(|()| Process::in_role("remove what one holds", &arguments));
+            [(); REMOVERS].map(|()| Process::in_role(Role::RemoveWhatOneHolds, &arguments));
         gather(&mut removers);
         removers.iter().for_each(|remover| remover.expect("removed"));
         removers.into_iter().for_each(Process::finish);

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_filelock::{ErrorKind, Protocol};
 
 use super::{directory, options, temporary_files};
+use crate::child::Role;
 use crate::support::locker::is_free;
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
@@ -51,12 +52,12 @@ fn a_value_is_not_written_into_a_file_that_has_got_the_number() {
     let arguments = [directory(&place), place.at("own")];
     fs::create_dir(place.at("own")).unwrap();
     let arguments = arguments.each_ref().map(|path| path.to_str().unwrap());
-    let process = Process::in_role("insert without descriptors", &arguments);
+    let process = Process::in_role(Role::InsertWithoutDescriptors, &arguments);
     process.expect("done");
     process.finish();
 }
 
-/// The role `insert without descriptors`.
+/// The role `InsertWithoutDescriptors`.
 pub(crate) fn insert(arguments: &[String]) {
     let [path, own] = arguments else { panic!("two arguments") };
     let cache = options().blocking_open(path).unwrap();

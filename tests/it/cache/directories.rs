@@ -13,6 +13,7 @@ use tokio_filelock::{CacheDir, ErrorKind};
 
 use super::user::User;
 use super::{directory, open, options, temporary_files, tree};
+use crate::child::Role;
 use crate::support::in_time;
 use crate::support::place::Place;
 
@@ -418,7 +419,7 @@ fn killed_at_any_system_call_of_an_insert() {
     // After every third call, another one each time the test runs. Before the next call nothing is different.
     for stops in (2 * fastrand::usize(..3)..).step_by(6) {
         drop(cache.blocking_insert_dir("key", |dir| fill(dir, 1)).unwrap());
-        let mut process = Process::in_role("insert a directory", &[path.to_str().unwrap()]);
+        let mut process = Process::in_role(Role::InsertADirectory, &[path.to_str().unwrap()]);
         let mut traced = Traced::seize(process.event().parse().unwrap());
         process.tell("insert");
         if (0..stops).any(|_| traced.next_stop().is_none()) {
@@ -442,7 +443,7 @@ fn killed_at_any_system_call_of_an_insert() {
     assert!(before > 20 && after > 5);
 }
 
-/// The role `insert a directory`: on one thread, for there are no others.
+/// The role `InsertADirectory`: on one thread, for there are no others.
 #[cfg(target_os = "linux")]
 pub(crate) fn insert_in_child(arguments: &[String]) {
     use nix::sys::resource::{Resource, setrlimit};

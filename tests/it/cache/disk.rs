@@ -11,6 +11,7 @@ use tokio_filelock::cache::FillError;
 use tokio_filelock::{CacheDir, Error, ErrorKind};
 
 use super::{directory, files, options, temporary_files};
+use crate::child::Role;
 use crate::support::assert_names;
 use crate::support::needs::{Need, lacks, unshare};
 use crate::support::place::Place;
@@ -35,13 +36,13 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
     let place = Place::new();
     let path = place.directory().to_str().unwrap();
     let starter = unshare(&["--mount", "sh", "-c", MOUNT, "sh", path]);
-    let process = Process::in_role_under(&starter, "fill a small disk", &[path]);
+    let process = Process::in_role_under(&starter, Role::FillASmallDisk, &[path]);
     process.expect("done");
     process.finish();
     assert_eq!(place.names(), [""; 0], "the disk was another one");
 }
 
-/// The role `fill a small disk`.
+/// The role `FillASmallDisk`.
 pub(crate) fn on_a_small_disk(arguments: &[String]) {
     let [mount] = arguments else { panic!("one argument") };
     let directory = Path::new(mount).join("cache");
@@ -151,12 +152,13 @@ fn a_value_that_grows_too_long_leaves_nothing() {
     let path = directory(&place);
     // The signal of the limit ends a process that does not ignore it.
     let starter = ["sh", "-c", r#"trap "" XFSZ; exec "$@""#, "sh"];
-    let process = Process::in_role_under(&starter, "write short files", &[path.to_str().unwrap()]);
+    let process =
+        Process::in_role_under(&starter, Role::WriteShortFiles, &[path.to_str().unwrap()]);
     process.expect("done");
     process.finish();
 }
 
-/// The role `write short files`.
+/// The role `WriteShortFiles`.
 pub(crate) fn with_short_files(arguments: &[String]) {
     let [path] = arguments else { panic!("one argument") };
     let (_, most) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
@@ -178,12 +180,12 @@ pub(crate) fn with_short_files(arguments: &[String]) {
 fn without_descriptors_there_are_errors_and_no_misses() {
     let place = Place::new();
     let path = directory(&place);
-    let process = Process::in_role("cache without descriptors", &[path.to_str().unwrap()]);
+    let process = Process::in_role(Role::CacheWithoutDescriptors, &[path.to_str().unwrap()]);
     process.expect("done");
     process.finish();
 }
 
-/// The role `cache without descriptors`.
+/// The role `CacheWithoutDescriptors`.
 pub(crate) fn without_descriptors(arguments: &[String]) {
     let [path] = arguments else { panic!("one argument") };
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();

@@ -16,6 +16,7 @@ use tokio_filelock::cache::FillError;
 use super::random::seed;
 use super::user::User;
 use super::{directory, open, options, temporary_files, value};
+use crate::child::Role;
 use crate::support::in_time;
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
@@ -34,7 +35,7 @@ fn each_key_is_filled_once_in_each_generation() {
     let arguments = [directory(&place), log.clone()];
     let arguments: Vec<_> = arguments.iter().map(|path| path.to_str().unwrap()).collect();
     let mut processes: Vec<_> =
-        (0..PROCESSES).map(|_| Process::in_role("fill a cache", &arguments)).collect();
+        (0..PROCESSES).map(|_| Process::in_role(Role::FillACache, &arguments)).collect();
     let mut expected = BTreeMap::<String, usize>::new();
     let mut absent: Vec<usize> = (0..KEYS).collect();
     for _ in 0..GENERATIONS {
@@ -65,7 +66,7 @@ fn counted(log: &Path) -> BTreeMap<String, usize> {
     counted
 }
 
-/// The role `fill a cache`.
+/// The role `FillACache`.
 pub(crate) fn fill(arguments: &[String]) {
     let [directory, log] = arguments else { panic!("two arguments") };
     let runtime =

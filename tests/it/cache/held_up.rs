@@ -18,6 +18,7 @@ use tokio_filelock::{CacheDir, ErrorKind};
 
 use super::user::User;
 use super::{directory, open, options, value};
+use crate::child::Role;
 use crate::support::foreign::Program;
 use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
@@ -258,7 +259,7 @@ fn a_lease_is_waited_for_and_the_wait_can_be_cancelled() {
     let runtime = runtime();
     let cache = runtime.block_on(open(&place));
     let path = runtime.block_on(cache.insert("key", &b"value"[..])).unwrap().path().to_owned();
-    let mut holder = Process::in_role("lease", &[path.to_str().unwrap()]);
+    let mut holder = Process::in_role(Role::Lease, &[path.to_str().unwrap()]);
     holder.expect("leased");
     let reading = {
         let cache = cache.clone();
@@ -285,7 +286,7 @@ fn a_lease_is_waited_for_and_the_wait_can_be_cancelled() {
     holder.finish();
 }
 
-/// The role `lease`.
+/// The role `Lease`.
 #[cfg(target_os = "linux")]
 pub(crate) fn lease(arguments: &[String]) {
     let [path] = arguments else { panic!("one argument") };

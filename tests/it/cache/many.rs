@@ -18,6 +18,7 @@ use tokio_filelock::cache::SyncPolicy;
 use tokio_filelock::{CacheDir, ErrorKind};
 
 use super::{directory, options, temporary_files};
+use crate::child::Role;
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
 use crate::support::tracer::{Stop, Traced};
@@ -31,7 +32,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-fn finish(role: &str, path: &Path) {
+fn finish(role: Role, path: &Path) {
     let process = Process::in_role(role, &[path.to_str().unwrap()]);
     process.expect("done");
     process.finish();
@@ -46,9 +47,9 @@ fn those_who_wait_for_a_lease_share_threads_and_have_a_limit() {
         cache.insert("other", "value").await.unwrap();
         cache.insert("leased", "value").await.unwrap().path().to_owned()
     });
-    let mut holder = Process::in_role("lease", &[value.to_str().unwrap()]);
+    let mut holder = Process::in_role(Role::Lease, &[value.to_str().unwrap()]);
     holder.expect("leased");
-    let mut process = Process::in_role("many wait for a lease", &[path.to_str().unwrap()]);
+    let mut process = Process::in_role(Role::ManyWaitForALease, &[path.to_str().unwrap()]);
     process.expect("they wait");
     holder.expect("asked to give it back");
     holder.tell("give it back");
@@ -59,7 +60,7 @@ fn those_who_wait_for_a_lease_share_threads_and_have_a_limit() {
     drop(holder);
 }
 
-/// The role `many wait for a lease`.
+/// The role `ManyWaitForALease`.
 pub(crate) fn wait_for_a_lease(arguments: &[String]) {
     const TASKS: usize = 300;
 
@@ -95,10 +96,10 @@ pub(crate) fn wait_for_a_lease(arguments: &[String]) {
 #[test]
 fn inserts_share_threads() {
     let place = Place::new();
-    finish("many insert", &directory(&place));
+    finish(Role::ManyInsert, &directory(&place));
 }
 
-/// The role `many insert`.
+/// The role `ManyInsert`.
 pub(crate) fn insert(arguments: &[String]) {
     // What calls may take, and half as many more; without a bound it was all of them.
     const TASKS: usize = 2500;
@@ -166,7 +167,7 @@ impl AsyncRead for Stalls {
 fn who_drops_an_insert_makes_no_call_for_it() {
     let place = Place::new();
     let path = directory(&place);
-    let mut process = Process::in_role("drop an insert", &[path.to_str().unwrap()]);
+    let mut process = Process::in_role(Role::DropAnInsert, &[path.to_str().unwrap()]);
     let thread = process.event().parse().unwrap();
     let (calls, mut process) = thread::scope(|scope| {
         // It is traced for as long as this thread lives, and goes on by itself afterwards.
@@ -194,7 +195,7 @@ fn who_drops_an_insert_makes_no_call_for_it() {
     process.finish();
 }
 
-/// The role `drop an insert`.
+/// The role `DropAnInsert`.
 pub(crate) fn drop_an_insert(arguments: &[String]) {
     let [path] = arguments else { panic!("one argument") };
     let path = Path::new(path);

@@ -10,6 +10,7 @@ use tokio_filelock::cache::SyncPolicy;
 use tokio_filelock::{CacheDir, ErrorKind};
 
 use super::{storm, value};
+use crate::child::Role;
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, gather, meet, say};
 use crate::support::{assert_names, in_time};
@@ -49,7 +50,7 @@ fn one_of_two_hosts_fills_a_key() {
         .iter()
         .map(|directory| {
             let arguments = [directory.to_str().unwrap(), log.to_str().unwrap()];
-            Process::in_role("fill on a network", &arguments)
+            Process::in_role(Role::FillOnANetwork, &arguments)
         })
         .collect();
     gather(&mut processes);
@@ -102,7 +103,7 @@ fn values_of_two_hosts_are_whole_and_their_limit_is_kept() {
         .zip(directories)
         .map(|(seed, directory): (u64, _)| {
             let arguments = [directory.to_str().unwrap(), &seed.to_string()];
-            Process::in_role("storm on a network", &arguments)
+            Process::in_role(Role::StormOnANetwork, &arguments)
         })
         .collect();
     for round in 0..ROUNDS {

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_filelock::cache::SyncPolicy;
 use tokio_filelock::{CacheDir, Error};
 
+use crate::child::Role;
 use crate::support::disk::{Disk, Mounted, Recorded, in_memory};
 use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
@@ -72,7 +73,8 @@ fn cut(file_system: &'static str, cuts: usize) {
         let work = place.directory().to_str().unwrap();
         let seed = fastrand::u64(..).to_string();
         let arguments = [file_system, policy, &cuts.to_string(), &seed, work];
-        let process = Process::in_role_under(&["unshare", "--mount"], "cut the power", &arguments);
+        let process =
+            Process::in_role_under(&["unshare", "--mount"], Role::CutThePower, &arguments);
         loop {
             let event = process.event();
             match event.split_once(": ").unwrap_or((&event, "")) {
@@ -189,7 +191,7 @@ impl fmt::Display for Seen {
     }
 }
 
-/// The role `cut the power`.
+/// The role `CutThePower`.
 pub(crate) fn cut_the_power(arguments: &[String]) {
     let [file_system, policy, cuts, seed, work] = arguments else { panic!("five arguments") };
     let policy = POLICIES.into_iter().find(|(name, _)| name == policy).unwrap();

@@ -14,6 +14,7 @@ use tokio_filelock::CacheDir;
 
 use super::random::seed;
 use super::{directory, options, temporary_files, tree, value};
+use crate::child::Role;
 use crate::support::kernel::await_stop;
 use crate::support::place::{Place, names};
 use crate::support::process::{Process, commands, say};
@@ -38,7 +39,7 @@ fn nothing_is_torn_lost_or_left_behind() {
         number += 1;
         let seed = (seed ^ number).to_string();
         let arguments = [directory.to_str().unwrap(), log.to_str().unwrap(), &seed];
-        Process::in_role("storm a cache", &arguments)
+        Process::in_role(Role::StormACache, &arguments)
     };
     let mut processes: Vec<_> = (0..PROCESSES).map(|_| start()).collect();
     let mut killed = BTreeSet::new();
@@ -87,7 +88,7 @@ fn directories_are_not_torn_lost_or_left_behind() {
         number += 1;
         let seed = (seed ^ number).to_string();
         let arguments = [directory.to_str().unwrap(), log.to_str().unwrap(), &seed, "directories"];
-        Process::in_role("storm a cache", &arguments)
+        Process::in_role(Role::StormACache, &arguments)
     };
     let mut processes: Vec<_> = (0..PROCESSES).map(|_| start()).collect();
     let mut killed = BTreeSet::new();
@@ -248,7 +249,7 @@ fn books(directory: &Path) -> Option<(u64, u64)> {
     Some((numbers.next()?, numbers.next()?))
 }
 
-/// The role `storm a cache`.
+/// The role `StormACache`.
 pub(crate) fn storm(arguments: &[String]) {
     let [directory, log, seed, rest @ ..] = arguments else { panic!("three arguments, or more") };
     let with_directories = !rest.is_empty();

@@ -18,6 +18,7 @@ use tokio_filelock::cache::{CacheOptions, Dir, Entry, FillError};
 use tokio_filelock::{CacheDir, Error, ErrorKind};
 
 use super::{directory, options, tree};
+use crate::child::Role;
 use crate::support::in_time;
 use crate::support::locker::become_nobody;
 use crate::support::needs::{Need, lacks};
@@ -505,7 +506,7 @@ fn another_user_cannot_make_the_cache_touch_anything_else() {
     let hash = entry.path().file_name().unwrap().to_str().unwrap()[..40].to_owned();
     let before = outside.look();
     let arguments = [place.directory().to_str().unwrap(), &hash];
-    let mut other = Process::in_role("plant without end", &arguments);
+    let mut other = Process::in_role(Role::PlantWithoutEnd, &arguments);
     other.expect("begun");
     let counts = runtime.block_on(use_it(&cache));
     other.tell("stop");
@@ -589,7 +590,7 @@ fn check_modes(directory: &Path) {
     }
 }
 
-/// The role `plant without end`.
+/// The role `PlantWithoutEnd`.
 pub(crate) fn plant_without_end(arguments: &[String]) {
     let [home, hash] = arguments else { panic!("two arguments") };
     become_nobody();

@@ -11,6 +11,7 @@ use std::path::Path;
 use tokio_filelock::{CacheDir, ErrorKind};
 
 use super::{directory, options};
+use crate::child::Role;
 use crate::support::assert_names;
 use crate::support::locker::become_nobody;
 #[cfg(target_os = "linux")]
@@ -43,13 +44,13 @@ fn no_limit_is_passed_where_a_value_cannot_be_removed() {
         fs::set_permissions(stuck.parent().unwrap(), Permissions::from_mode(0o555)).unwrap();
         stuck.parent().unwrap().to_owned()
     });
-    let process = Process::in_role("replace beside what is stuck", &[text(&path)]);
+    let process = Process::in_role(Role::ReplaceBesideWhatIsStuck, &[text(&path)]);
     process.expect("done");
     process.finish();
     fs::set_permissions(shard, Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The role `replace beside what is stuck`.
+/// The role `ReplaceBesideWhatIsStuck`.
 pub(crate) fn replace(arguments: &[String]) {
     let [path] = arguments else { panic!("one argument") };
     become_nobody();
@@ -82,13 +83,13 @@ fn many_values_that_cannot_be_removed_take_a_few_walks() {
         fs::write(shard.join(format!("{number:040x}-x")), "x").unwrap();
     }
     fs::set_permissions(&shard, Permissions::from_mode(0o555)).unwrap();
-    let process = Process::in_role("prune what is stuck", &[text(&path), &STUCK.to_string()]);
+    let process = Process::in_role(Role::PruneWhatIsStuck, &[text(&path), &STUCK.to_string()]);
     process.expect("done");
     process.finish();
     fs::set_permissions(shard, Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The role `prune what is stuck`.
+/// The role `PruneWhatIsStuck`.
 pub(crate) fn prune(arguments: &[String]) {
     let [path, stuck] = arguments else { panic!("two arguments") };
     let stuck: u64 = stuck.parse().unwrap();
@@ -118,7 +119,7 @@ fn a_subdirectory_that_cannot_be_looked_at_stops_nothing() {
     let place = Place::new();
     let path = directory(&place);
     let starter = unshare(&["--mount"]);
-    let process = Process::in_role_under(&starter, "a dead mount in a cache", &[text(&path)]);
+    let process = Process::in_role_under(&starter, Role::ADeadMountInACache, &[text(&path)]);
     process.expect("done");
     process.finish();
 }
@@ -142,7 +143,7 @@ fn mount_dead(at: &Path) {
     assert_eq!(mounted, 0, "{}", io::Error::last_os_error());
 }
 
-/// The role `a dead mount in a cache`.
+/// The role `ADeadMountInACache`.
 #[cfg(target_os = "linux")]
 pub(crate) fn dead_mount(arguments: &[String]) {
     const VALUES: u32 = 300;
@@ -233,12 +234,12 @@ fn a_key_that_cannot_be_read_hides_no_other() {
         let key = shard.join(format!("{}.key", &name[..40]));
         fs::set_permissions(key, Permissions::from_mode(0o0)).unwrap();
     });
-    let process = Process::in_role("list what is closed", &[text(&path)]);
+    let process = Process::in_role(Role::ListWhatIsClosed, &[text(&path)]);
     process.expect("listed 2000");
     process.finish();
 }
 
-/// The role `list what is closed`.
+/// The role `ListWhatIsClosed`.
 pub(crate) fn list(arguments: &[String]) {
     let [path] = arguments else { panic!("one argument") };
     become_nobody();

@@ -15,6 +15,7 @@ use tokio_filelock::cache::{FillError, SyncPolicy};
 use tokio_filelock::{CacheDir, Error, ErrorKind};
 
 use super::{directory, files, open, options, temporary_files};
+use crate::child::Role;
 use crate::support::assert_names;
 use crate::support::locker::become_nobody;
 use crate::support::needs::{Need, lacks, passed_in};
@@ -195,13 +196,13 @@ fn what_cannot_be_removed_stops_nothing() {
         kept
     });
     let arguments = [path.to_str().unwrap(), kept.to_str().unwrap()];
-    let process = Process::in_role("cannot remove all", &arguments);
+    let process = Process::in_role(Role::CannotRemoveAll, &arguments);
     process.expect("done");
     process.finish();
     fs::set_permissions(kept.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The role `cannot remove all`.
+/// The role `CannotRemoveAll`.
 pub(crate) fn without_rights(arguments: &[String]) {
     let [path, kept] = arguments else { panic!("two arguments") };
     let kept = Path::new(kept);
@@ -328,13 +329,13 @@ fn what_the_system_refuses_is_done_without() {
         let (path, errno) = (directory(&place), errno.to_string());
         let arguments = [path.to_str().unwrap(), call, &errno];
         println!("{what}: {call} fails with {errno}");
-        let process = Process::in_role("cache without a call", &arguments);
+        let process = Process::in_role(Role::CacheWithoutACall, &arguments);
         process.expect("done");
         process.finish();
     }
 }
 
-/// The role `cache without a call`.
+/// The role `CacheWithoutACall`.
 #[cfg(target_os = "linux")]
 pub(crate) fn without_a_call(arguments: &[String]) {
     let [path, call, errno] = arguments else { panic!("three arguments") };

@@ -10,6 +10,7 @@ use tokio_filelock::CacheDir;
 use tokio_filelock::cache::{Dir, Entry, FillError, Pin};
 
 use super::{options, tree, value};
+use crate::child::Role;
 use crate::support::locker::become_nobody;
 use crate::support::process::{Process, commands, say};
 
@@ -25,7 +26,7 @@ impl User {
     #[track_caller]
     pub(crate) fn of(directory: &Path, max_size: u64) -> Self {
         let arguments = [directory.to_str().unwrap(), &max_size.to_string()];
-        let process = Process::in_role("use a cache", &arguments);
+        let process = Process::in_role(Role::UseACache, &arguments);
         process.expect("open");
         Self { process }
     }
@@ -60,7 +61,7 @@ impl User {
     }
 }
 
-/// The role `use a cache`.
+/// The role `UseACache`.
 pub(crate) fn serve(arguments: &[String]) {
     let [directory, max_size] = arguments else { panic!("two arguments") };
     let max_size: u64 = max_size.parse().unwrap();

@@ -14,6 +14,7 @@ use tokio_filelock::cache::{CacheOptions, FillError};
 use tokio_filelock::{CacheDir, ErrorKind};
 
 use super::{directory, files, options, tree};
+use crate::child::Role;
 use crate::support::assert_names;
 use crate::support::locker::become_nobody;
 use crate::support::needs::{Need, lacks};
@@ -32,7 +33,7 @@ async fn users_share_a_directory() {
     // Lock files of others would have to be made in here.
     fs::set_permissions(place.directory(), Permissions::from_mode(0o777)).unwrap();
     let path = directory(&place);
-    let process = Process::in_role("visit a cache", &["share", path.to_str().unwrap()]);
+    let process = Process::in_role(Role::VisitACache, &["share", path.to_str().unwrap()]);
     process.expect("begun");
     for (name, expected) in [("cache", 0o777), ("cache.lock", 0o666), ("cache.lock.7", 0o666)] {
         assert_eq!(mode(&place.at(name)), expected, "{name}");
@@ -47,7 +48,7 @@ async fn users_share_a_directory() {
     for (name, expected) in [("", 0o777), ("below", 0o777), ("value", 0o644), ("run", 0o755)] {
         assert_eq!(mode(&of_directory.join(name)), expected, "{name}");
     }
-    let visitor = Process::in_role("visit a cache", &["share as nobody", path.to_str().unwrap()]);
+    let visitor = Process::in_role(Role::VisitACache, &["share as nobody", path.to_str().unwrap()]);
     visitor.expect("done");
     visitor.finish();
     process.finish();
@@ -69,9 +70,9 @@ async fn users_share_a_directory() {
 fn who_may_only_read_has_hits() {
     let place = Place::new();
     let path = directory(&place);
-    let process = Process::in_role("visit a cache", &["own", path.to_str().unwrap()]);
+    let process = Process::in_role(Role::VisitACache, &["own", path.to_str().unwrap()]);
     process.expect("begun");
-    let visitor = Process::in_role("visit a cache", &["read as nobody", path.to_str().unwrap()]);
+    let visitor = Process::in_role(Role::VisitACache, &["read as nobody", path.to_str().unwrap()]);
     visitor.expect("done");
     visitor.finish();
     process.finish();
@@ -87,7 +88,7 @@ fn who_may_only_read_pins() {
     for (key, number) in [("opened", 1), ("pruned", 2)] {
         let pin = ["pin as nobody", "pin, read only"][usize::from(number == 2)];
         drop(cache.blocking_insert_dir(key, |dir| tree::fill(dir, key, number)).unwrap());
-        let visitor = Process::in_role("visit a cache", &[pin, path.to_str().unwrap(), key]);
+        let visitor = Process::in_role(Role::VisitACache, &[pin, path.to_str().unwrap(), key]);
         visitor.expect("pinned");
         drop(cache.blocking_insert_dir(key, |dir| tree::fill(dir, key, 7)).unwrap());
         assert!(cache.blocking_remove(key).unwrap());
@@ -112,7 +113,7 @@ fn lock_files_that_cannot_be_made_are_named() {
     fs::create_dir_all(&path).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
     fs::set_permissions(place.at("parent"), Permissions::from_mode(0o555)).unwrap();
-    let process = Process::in_role("visit a cache", &["no locks", path.to_str().unwrap()]);
+    let process = Process::in_role(Role::VisitACache, &["no locks", path.to_str().unwrap()]);
     process.expect("done");
     process.finish();
 }
@@ -121,7 +122,7 @@ fn shared() -> CacheOptions {
     options().mode(0o666)
 }
 
-/// The role `visit a cache`.
+/// The role `VisitACache`.
 pub(crate) fn visit(arguments: &[String]) {
     let [what, path, rest @ ..] = arguments else { panic!("two arguments, or more") };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

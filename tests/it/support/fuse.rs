@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use tokio_filelock::Protocol;
 
 use super::process::{Process, commands, say};
+use crate::child::Role;
 
 /// The mounted file system. Killed and unmounted when dropped.
 pub(crate) struct FuseServer {
@@ -51,7 +52,7 @@ impl FuseServer {
     #[track_caller]
     fn serve_at(mountpoint: &Path) -> Process {
         let path = mountpoint.to_str().expect("told in text");
-        let process = Process::in_role("serve a fuse file system", &[path]);
+        let process = Process::in_role(Role::ServeAFuseFileSystem, &[path]);
         process.expect("mounted");
         process
     }
@@ -161,7 +162,7 @@ impl Drop for FuseServer {
     }
 }
 
-/// The role `try fuse`: mounts, and ends well if that works.
+/// The role `TryFuse`: mounts, and ends well if that works.
 pub(crate) fn probe(_: &[String]) {
     let mountpoint = tempfile::tempdir().expect("a temporary directory");
     if let Err(error) = mount(mountpoint.path(), Arc::default()) {

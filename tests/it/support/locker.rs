@@ -15,6 +15,7 @@ use tokio_filelock::{
 
 use super::process::{Process, commands, say};
 use super::{Mode, kernel, options, protocol};
+use crate::child::Role;
 
 /// The parent's side.
 pub(crate) struct Locker {
@@ -24,7 +25,7 @@ pub(crate) struct Locker {
 impl Locker {
     /// A process that has opened nothing so far.
     pub(crate) fn new() -> Self {
-        Self { process: Process::in_role("locker", &[]) }
+        Self { process: Process::in_role(Role::Locker, &[]) }
     }
 
     /// A process that has opened the lock file.

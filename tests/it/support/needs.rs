@@ -18,6 +18,7 @@ use nix::libc;
 use nix::unistd::geteuid;
 
 use super::process;
+use crate::child::Role;
 
 /// Each is tried for real, once, in a process of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,7 +111,7 @@ impl Need {
                 if !Path::new("/dev/fuse").exists() {
                     return Err("there is no /dev/fuse".to_owned());
                 }
-                ended_well(process::command_in_role(&unshare(&["--mount"]), "try fuse", &[]))
+                ended_well(process::command_in_role(&unshare(&["--mount"]), Role::TryFuse, &[]))
             }
             Need::Disk(kind) => succeeds(&["unshare", "--mount", "sh", "-c", DISK, kind]),
             Need::Program(name) => succeeds(&[name, "--version"]),

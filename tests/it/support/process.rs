@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 
 use super::PATIENCE;
+use crate::child::Role;
 
 const ROLE: &str = "TOKIO_FILELOCK_TEST_ROLE";
 /// Program and arguments that run this binary, if it is made for another machine.
@@ -27,14 +28,14 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// This binary again, in a role of `child::ROLES`.
-    pub(crate) fn in_role(role: &str, arguments: &[&str]) -> Self {
+    /// This binary again, in a role.
+    pub(crate) fn in_role(role: Role, arguments: &[&str]) -> Self {
         Self::in_role_under(&[], role, arguments)
     }
 
     /// The same, started by another program, which may be given with its arguments.
-    pub(crate) fn in_role_under(program: &[&str], role: &str, arguments: &[&str]) -> Self {
-        Self::start(role, command_in_role(program, role, arguments))
+    pub(crate) fn in_role_under(program: &[&str], role: Role, arguments: &[&str]) -> Self {
+        Self::start(&role.to_string(), command_in_role(program, role, arguments))
     }
 
     /// Any program. Its events are lines that begin with `event: `.
@@ -122,10 +123,10 @@ impl Drop for Process {
 }
 
 /// Runs this binary in a role, started by another program, which may be given with its arguments.
-pub(crate) fn command_in_role(program: &[&str], role: &str, arguments: &[&str]) -> Command {
+pub(crate) fn command_in_role(program: &[&str], role: Role, arguments: &[&str]) -> Command {
     let mut command = this_binary_under(program);
     command.args(["--exact", "child::entry", "--nocapture", "--test-threads=1"]);
-    command.env(ROLE, [&[role], arguments].concat().join("\n"));
+    command.env(ROLE, [&[role.to_string().as_str()], arguments].concat().join("\n"));
     command
 }
 
@@ -143,10 +144,10 @@ pub(crate) fn this_binary_under(program: &[&str]) -> Command {
 }
 
 /// The role of this process and its arguments, if it is a child.
-pub(crate) fn role() -> Option<(String, Vec<String>)> {
+pub(crate) fn role() -> Option<(Role, Vec<String>)> {
     let role = std::env::var(ROLE).ok()?;
     let mut words = role.split('\n').map(str::to_owned);
-    Some((words.next()?, words.collect()))
+    Some((words.next()?.parse().expect("a role"), words.collect()))
 }
 
 /// Tells the parent.

@@ -15,6 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode as Bits, umask};
 use tokio_filelock::{Error, ErrorKind, FileLock, OpenOptions, Protocol, TryLockError};
 
+use crate::child::Role;
 use crate::support::locker::Locker;
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
@@ -170,14 +171,14 @@ async fn what_is_not_to_be_created_is_not() {
 #[test]
 fn a_lock_file_gets_the_mode_that_was_asked_for_and_keeps_the_one_it_has() {
     let place = Place::new();
-    Process::in_role("create with modes", &[place.directory().to_str().unwrap()]).finish();
+    Process::in_role(Role::CreateWithModes, &[place.directory().to_str().unwrap()]).finish();
     let mode = |name| fs::metadata(place.at(name)).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode("default"), 0o640, "0666 less the umask");
     assert_eq!(mode("asked"), 0o666, "whatever the umask");
     assert_eq!(mode("existing"), 0o600);
 }
 
-/// The role `create with modes`.
+/// The role `CreateWithModes`.
 pub(crate) fn create_with_modes(arguments: &[String]) {
     let [directory] = arguments else { panic!("one argument") };
     let at = |name| Path::new(directory).join(name);
@@ -362,7 +363,7 @@ fn without_descriptors_opening_is_an_error_and_what_is_open_works() {
         let holder = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
         let path = place.lock_file();
         let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
-        let process = Process::in_role("run out of descriptors", &arguments);
+        let process = Process::in_role(Role::RunOutOfDescriptors, &arguments);
         process.expect("waiting");
         holder.finish();
         process.expect("held");
@@ -371,7 +372,7 @@ fn without_descriptors_opening_is_an_error_and_what_is_open_works() {
     }
 }
 
-/// The role `run out of descriptors`.
+/// The role `RunOutOfDescriptors`.
 pub(crate) fn run_out_of_descriptors(arguments: &[String]) {
     let [name, path] = arguments else { panic!("two arguments") };
     let (protocol, path) = (protocol(name), Path::new(path));

@@ -12,6 +12,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use tokio_filelock::{Error, ErrorKind, FileLock, LockSpace, Protocol, TryLockError};
 
+use crate::child::Role;
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
@@ -39,13 +40,13 @@ fn run(name: &str) {
         let place = Place::new();
         let path = place.lock_file();
         let arguments = [name, path.to_str().unwrap(), &format!("{protocol:?}")];
-        let process = Process::in_role("lose descriptors", &arguments);
+        let process = Process::in_role(Role::LoseDescriptors, &arguments);
         process.expect("done");
         process.finish();
     }
 }
 
-/// The role `lose descriptors`.
+/// The role `LoseDescriptors`.
 pub(crate) fn in_child(arguments: &[String]) {
     let [name, path, of] = arguments else { panic!("{arguments:?}") };
     let (_, case) = CASES.iter().find(|(known, _)| known == name).expect("a known case");

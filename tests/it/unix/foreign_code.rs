@@ -13,6 +13,7 @@ use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
 
 use tokio_filelock::{FileLock, Protocol};
 
+use crate::child::Role;
 use crate::support::locker::Locker;
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
@@ -237,7 +238,7 @@ fn a_waker_may_use_256_kilobytes_of_stack_and_panic_with_a_backtrace() {
     let holder = Locker::holding(&path, Protocol::Flock, Mode::Exclusive);
     let program = ["env", "-u", "RUST_MIN_STACK", "RUST_BACKTRACE=full"];
     let arguments = [path.to_str().unwrap()];
-    let child = Process::in_role_under(&program, "wake on a large stack", &arguments);
+    let child = Process::in_role_under(&program, Role::WakeOnALargeStack, &arguments);
     child.expect("waiting");
     holder.finish();
     child.expect("held");

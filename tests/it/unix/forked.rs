@@ -18,6 +18,7 @@ use tokio_filelock::{
     blocking_lock_all,
 };
 
+use crate::child::Role;
 use crate::support::locker::is_free;
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
@@ -118,7 +119,7 @@ fn a_child_that_is_forked_during_the_first_use_can_use_locks() {
 }
 
 fn in_case(case: &str, path: &Path, protocol: Protocol) -> Process {
-    Process::in_role("fork", &[case, path.to_str().unwrap(), &format!("{protocol:?}")])
+    Process::in_role(Role::Fork, &[case, path.to_str().unwrap(), &format!("{protocol:?}")])
 }
 
 // ---- in the parent of the forked child ----

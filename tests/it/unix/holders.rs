@@ -18,6 +18,7 @@ use tokio_filelock::{
     Error, ErrorKind, FileLock, Holder, LockSpace, Mode as Held, Protocol, Source, TryLockError,
 };
 
+use crate::child::Role;
 use crate::support::foreign::{PROGRAMS, Program};
 use crate::support::locker::{Locker, become_nobody, holder_and_waiters, is_free};
 use crate::support::needs::{Need, lacks, unshare};
@@ -351,7 +352,7 @@ fn a_process_of_another_user_that_is_hidden() {
         let path = place.lock_file();
         let other = Locker::holding_with_record(&path, protocol, "hidden");
         let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
-        let seen = seen_by(Process::in_role_under(&HIDE, "look as nobody", &arguments));
+        let seen = seen_by(Process::in_role_under(&HIDE, Role::LookAsNobody, &arguments));
         let program = std::env::current_exe().unwrap();
         let program = program.file_name().unwrap().to_str().unwrap();
         let (pid, source) = (other.pid(), source(protocol));
@@ -368,7 +369,7 @@ fn a_process_of_another_user_that_shares_the_lock_with_one_of_ours() {
         let path = place.lock_file();
         let other = Locker::holding(&path, protocol, Mode::Shared);
         let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
-        let looking = Process::in_role("share and look as nobody", &arguments);
+        let looking = Process::in_role(Role::ShareAndLookAsNobody, &arguments);
         // Whose open files can not be seen may be another process of this number.
         let is_claim = !has_owner(protocol) && geteuid().is_root();
         let other_pid = other.pid();
@@ -387,7 +388,7 @@ fn a_process_of_another_user_that_shares_the_lock_with_one_of_ours() {
 // ---- other pid namespaces ----
 
 /// This binary in a role, in a pid namespace of its own.
-fn in_namespace(role: &str, arguments: &[&str]) -> Process {
+fn in_namespace(role: Role, arguments: &[&str]) -> Process {
     Process::in_role_under(&unshare(&["--pid", "--fork", "--mount-proc"]), role, arguments)
 }
 
@@ -424,7 +425,7 @@ fn a_process_inside_of_a_pid_namespace() {
         let place = Place::new();
         let path = place.lock_file();
         let name = format!("{protocol:?}");
-        let process = in_namespace("hold", &[&name, path.to_str().unwrap(), "no record"]);
+        let process = in_namespace(Role::Hold, &[&name, path.to_str().unwrap(), "no record"]);
         let inner = process.event();
         let holder = only(holders(&path, protocol));
         let pid = holder.pid().expect("seen from outside");
@@ -445,9 +446,9 @@ fn a_process_outside_of_the_pid_namespace() {
         let path = place.lock_file();
         let (name, path) = (format!("{protocol:?}"), path.to_str().unwrap());
         for record in ["no record", "record"] {
-            let process = Process::in_role("hold", &[&name, path, record]);
+            let process = Process::in_role(Role::Hold, &[&name, path, record]);
             assert_eq!(process.event(), format!("held by {}", process.pid()));
-            let seen = seen_by(in_namespace("look", &[&name, path]));
+            let seen = seen_by(in_namespace(Role::Look, &[&name, path]));
             let program = std::env::current_exe().unwrap();
             let program = program.file_name().unwrap().to_str().unwrap();
             let pid = process.pid();
@@ -540,15 +541,15 @@ fn processes_of_one_pid_in_two_namespaces() {
         let place = Place::new();
         let path = place.lock_file();
         let arguments = [what, path.to_str().unwrap()];
-        let holder = in_namespace("get and hold", &arguments);
+        let holder = in_namespace(Role::GetAndHold, &arguments);
         holder.expect("held");
-        let [waiter, last] = [0, 1].map(|_| in_namespace("get and hold", &arguments));
+        let [waiter, last] = [0, 1].map(|_| in_namespace(Role::GetAndHold, &arguments));
         for waiter in [&waiter, &last] {
             waiter.expect("waiting");
         }
         kernel::await_waiting_calls(open_what(what, arguments[1]).path(), 2);
 
-        let inside = seen_by(in_namespace("look in all ways", &arguments));
+        let inside = seen_by(in_namespace(Role::LookInAllWays, &arguments));
         assert!(!inside.iter().any(|line| line.contains("this=true")), "{what}: {inside:?}");
         assert!(!inside.iter().any(|line| line.contains("Some(1) None")), "{what}: {inside:?}");
         let is_named = inside
@@ -556,7 +557,7 @@ fn processes_of_one_pid_in_two_namespaces() {
             .any(|line| line.starts_with("holders: None Some(1)") && line.ends_with("waits=false"));
         assert_eq!(is_named, what != "Flock", "the kernel hides it: {inside:?}");
 
-        let outside = seen_by(Process::in_role("look in all ways", &arguments));
+        let outside = seen_by(Process::in_role(Role::LookInAllWays, &arguments));
         assert!(!outside.iter().any(|line| line.contains("this=true")), "{what}: {outside:?}");
         assert!(!outside.iter().any(|line| line.contains("Some(1) None")), "{what}: {outside:?}");
         for way in ["timeout", "holders"] {
@@ -602,7 +603,7 @@ fn a_process_knows_itself_in_the_table_of_an_outer_pid_namespace() {
         let path = place.lock_file();
         let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
         let under = unshare(&["--pid", "--fork"]);
-        let inner = Process::in_role_under(&under, "look at itself", &arguments);
+        let inner = Process::in_role_under(&under, Role::LookAtItself, &arguments);
         inner.expect("true");
         inner.finish();
     }
@@ -660,7 +661,7 @@ fn a_lock_that_is_held_throughout_is_always_seen() {
             let place = Place::new();
             let other = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
             let directory = place.lock_file().parent().unwrap().to_str().unwrap().to_owned();
-            let crowd = Process::in_role("come and go", &[&directory, &staying.to_string()]);
+            let crowd = Process::in_role(Role::ComeAndGo, &[&directory, &staying.to_string()]);
             crowd.expect("busy");
             let lock = runtime.block_on(open(place.lock_file(), protocol));
             for round in 0..looks {
@@ -713,14 +714,14 @@ fn a_lock_beside_one_with_many_waiters_is_seen() {
         let place = Place::new();
         let directory = place.lock_file().parent().unwrap().to_str().unwrap().to_owned();
         let arguments = [directory.as_str(), &waiters.to_string()];
-        let mut other = Process::in_role("lock beside a crowd", &arguments);
+        let mut other = Process::in_role(Role::LockBesideACrowd, &arguments);
         other.expect("locked");
         kernel::await_waiting_calls(&Path::new(&directory).join("awaited"), waiters);
         // At last beside locks that come and go.
         let mut crowd = None;
         for number in 0..90 {
             if number == 60 {
-                crowd = Some(Process::in_role("come and go", &[&directory, "0"]));
+                crowd = Some(Process::in_role(Role::ComeAndGo, &[&directory, "0"]));
                 crowd.iter().for_each(|crowd| crowd.expect("busy"));
             }
             let holder = only(holders(&place.lock_file(), Protocol::Flock));
@@ -923,7 +924,7 @@ fn a_thousand_timeouts_at_one_time_take_a_few_threads() {
     let other = Locker::holding(&place.lock_file(), Protocol::Flock, Mode::Exclusive);
     let path = place.lock_file();
     let arguments = [path.to_str().unwrap(), &other.pid().to_string()];
-    let crowd = Process::in_role("time out together", &arguments);
+    let crowd = Process::in_role(Role::TimeOutTogether, &arguments);
     let threads: usize = crowd.event().parse().unwrap();
     assert!((1..10).contains(&threads), "{threads}");
     crowd.finish();

@@ -16,6 +16,7 @@ use tokio_filelock::{
 };
 use tokio_test::task::spawn;
 
+use crate::child::Role;
 use crate::support::locker::{Locker, become_nobody, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, gather, meet, say};
@@ -153,11 +154,11 @@ async fn dropped_at_any_point_it_leaves_nothing_locked() {
 /// An exclusive range lock needs write access.
 #[test]
 fn one_that_cannot_be_had_leaves_nothing_locked() {
-    let process = Process::in_role("lock what is not ours", &[]);
+    let process = Process::in_role(Role::LockWhatIsNotOurs, &[]);
     process.finish();
 }
 
-/// The role `lock what is not ours`.
+/// The role `LockWhatIsNotOurs`.
 pub(crate) fn lock_what_is_not_ours(_: &[String]) {
     let place = Place::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -267,7 +268,7 @@ fn many_processes_take_many_locks_in_any_order() {
     }
     let directory = place.directory().to_str().unwrap();
     let mut processes: Vec<_> = (0..PROCESSES)
-        .map(|seed| Process::in_role("transfer", &[directory, &seed.to_string()]))
+        .map(|seed| Process::in_role(Role::Transfer, &[directory, &seed.to_string()]))
         .collect();
     gather(&mut processes);
     let mut sum = [0; 4];
@@ -287,7 +288,7 @@ fn many_processes_take_many_locks_in_any_order() {
     assert_eq!(Books::read(place.directory()).totals(), (BALANCE * ACCOUNTS as i64, entries));
 }
 
-/// The role `transfer`.
+/// The role `Transfer`.
 pub(crate) fn transfer(arguments: &[String]) {
     let [directory, seed] = arguments else { panic!("two arguments") };
     let directory = PathBuf::from(directory);

@@ -14,6 +14,7 @@ use tokio::runtime::Builder;
 use tokio_filelock::{ErrorKind, FileLock, LockSpace, Protocol, TryLockError};
 use tokio_test::task::spawn;
 
+use crate::child::Role;
 use crate::support::foreign::{PROGRAMS, Program};
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
@@ -162,7 +163,7 @@ fn increment(protocol: Protocol) {
         .map(|lock| {
             let arguments =
                 [&format!("{protocol:?}"), lock.to_str().unwrap(), data.to_str().unwrap()];
-            Process::in_role("count", &arguments)
+            Process::in_role(Role::Count, &arguments)
         })
         .into();
     gather(&mut processes);
@@ -610,7 +611,7 @@ fn locks_that_were_given_up_are_free() {
             .map(|(seed, path)| {
                 let arguments =
                     [&format!("{protocol:?}"), path.to_str().unwrap(), &seed.to_string()];
-                Process::in_role("give up on a network", &arguments)
+                Process::in_role(Role::GiveUpOnANetwork, &arguments)
             })
             .collect();
         gather(&mut processes);

@@ -16,6 +16,7 @@ use nix::sys::stat::{Mode as Bits, umask};
 use nix::unistd::{gettid, mkfifo};
 use tokio_filelock::{ErrorKind, FileLock, LockSpace, Protocol, TryLockError};
 
+use crate::child::Role;
 use crate::support::locker::{become_nobody, is_free};
 use crate::support::needs::{Need, lacks, passed_in};
 use crate::support::place::Place;
@@ -25,7 +26,7 @@ use crate::support::{Mode, PROTOCOLS, in_time, returns, seccomp, until};
 
 // ---- the mode ----
 
-/// The role `open where chmod is refused`.
+/// The role `OpenWhereChmodIsRefused`.
 pub(crate) fn open_where_chmod_is_refused(arguments: &[String]) {
     let [path] = arguments else { panic!("a path") };
     refuse_chmod_by_path(Errno::EPERM);
@@ -48,13 +49,13 @@ fn refuse_chmod_by_path(error: Errno) {
 fn where_modes_can_not_be_changed_files_are_locked_all_the_same() {
     let place = Place::new();
     let path = place.lock_file();
-    let child = Process::in_role("open where chmod is refused", &[path.to_str().unwrap()]);
+    let child = Process::in_role(Role::OpenWhereChmodIsRefused, &[path.to_str().unwrap()]);
     child.expect("opened");
     child.finish();
     assert_eq!(place.names(), ["app.lock"]);
 }
 
-/// The role `create step by step`: opens with a mode, when the tracer has come.
+/// The role `CreateStepByStep`: opens with a mode, when the tracer has come.
 pub(crate) fn create_step_by_step(arguments: &[String]) {
     let [way, path] = arguments else { panic!("way, path") };
     umask(Bits::from_bits_truncate(0o077));
@@ -91,7 +92,7 @@ fn killed_at_every_step_of_creating() {
         for stops in 0.. {
             let place = Place::new();
             let path = place.lock_file();
-            let process = Process::in_role("create step by step", &[way, path.to_str().unwrap()]);
+            let process = Process::in_role(Role::CreateStepByStep, &[way, path.to_str().unwrap()]);
             let was_killed = killed_after(stops, process);
             if let Ok(found) = fs::metadata(&path) {
                 assert_eq!(found.permissions().mode() & 0o777, 0o666, "{way}, {stops}");
@@ -120,7 +121,7 @@ fn killed_at_every_step_of_creating() {
 
 // ---- leases ----
 
-/// The role `have a lease`: gives it back when told to.
+/// The role `HaveALease`: gives it back when told to.
 pub(crate) fn have_a_lease(arguments: &[String]) {
     let [path] = arguments else { panic!("a path") };
     // How the kernel asks for the lease; the test sees by itself when it does.
@@ -140,7 +141,7 @@ pub(crate) fn have_a_lease(arguments: &[String]) {
 }
 
 fn leased(path: &Path) -> Process {
-    let process = Process::in_role("have a lease", &[path.to_str().unwrap()]);
+    let process = Process::in_role(Role::HaveALease, &[path.to_str().unwrap()]);
     process.expect("leased");
     process
 }
@@ -230,7 +231,7 @@ fn a_fifo_that_is_planted_holds_nobody_up() {
 
 // ---- directories without a path ----
 
-/// The role `work in a directory`: locks by relative paths, where others can too.
+/// The role `WorkInADirectory`: locks by relative paths, where others can too.
 pub(crate) fn work_in_a_directory(arguments: &[String]) {
     let [kind, directory] = arguments else { panic!("kind, directory") };
     let work = Path::new(directory).join("work");
@@ -298,7 +299,7 @@ fn below_a_directory_that_may_not_be_searched() {
     let place = Place::new();
     let directory = place.at("closed");
     fs::create_dir(&directory).unwrap();
-    let child = Process::in_role("work in a directory", &["closed", directory.to_str().unwrap()]);
+    let child = Process::in_role(Role::WorkInADirectory, &["closed", directory.to_str().unwrap()]);
     let answer = child.event();
     fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
     assert_eq!(answer, "locked");
@@ -309,7 +310,7 @@ fn below_a_directory_that_may_not_be_searched() {
 fn in_a_directory_whose_path_is_too_long() {
     let place = Place::new();
     let directory = place.directory().to_str().unwrap();
-    let child = Process::in_role("work in a directory", &["deep", directory]);
+    let child = Process::in_role(Role::WorkInADirectory, &["deep", directory]);
     child.expect("locked");
     child.finish();
 }
@@ -321,7 +322,7 @@ fn on_a_file_system_that_was_unmounted_lazily() {
     }
     let place = Place::new();
     let directory = place.directory().to_str().unwrap();
-    let child = Process::in_role("work in a directory", &["unmounted", directory]);
+    let child = Process::in_role(Role::WorkInADirectory, &["unmounted", directory]);
     child.expect("locked");
     child.finish();
 }

@@ -13,6 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::gettid;
 use tokio_filelock::{ErrorKind, ExclusiveGuard, FileLock, LockSpace, Protocol, Record, lock_all};
 
+use crate::child::Role;
 use crate::support::locker::{Locker, is_free};
 use crate::support::needs::{Need, lacks, unshare};
 use crate::support::place::Place;
@@ -371,10 +372,10 @@ fn a_holder_in_another_time_namespace_is_not_taken_for_dead() {
                 let under: &[&str] = if is_inside { &unshare } else { &[] };
                 Process::in_role_under(under, role, arguments)
             };
-            let holder = run(is_inside, "hold", &arguments);
+            let holder = run(is_inside, Role::Hold, &arguments);
             let said = holder.event();
             let pid = said.strip_prefix("held by ").expect("it holds the lock");
-            let looking = run(!is_inside, "look", &arguments[..2]);
+            let looking = run(!is_inside, Role::Look, &arguments[..2]);
             let seen = looking.event();
             let expected = format!("Some({pid}) ");
             assert!(seen.starts_with(&expected) && seen.contains("deep inside"), "{seen}");
@@ -581,7 +582,7 @@ async fn a_wait_on_a_read_only_descriptor_brings_a_lock_with_a_record() {
 fn a_record_that_can_not_be_written_is_an_error_where_it_is_required() {
     let place = Place::new();
     let path = place.lock_file();
-    let child = Process::in_role("find no room", &[path.to_str().unwrap(), "0", "true"]);
+    let child = Process::in_role(Role::FindNoRoom, &[path.to_str().unwrap(), "0", "true"]);
     let answer = child.event();
     let start = format!("Io: could not lock `{}`: its record can not be written: ", path.display());
     assert!(answer.starts_with(&start), "{answer}");
@@ -615,7 +616,7 @@ fn a_record_that_can_not_be_written_leaves_what_was_there() {
         let content = fs::read(&path).unwrap_or_default();
         for room in [0, 1, 30, 60, content.len(), content.len() + 20] {
             let arguments = [path.to_str().unwrap(), &room.to_string(), "false"];
-            let child = Process::in_role("find no room", &arguments);
+            let child = Process::in_role(Role::FindNoRoom, &arguments);
             child.expect(&format!("token None, abandoned {abandoned:?}"));
             child.expect("shared");
             child.finish();
@@ -654,7 +655,7 @@ struct Steps {
 /// Runs the role up to its `stops`th stop before or after a system call, and kills it there; `None`
 /// if it ended before.
 fn killed_after(stops: usize, path: &Path, name: &str) -> Option<Steps> {
-    let mut process = Process::in_role("lock step by step", &[name, path.to_str().unwrap()]);
+    let mut process = Process::in_role(Role::LockStepByStep, &[name, path.to_str().unwrap()]);
     let mut thread = Traced::seize(process.event().parse().unwrap());
     process.tell("go");
     let mut steps = Steps::default();
@@ -746,7 +747,7 @@ fn tokens_grow_whoever_is_killed() {
         let (path, log) = (place.lock_file(), place.at("log"));
         fs::write(&log, "").unwrap();
         let arguments = [&format!("{protocol:?}"), path.to_str().unwrap(), log.to_str().unwrap()];
-        let start = || Process::in_role("sign tenures", &arguments);
+        let start = || Process::in_role(Role::SignTenures, &arguments);
         let mut processes: Vec<_> = (0..PROCESSES).map(|_| start()).collect();
         let mut killed = Vec::new();
         let lines = || fs::read_to_string(&log).unwrap().lines().count();

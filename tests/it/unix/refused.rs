@@ -11,6 +11,7 @@ use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use nix::libc;
 use tokio_filelock::{Error, ErrorKind, Protocol, TryLockError};
 
+use crate::child::Role;
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
 use crate::support::seccomp::refuse;
@@ -77,7 +78,7 @@ fn nobody_waits_for_ever_for_a_free_lock_whichever_call_is_refused() {
             let place = Place::new();
             let (path, call) = (place.lock_file(), format!("{call:?}"));
             let arguments = [path.to_str().unwrap(), &format!("{protocol:?}"), &call];
-            let child = Process::in_role("lock what is refused", &arguments);
+            let child = Process::in_role(Role::LockWhatIsRefused, &arguments);
             for _ in TABLE {
                 println!("{}", child.event());
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::task::{JoinSet, yield_now};
 use tokio_filelock::{ErrorKind, FileLock, Kept, LockSpace, Protocol, UnusedFiles};
 
+use crate::child::Role;
 use crate::replaced::TASKS_OF_A_REMOVER;
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
@@ -37,7 +38,7 @@ fn removing_the_file_that_one_holds_keeps_exclusion() {
         let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
         let (path, data) = (text(place.lock_file()), text(place.data_file()));
         let arguments = [path.as_str(), &format!("{protocol:?}"), &data];
-        let mut removers = [(); 8].map(|()| Process::in_role("remove by the guard", &arguments));
+        let mut removers = [(); 8].map(|()| Process::in_role(Role::RemoveByTheGuard, &arguments));
         gather(&mut removers);
         removers.iter().for_each(|remover| remover.expect("removed"));
         removers.into_iter().for_each(Process::finish);
@@ -290,7 +291,7 @@ fn files_that_are_in_use_are_never_removed_under_a_holder() {
         let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
         let (path, data) = (text(place.lock_file()), text(place.data_file()));
         let arguments = [path.as_str(), &format!("{protocol:?}"), &data];
-        let mut counters = [(); 4].map(|()| Process::in_role("count and reopen", &arguments));
+        let mut counters = [(); 4].map(|()| Process::in_role(Role::CountAndReopen, &arguments));
         gather(&mut counters);
         let mut removals = 0;
         let counted = std::thread::spawn(move || {

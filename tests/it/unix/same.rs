@@ -13,6 +13,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use tokio_filelock::{ErrorKind, FileLock, LockSpace, Protocol, lock_all};
 
+use crate::child::Role;
 use crate::support::foreign::Program;
 use crate::support::fuse::{Answer, FuseServer};
 use crate::support::needs::{Need, lacks, passed_in, unshare};
@@ -82,7 +83,7 @@ mount -t overlay -o index=off,lowerdir=lower,upperdir=upper,workdir=work overlay
 cd / && shift && exec "$@""#;
 
 /// In a mount namespace of its own, which goes with the process.
-fn on_an_overlay(role: &str) {
+fn on_an_overlay(role: Role) {
     if lacks(&[Need::Overlay]) {
         return;
     }
@@ -103,10 +104,10 @@ fn play<F: Future<Output = ()>>(arguments: &[String], scene: impl FnOnce(PathBuf
 
 #[test]
 fn hard_links_in_a_lower_layer_are_two_locks() {
-    on_an_overlay("hard links in a lower layer");
+    on_an_overlay(Role::HardLinksInALowerLayer);
 }
 
-/// The role `hard links in a lower layer`. To open one for writing would copy it up, and change its number.
+/// The role `HardLinksInALowerLayer`. To open one for writing would copy it up, and change its number.
 pub(crate) fn hard_links_in_a_lower_layer(arguments: &[String]) {
     play(arguments, async |merged| {
         let [app, second] = ["app.lock", "second.lock"].map(|name| merged.join(name));
@@ -161,10 +162,10 @@ pub(crate) fn hard_links_in_a_lower_layer(arguments: &[String]) {
 #[test]
 #[cfg(not(tokio_filelock_posix))] // they are refused together, see `hard_links_in_a_lower_layer`
 fn two_who_lock_files_of_one_number_never_wait_in_a_circle() {
-    on_an_overlay("lock files of one number");
+    on_an_overlay(Role::LockFilesOfOneNumber);
 }
 
-/// The role `lock files of one number`: two processes would be no other case, for the locks are the kernel's.
+/// The role `LockFilesOfOneNumber`: two processes would be no other case, for the locks are the kernel's.
 pub(crate) fn lock_files_of_one_number(arguments: &[String]) {
     play(arguments, async |merged| {
         let paths = ["app.lock", "second.lock", "third.lock"].map(|name| merged.join(name));
@@ -194,10 +195,10 @@ pub(crate) fn lock_files_of_one_number(arguments: &[String]) {
 
 #[test]
 fn one_file_on_an_overlay_is_one_lock() {
-    on_an_overlay("one file on an overlay");
+    on_an_overlay(Role::OneFileOnAnOverlay);
 }
 
-/// The role `one file on an overlay`.
+/// The role `OneFileOnAnOverlay`.
 pub(crate) fn one_file_on_an_overlay(arguments: &[String]) {
     play(arguments, async |merged| {
         for (protocol, name) in [(Protocol::Flock, "plain.lock"), (Protocol::Fcntl, "other.lock")] {
@@ -263,10 +264,10 @@ pub(crate) fn one_file_on_an_overlay(arguments: &[String]) {
 
 #[test]
 fn a_file_that_is_copied_up_under_its_lock_stays_what_it_is() {
-    on_an_overlay("copied up");
+    on_an_overlay(Role::CopiedUp);
 }
 
-/// The role `copied up`: the numbers of a hard link change then, also those that its open files show.
+/// The role `CopiedUp`: the numbers of a hard link change then, also those that its open files show.
 pub(crate) fn copied_up(arguments: &[String]) {
     play(arguments, async |merged| {
         for name in ["plain.lock", "second.lock"] {
@@ -329,10 +330,10 @@ fn descriptors(path: &Path) -> i32 {
 
 #[test]
 fn a_file_and_its_image_in_an_overlay_are_two_locks() {
-    on_an_overlay("above an overlay");
+    on_an_overlay(Role::AboveAnOverlay);
 }
 
-/// The role `above an overlay`: the kernel does not see the locks of the one through the other.
+/// The role `AboveAnOverlay`: the kernel does not see the locks of the one through the other.
 pub(crate) fn above_an_overlay(arguments: &[String]) {
     play(arguments, async |merged| {
         for protocol in PROTOCOLS {

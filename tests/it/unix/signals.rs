@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use tokio_filelock::interrupt::{SetSignalError, set_signal};
 use tokio_filelock::{Acquire, ExclusiveGuard, FileLock, Protocol};
 
+use crate::child::Role;
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
@@ -157,7 +158,7 @@ fn a_stopped_process_that_is_next_is_passed(case: &str) {
         kill(pid, Signal::SIGSTOP).unwrap();
         kernel::await_stop(next.pid());
         let name = format!("{protocol:?}");
-        let other = Process::in_role("signals", &[case, path.to_str().unwrap(), &name]);
+        let other = Process::in_role(Role::Signals, &[case, path.to_str().unwrap(), &name]);
         // At the turnstile. The call of the one who is stopped is not listed.
         kernel::await_waiting_calls(&path, 1);
         holder.unlock();
@@ -210,7 +211,7 @@ fn in_case(case: &str, path: &Path) -> Process {
 }
 
 fn in_case_under(program: &[&str], case: &str, path: &Path) -> Process {
-    Process::in_role_under(program, "signals", &[case, path.to_str().unwrap()])
+    Process::in_role_under(program, Role::Signals, &[case, path.to_str().unwrap()])
 }
 
 // ---- in the child ----

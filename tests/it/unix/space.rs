@@ -11,6 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::{JoinSet, yield_now};
 use tokio_filelock::{ErrorKind, FileLock, LockSpace, Protocol, TryLockError, Waiting};
 
+use crate::child::Role;
 use crate::support::locker::Locker;
 use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
@@ -247,10 +248,10 @@ async fn who_may_only_read_the_lock_files_shares_keys() {
 
 #[test]
 fn descriptors_that_run_out_in_the_middle_are_all_given_back() {
-    Process::in_role("run out of descriptors in a space", &[]).finish();
+    Process::in_role(Role::RunOutOfDescriptorsInASpace, &[]).finish();
 }
 
-/// The role `run out of descriptors in a space`.
+/// The role `RunOutOfDescriptorsInASpace`.
 pub(crate) fn run_out_of_descriptors(_: &[String]) {
     let place = Place::new();
     FILES.iter().for_each(|name| fs::write(place.at(name), "").unwrap());
@@ -485,7 +486,7 @@ fn no_increment_of_four_processes_under_twelve_keys_is_lost() {
     }
     let directory = place.directory().to_str().unwrap();
     let mut processes: Vec<_> =
-        (0..PROCESSES).map(|_| Process::in_role("count in keys", &[directory])).collect();
+        (0..PROCESSES).map(|_| Process::in_role(Role::CountInKeys, &[directory])).collect();
     gather(&mut processes);
     let mut rounds = HashMap::<usize, usize>::new();
     for process in processes {
@@ -501,7 +502,7 @@ fn no_increment_of_four_processes_under_twelve_keys_is_lost() {
     }
 }
 
-/// The role `count in keys`.
+/// The role `CountInKeys`.
 pub(crate) fn count_in_keys(arguments: &[String]) {
     let [directory] = arguments else { panic!("one argument") };
     let directory = PathBuf::from(directory);

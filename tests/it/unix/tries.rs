@@ -6,6 +6,7 @@ use nix::libc;
 use nix::unistd::{getppid, gettid};
 use tokio_filelock::{FileLock, LockSpace, Protocol, TryLockError};
 
+use crate::child::Role;
 use crate::support::locker::Locker;
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
@@ -45,7 +46,7 @@ pub(crate) fn try_in_vain(arguments: &[String]) {
 
 /// The system calls of a refused try, and what it says.
 fn calls(what: &str, path: &Path, holder: &str) -> (Vec<libc::c_long>, String) {
-    let mut process = Process::in_role("try in vain", &[what, path.to_str().unwrap(), holder]);
+    let mut process = Process::in_role(Role::TryInVain, &[what, path.to_str().unwrap(), holder]);
     let mut thread = Traced::seize(process.event().parse().unwrap());
     process.tell("go");
     let (mut calls, mut marks) = (Vec::new(), 0);

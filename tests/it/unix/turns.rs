@@ -14,6 +14,7 @@ use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tokio_filelock::{FileLock, Protocol, Tenure, TryLockError};
 
+use crate::child::Role;
 use crate::support::foreign::Program;
 use crate::support::locker::{Locker, is_free};
 use crate::support::needs::{Need, lacks};
@@ -35,11 +36,11 @@ fn a_writer_gets_in_among_sixteen_processes_of_readers() {
         fs::write(place.data_file(), "0 0").unwrap();
         let arguments = arguments(&place, protocol);
         let readers: Vec<_> = (0..READERS)
-            .map(|_| Process::in_role("read until told", &as_str(&arguments)))
+            .map(|_| Process::in_role(Role::ReadUntilTold, &as_str(&arguments)))
             .collect();
         // Each holds the shared lock for 2 ms, again and again, so they overlap.
         readers.iter().for_each(|reader| reader.expect("reading"));
-        let writer = Process::in_role("write", &as_str(&arguments));
+        let writer = Process::in_role(Role::Write, &as_str(&arguments));
         writer.expect("written");
         writer.finish();
         let reads: u64 = readers.into_iter().map(stopped).sum();
@@ -102,9 +103,9 @@ fn a_process_that_locks_again_at_once_does_not_overtake_one_that_waits() {
         let place = Place::new();
         fs::write(place.data_file(), 0_u64.to_le_bytes()).unwrap();
         let arguments = arguments(&place, protocol);
-        let hot = Process::in_role("count until told", &as_str(&arguments));
+        let hot = Process::in_role(Role::CountUntilTold, &as_str(&arguments));
         hot.expect("counting");
-        let waiter = Process::in_role("take turns", &as_str(&arguments));
+        let waiter = Process::in_role(Role::TakeTurns, &as_str(&arguments));
         let overtaken: u64 = waiter.event().parse().unwrap();
         waiter.finish();
         let locks = stopped(hot);
@@ -166,7 +167,7 @@ fn two_processes_of_a_hundred_tasks_change_turns_and_lose_no_increment() {
         let place = Place::new();
         fs::write(place.data_file(), "").unwrap();
         let arguments = arguments(&place, protocol);
-        let mut processes = [(); 2].map(|()| Process::in_role("sign", &as_str(&arguments)));
+        let mut processes = [(); 2].map(|()| Process::in_role(Role::Sign, &as_str(&arguments)));
         gather(&mut processes);
         processes.iter().for_each(|process| process.expect("signed"));
         processes.into_iter().for_each(Process::finish);
@@ -211,7 +212,7 @@ fn flock_1_in_a_loop_gets_in_among_a_hundred_busy_tasks() {
     let place = Place::new();
     fs::write(place.data_file(), "").unwrap();
     let arguments = arguments(&place, Protocol::Flock);
-    let busy = Process::in_role("keep a hundred tasks busy", &as_str(&arguments));
+    let busy = Process::in_role(Role::KeepAHundredTasksBusy, &as_str(&arguments));
     busy.expect("busy");
     let mut flock = Command::new("sh");
     flock.args(["-c", "for i in $(seq 20); do flock \"$0\" echo \"event: $i\"; done"]);

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, yield_now};
 use tokio_filelock::{Error, ErrorKind, ExclusiveGuard, FileLock, OpenOptions, Tenure, WaitOn};
 
+use crate::child::Role;
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
@@ -49,9 +50,9 @@ fn storm(protocol: tokio_filelock::Protocol, each_round: impl Fn(&Process, usize
     let place = Place::new();
     let path = place.lock_file();
     let arguments = [path.to_str().unwrap(), &format!("{protocol:?}")];
-    let holder = Process::in_role("take and free", &arguments);
+    let holder = Process::in_role(Role::TakeAndFree, &arguments);
     holder.expect("taking");
-    let mut waiter = Process::in_role("give up", &arguments);
+    let mut waiter = Process::in_role(Role::GiveUp, &arguments);
     for round in 0..REQUESTS / REQUESTS_PER_ROUND {
         waiter.expect("round");
         each_round(&holder, round);
@@ -155,7 +156,7 @@ fn contend(flavor: &str, pool: usize) {
     let place = Place::new();
     let directory = place.directory().to_str().unwrap();
     let holder = hold_many(directory, CONTENDED_FILES);
-    let waiter = Process::in_role("contend", &[directory, flavor, &pool.to_string()]);
+    let waiter = Process::in_role(Role::Contend, &[directory, flavor, &pool.to_string()]);
     // It has read and written files by then.
     waiter.expect("waiting");
     holder.finish();
@@ -198,7 +199,8 @@ fn ten_thousand_waiting_tasks_cost_one_thread_and_leave_none() {
         let place = Place::new();
         let path = place.lock_file();
         let holder = Locker::holding(&path, protocol, Mode::Exclusive);
-        let crowd = Process::in_role("crowd", &[path.to_str().unwrap(), &format!("{protocol:?}")]);
+        let crowd =
+            Process::in_role(Role::Crowd, &[path.to_str().unwrap(), &format!("{protocol:?}")]);
         crowd.expect("1 thread more");
         holder.finish();
         crowd.expect(&format!("{CROWD} acquisitions"));
@@ -230,7 +232,7 @@ fn a_crowd_that_moves_to_a_new_lock_file_costs_two_threads() {
         let path = place.lock_file();
         let holder = Locker::holding(&path, protocol, Mode::Exclusive);
         let arguments = [path.to_str().unwrap(), &format!("{protocol:?}")];
-        let mut crowd = Process::in_role("moving crowd", &arguments);
+        let mut crowd = Process::in_role(Role::MovingCrowd, &arguments);
         crowd.expect("waiting");
         fs::remove_file(&path).unwrap();
         holder.finish();
@@ -289,7 +291,7 @@ fn drop_runtimes(flavor: &str) {
         let place = Place::new();
         let directory = place.directory().to_str().unwrap();
         let holder = hold_many(directory, FILES_OF_RUNTIME);
-        let waiter = Process::in_role("leave", &[directory, flavor, wait, parked, left]);
+        let waiter = Process::in_role(Role::Leave, &[directory, flavor, wait, parked, left]);
         waiter.expect("dropped");
         if wait == "adopted" {
             waiter.expect("left as expected");
@@ -397,7 +399,7 @@ fn without_a_thread_to_be_had_a_wait_is_an_error_and_the_tasks_of_the_process_ne
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
         let holder = Locker::holding(&path, protocol, Mode::Exclusive);
         let arguments = [path.to_str().unwrap(), &format!("{protocol:?}")];
-        let mut child = Process::in_role("no more threads", &arguments);
+        let mut child = Process::in_role(Role::NoMoreThreads, &arguments);
         child.expect("refused");
         holder.finish();
         child.tell("the lock is free");
@@ -491,7 +493,7 @@ fn numbered(directory: &Path, number: usize) -> PathBuf {
 
 /// A process that holds so many lock files of the directory until it finishes.
 fn hold_many(directory: &str, count: usize) -> Process {
-    let holder = Process::in_role("hold many", &[directory, &count.to_string()]);
+    let holder = Process::in_role(Role::HoldMany, &[directory, &count.to_string()]);
     holder.expect("held");
     holder
 }
