@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::libc;
-use nix::unistd::{getppid, gettid};
+use nix::unistd::gettid;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_filelock::cache::SyncPolicy;
 use tokio_filelock::{CacheDir, ErrorKind};
@@ -21,7 +21,7 @@ use super::{directory, options, temporary_files};
 use crate::child::Role;
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
-use crate::support::tracer::{Stop, Traced};
+use crate::support::tracer::{Traced, between_marks};
 use crate::support::{in_time, until};
 
 fn threads() -> usize {
@@ -174,15 +174,7 @@ fn who_drops_an_insert_makes_no_call_for_it() {
         let tracing = scope.spawn(move || {
             let mut thread = Traced::seize(thread);
             process.tell("go");
-            let (mut calls, mut marks) = (Vec::new(), 0);
-            while marks < 2 {
-                match thread.next_stop().expect("it makes both marks") {
-                    Stop::Entered(libc::SYS_getppid) => marks += 1,
-                    Stop::Entered(call) if marks == 1 => calls.push(call),
-                    Stop::Entered(_) | Stop::Left(_) => {}
-                }
-            }
-            (calls, process)
+            (thread.calls_between_marks(), process)
         });
         tracing.join().unwrap()
     });
@@ -215,9 +207,7 @@ pub(crate) fn drop_an_insert(arguments: &[String]) {
     });
     say(&gettid().to_string());
     commands().next();
-    getppid();
-    drop(insert);
-    getppid();
+    between_marks(|| drop(insert));
     commands().next();
     say("done");
 }

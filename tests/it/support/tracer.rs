@@ -5,7 +5,16 @@ use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
+
+/// Does something between two marks, for [`Traced::calls_between_marks`]. A mark is a call of getppid(2),
+/// which nothing else makes.
+pub(crate) fn between_marks<T>(act: impl FnOnce() -> T) -> T {
+    getppid();
+    let result = act();
+    getppid();
+    result
+}
 
 /// A thread that stops before and after each system call.
 pub(crate) struct Traced {
@@ -55,6 +64,21 @@ impl Traced {
                 return Some(Stop::Left(call));
             }
         }
+    }
+
+    /// The system calls that the thread makes in [`between_marks`], in their order. It stops at the second
+    /// mark.
+    #[track_caller]
+    pub(crate) fn calls_between_marks(&mut self) -> Vec<libc::c_long> {
+        let (mut calls, mut marks) = (Vec::new(), 0);
+        while marks < 2 {
+            match self.next_stop().expect("it makes both marks") {
+                Stop::Entered(libc::SYS_getppid) => marks += 1,
+                Stop::Entered(call) if marks == 1 => calls.push(call),
+                Stop::Entered(_) | Stop::Left(_) => {}
+            }
+        }
+        calls
     }
 
     /// Returns when the thread is gone; the process ends when its tracer has seen that.

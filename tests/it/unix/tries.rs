@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use nix::libc;
-use nix::unistd::{getppid, gettid};
+use nix::unistd::gettid;
 use tokio_filelock::{FileLock, LockSpace, Protocol, TryLockError};
 
 use crate::child::Role;
 use crate::support::locker::Locker;
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
-use crate::support::tracer::{Stop, Traced};
+use crate::support::tracer::{Traced, between_marks};
 use crate::support::{Mode, PROTOCOLS, protocol};
 
 #[cfg(target_pointer_width = "64")]
@@ -26,7 +26,7 @@ fn open(what: &str, path: &str) -> FileLock {
     }
 }
 
-/// Tries in vain, between two calls of getppid(2).
+/// Tries in vain, between two marks.
 pub(crate) fn try_in_vain(arguments: &[String]) {
     let [what, path, holder] = arguments else { panic!("what, path, holder") };
     let lock = open(what, path);
@@ -35,9 +35,7 @@ pub(crate) fn try_in_vain(arguments: &[String]) {
     let refused = lock.try_lock();
     say(&gettid().to_string());
     commands().next();
-    getppid();
-    let again = lock.try_lock();
-    getppid();
+    let again = between_marks(|| lock.try_lock());
     for tried in [refused, again] {
         let Err(TryLockError::WouldBlock(error)) = tried else { panic!("not refused: {tried:?}") };
         say(&error.to_string());
@@ -49,14 +47,7 @@ fn calls(what: &str, path: &Path, holder: &str) -> (Vec<libc::c_long>, String) {
     let mut process = Process::in_role(Role::TryInVain, &[what, path.to_str().unwrap(), holder]);
     let mut thread = Traced::seize(process.event().parse().unwrap());
     process.tell("go");
-    let (mut calls, mut marks) = (Vec::new(), 0);
-    while marks < 2 {
-        match thread.next_stop().expect("it makes both marks") {
-            Stop::Entered(libc::SYS_getppid) => marks += 1,
-            Stop::Entered(call) if marks == 1 => calls.push(call),
-            Stop::Entered(_) | Stop::Left(_) => {}
-        }
-    }
+    let calls = thread.calls_between_marks();
     while thread.next_stop().is_some() {}
     let message = process.event();
     process.expect(&message);
