@@ -13,7 +13,7 @@ use crate::child::Role;
 use crate::support::locker::{self, Locker};
 use crate::support::place::Place;
 use crate::support::process::{Process, gather, meet, say};
-use crate::support::{Mode, PROTOCOLS, assert_would_block, open, protocol};
+use crate::support::{Mode, assert_would_block, each_protocol, open, protocol};
 
 const PROCESSES: usize = 6;
 const TASKS: usize = 20;
@@ -153,94 +153,87 @@ fn run_tasks<F: Future<Output = ()> + Send + 'static>(
     });
 }
 
-#[test]
-fn what_one_process_holds_decides_what_another_gets() {
+each_protocol!(#[test] fn what_one_process_holds_decides_what_another_gets);
+fn what_one_process_holds_decides_what_another_gets(protocol: Protocol) {
     let table = [
         (Mode::Exclusive, Mode::Exclusive, "would block"),
         (Mode::Exclusive, Mode::Shared, "would block"),
         (Mode::Shared, Mode::Exclusive, "would block"),
         (Mode::Shared, Mode::Shared, "held"),
     ];
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let mut one = Locker::open(&place.lock_file(), protocol);
-        let mut other = Locker::open(&place.lock_file(), protocol);
-        for (held, tried, answer) in table {
-            assert_eq!(one.try_lock(held), "held");
-            assert_eq!(other.try_lock(tried), answer, "{protocol:?}: {tried} beside {held}");
-            if answer == "held" {
-                other.unlock();
-            }
-            one.unlock();
-            assert_eq!(other.try_lock(tried), "held", "{protocol:?}: {tried} after {held}");
+    let place = Place::new();
+    let mut one = Locker::open(&place.lock_file(), protocol);
+    let mut other = Locker::open(&place.lock_file(), protocol);
+    for (held, tried, answer) in table {
+        assert_eq!(one.try_lock(held), "held");
+        assert_eq!(other.try_lock(tried), answer, "{protocol:?}: {tried} beside {held}");
+        if answer == "held" {
             other.unlock();
         }
+        one.unlock();
+        assert_eq!(other.try_lock(tried), "held", "{protocol:?}: {tried} after {held}");
+        other.unlock();
     }
 }
 
-#[tokio::test]
-async fn what_one_task_holds_decides_what_another_gets() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = open(place.lock_file(), protocol).await;
+each_protocol!(#[tokio::test] async fn what_one_task_holds_decides_what_another_gets);
+async fn what_one_task_holds_decides_what_another_gets(protocol: Protocol) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
 
-        let writer = lock.try_lock().unwrap();
-        assert_would_block(lock.try_lock());
-        assert_would_block(lock.try_lock_shared());
-        drop(writer);
+    let writer = lock.try_lock().unwrap();
+    assert_would_block(lock.try_lock());
+    assert_would_block(lock.try_lock_shared());
+    drop(writer);
 
-        let reader = lock.try_lock_shared().unwrap();
-        let another = lock.try_lock_shared().unwrap();
-        assert_would_block(lock.try_lock());
-        drop(reader);
-        assert_would_block(lock.try_lock());
-        drop(another);
-        assert!(lock.try_lock().is_ok());
-    }
+    let reader = lock.try_lock_shared().unwrap();
+    let another = lock.try_lock_shared().unwrap();
+    assert_would_block(lock.try_lock());
+    drop(reader);
+    assert_would_block(lock.try_lock());
+    drop(another);
+    assert!(lock.try_lock().is_ok());
 }
 
+each_protocol!(#[tokio::test] async fn a_refused_exclusive_try_keeps_the_shared_lock);
 /// With flock(2) a try that failed on the same open file would lose the shared lock.
-#[tokio::test]
-async fn a_refused_exclusive_try_keeps_the_shared_lock() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let other = Locker::holding(&place.lock_file(), protocol, Mode::Shared);
-        let lock = open(place.lock_file(), protocol).await;
-        let reader = lock.try_lock_shared().unwrap();
-        assert_would_block(lock.try_lock());
-        other.finish();
-        assert!(!locker::is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
-        drop(reader);
-        assert!(locker::is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
-    }
+async fn a_refused_exclusive_try_keeps_the_shared_lock(protocol: Protocol) {
+    let place = Place::new();
+    let other = Locker::holding(&place.lock_file(), protocol, Mode::Shared);
+    let lock = open(place.lock_file(), protocol).await;
+    let reader = lock.try_lock_shared().unwrap();
+    assert_would_block(lock.try_lock());
+    other.finish();
+    assert!(!locker::is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
+    drop(reader);
+    assert!(locker::is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
 }
 
+each_protocol!(
+    #[tokio::test]
+    async fn closing_another_descriptor_of_the_lock_file_releases_nothing
+);
 /// POSIX record locks would be gone.
 /// But where byte ranges are POSIX record locks.
-#[tokio::test]
-async fn closing_another_descriptor_of_the_lock_file_releases_nothing() {
-    for protocol in PROTOCOLS {
-        if cfg!(tokio_filelock_posix) && protocol == Protocol::Fcntl {
-            continue;
-        }
-        let place = Place::new();
-        let lock = open(place.lock_file(), protocol).await;
-        let guard = lock.lock().await.unwrap();
-        drop(fs::File::open(place.lock_file()).unwrap());
-        drop(open(place.lock_file(), protocol).await);
-        assert!(!locker::is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
-        drop(guard);
+async fn closing_another_descriptor_of_the_lock_file_releases_nothing(protocol: Protocol) {
+    if cfg!(tokio_filelock_posix) && protocol == Protocol::Fcntl {
+        return;
     }
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
+    let guard = lock.lock().await.unwrap();
+    drop(fs::File::open(place.lock_file()).unwrap());
+    drop(open(place.lock_file(), protocol).await);
+    assert!(!locker::is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
+    drop(guard);
 }
 
-#[tokio::test]
-async fn locks_of_different_files_have_nothing_to_do_with_each_other() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = open(place.at("a.lock"), protocol).await;
-        let other = open(place.at("b.lock"), protocol).await;
-        let _guard = lock.lock().await.unwrap();
-        assert!(other.try_lock().is_ok());
-        assert!(locker::is_free(&place.at("b.lock"), protocol, Mode::Exclusive));
-    }
+each_protocol!(#[tokio::test] async fn locks_of_different_files_have_nothing_to_do_with_each_other);
+async fn locks_of_different_files_have_nothing_to_do_with_each_other(protocol: Protocol) {
+    let place = Place::new();
+    let lock = open(place.at("a.lock"), protocol).await;
+    let other = open(place.at("b.lock"), protocol).await;
+    let _guard = lock.lock().await.unwrap();
+    assert!(other.try_lock().is_ok());
+    assert!(locker::is_free(&place.at("b.lock"), protocol, Mode::Exclusive));
 }

@@ -20,43 +20,39 @@ use crate::support::place::Place;
 #[cfg(unix)]
 use crate::support::until;
 use crate::support::{
-    Mode, PROTOCOLS, assert_names, assert_would_block, in_time, kernel, message, open, returns,
+    Mode, assert_names, assert_would_block, each_protocol, in_time, kernel, message, open, returns,
 };
 
-#[test]
-fn without_tokio_and_without_contention() {
+each_protocol!(#[test] fn without_tokio_and_without_contention);
+fn without_tokio_and_without_contention(protocol: Protocol) {
     assert!(Handle::try_current().is_err());
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        block_on(async {
-            let lock = open(place.lock_file(), protocol).await;
-            let guard = lock.lock().await.unwrap();
-            assert!(!is_free(&place.lock_file(), protocol, Mode::Shared));
-            guard.unlock().await.unwrap();
-            drop(lock.lock_shared().await.unwrap());
-            // Opened anew on the crate's own threads.
-            fs::remove_file(place.lock_file()).unwrap();
-            drop(lock.lock().await.unwrap());
-            assert!(place.lock_file().exists());
-        });
-    }
+    let place = Place::new();
+    block_on(async {
+        let lock = open(place.lock_file(), protocol).await;
+        let guard = lock.lock().await.unwrap();
+        assert!(!is_free(&place.lock_file(), protocol, Mode::Shared));
+        guard.unlock().await.unwrap();
+        drop(lock.lock_shared().await.unwrap());
+        // Opened anew on the crate's own threads.
+        fs::remove_file(place.lock_file()).unwrap();
+        drop(lock.lock().await.unwrap());
+        assert!(place.lock_file().exists());
+    });
 }
 
-#[test]
-fn without_tokio_against_another_process() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let (path, holder) = (place.lock_file(), holder(&place.lock_file(), protocol));
-        let locked = thread::spawn(move || {
-            assert!(Handle::try_current().is_err());
-            block_on(async { open(path, protocol).await.lock().await.unwrap() })
-        });
-        kernel::await_waiting_calls(&place.lock_file(), 1);
-        holder.finish();
-        let guard = returns(|| locked.join().unwrap());
-        assert!(!is_free(&place.lock_file(), protocol, Mode::Shared));
-        drop(guard);
-    }
+each_protocol!(#[test] fn without_tokio_against_another_process);
+fn without_tokio_against_another_process(protocol: Protocol) {
+    let place = Place::new();
+    let (path, holder) = (place.lock_file(), holder(&place.lock_file(), protocol));
+    let locked = thread::spawn(move || {
+        assert!(Handle::try_current().is_err());
+        block_on(async { open(path, protocol).await.lock().await.unwrap() })
+    });
+    kernel::await_waiting_calls(&place.lock_file(), 1);
+    holder.finish();
+    let guard = returns(|| locked.join().unwrap());
+    assert!(!is_free(&place.lock_file(), protocol, Mode::Shared));
+    drop(guard);
 }
 
 #[test]
@@ -89,41 +85,37 @@ fn holder(path: &Path, protocol: Protocol) -> Locker {
     Locker::holding(path, protocol, Mode::Exclusive)
 }
 
-#[test]
-fn blocking_lock_in_a_plain_thread() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let holder = holder(&place.lock_file(), protocol);
-        let lock = FileLock::options().protocol(protocol).blocking_open(place.lock_file()).unwrap();
-        let locking = thread::spawn(move || lock.blocking_lock().unwrap());
-        kernel::await_waiting_calls(&place.lock_file(), 1);
-        holder.finish();
-        let guard = returns(|| locking.join().unwrap());
-        assert!(!is_free(&place.lock_file(), protocol, Mode::Shared));
-        let lock = guard.file_lock().clone();
-        drop(guard);
-        drop(lock.blocking_lock_shared().unwrap());
-        assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
-    }
+each_protocol!(#[test] fn blocking_lock_in_a_plain_thread);
+fn blocking_lock_in_a_plain_thread(protocol: Protocol) {
+    let place = Place::new();
+    let holder = holder(&place.lock_file(), protocol);
+    let lock = FileLock::options().protocol(protocol).blocking_open(place.lock_file()).unwrap();
+    let locking = thread::spawn(move || lock.blocking_lock().unwrap());
+    kernel::await_waiting_calls(&place.lock_file(), 1);
+    holder.finish();
+    let guard = returns(|| locking.join().unwrap());
+    assert!(!is_free(&place.lock_file(), protocol, Mode::Shared));
+    let lock = guard.file_lock().clone();
+    drop(guard);
+    drop(lock.blocking_lock_shared().unwrap());
+    assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
 }
 
-#[tokio::test]
-async fn blocking_lock_in_spawn_blocking() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = open(place.lock_file(), protocol).await;
-        let held = lock.lock().await.unwrap();
-        let waiting = lock.clone();
-        let locking = tokio::task::spawn_blocking(move || {
-            drop(waiting.blocking_lock_shared().unwrap());
-            waiting.blocking_lock().unwrap()
-        });
-        tokio::task::yield_now().await;
-        drop(held);
-        let guard = in_time(locking).await.unwrap();
-        assert!(!is_free(&place.lock_file(), protocol, Mode::Shared));
-        drop(guard);
-    }
+each_protocol!(#[tokio::test] async fn blocking_lock_in_spawn_blocking);
+async fn blocking_lock_in_spawn_blocking(protocol: Protocol) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
+    let held = lock.lock().await.unwrap();
+    let waiting = lock.clone();
+    let locking = tokio::task::spawn_blocking(move || {
+        drop(waiting.blocking_lock_shared().unwrap());
+        waiting.blocking_lock().unwrap()
+    });
+    tokio::task::yield_now().await;
+    drop(held);
+    let guard = in_time(locking).await.unwrap();
+    assert!(!is_free(&place.lock_file(), protocol, Mode::Shared));
+    drop(guard);
 }
 
 #[tokio::test]
@@ -182,47 +174,46 @@ fn a_limit_without_a_timer_panics_at_the_first_poll_and_locks_nothing() {
     drop(block_on(lock.lock()).unwrap());
 }
 
-#[tokio::test]
-async fn a_timeout_names_the_file_and_the_time() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let holder = holder(&place.lock_file(), protocol);
-        let lock = open(place.lock_file(), protocol).await;
-        let limit = Duration::from_millis(20);
-        for shared in [false, true] {
-            let error = match shared {
-                false => lock.lock().timeout(limit).await.map(drop),
-                true => lock.lock_shared().timeout(limit).await.map(drop),
-            };
-            let error = error.unwrap_err();
-            assert_names(&error, ErrorKind::TimedOut, &place.lock_file());
-            assert!(error.to_string().contains(" within "), "{error}");
-            assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::TimedOut);
-        }
-        holder.finish();
-        drop(in_time(lock.lock()).await.unwrap());
-        assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
+each_protocol!(#[tokio::test] async fn a_timeout_names_the_file_and_the_time);
+async fn a_timeout_names_the_file_and_the_time(protocol: Protocol) {
+    let place = Place::new();
+    let holder = holder(&place.lock_file(), protocol);
+    let lock = open(place.lock_file(), protocol).await;
+    let limit = Duration::from_millis(20);
+    for shared in [false, true] {
+        let error = match shared {
+            false => lock.lock().timeout(limit).await.map(drop),
+            true => lock.lock_shared().timeout(limit).await.map(drop),
+        };
+        let error = error.unwrap_err();
+        assert_names(&error, ErrorKind::TimedOut, &place.lock_file());
+        assert!(error.to_string().contains(" within "), "{error}");
+        assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::TimedOut);
     }
+    holder.finish();
+    drop(in_time(lock.lock()).await.unwrap());
+    assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
 }
 
-#[tokio::test]
-async fn limits_that_are_over_take_a_free_lock_and_wait_for_no_held_one() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = open(place.lock_file(), protocol).await;
-        let past = Instant::now() - Duration::from_secs(1);
-        drop(lock.lock().timeout(Duration::ZERO).await.unwrap());
-        drop(lock.lock().deadline(past).await.unwrap());
-        drop(lock.lock_shared().deadline(past).await.unwrap());
+each_protocol!(
+    #[tokio::test]
+    async fn limits_that_are_over_take_a_free_lock_and_wait_for_no_held_one
+);
+async fn limits_that_are_over_take_a_free_lock_and_wait_for_no_held_one(protocol: Protocol) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
+    let past = Instant::now() - Duration::from_secs(1);
+    drop(lock.lock().timeout(Duration::ZERO).await.unwrap());
+    drop(lock.lock().deadline(past).await.unwrap());
+    drop(lock.lock_shared().deadline(past).await.unwrap());
 
-        let guard = lock.lock().await.unwrap();
-        for limited in [lock.lock().timeout(Duration::ZERO), lock.lock().deadline(past)] {
-            let error = in_time(limited).await.unwrap_err();
-            assert_names(&error, ErrorKind::TimedOut, &place.lock_file());
-        }
-        drop(guard);
-        assert!(lock.try_lock().is_ok());
+    let guard = lock.lock().await.unwrap();
+    for limited in [lock.lock().timeout(Duration::ZERO), lock.lock().deadline(past)] {
+        let error = in_time(limited).await.unwrap_err();
+        assert_names(&error, ErrorKind::TimedOut, &place.lock_file());
     }
+    drop(guard);
+    assert!(lock.try_lock().is_ok());
 }
 
 #[tokio::test]
@@ -240,26 +231,27 @@ async fn the_last_limit_counts() {
     drop(in_time(limited).await.unwrap());
 }
 
+each_protocol!(
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_clock_reaches_the_limit_at_once
+);
 /// tokio moves a paused clock on when nothing else is to be done. The kernel's clock goes on as
 /// ever, and so does the holder.
-#[tokio::test(start_paused = true)]
-async fn a_paused_clock_reaches_the_limit_at_once() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let holder = holder(&place.lock_file(), protocol);
-        let lock = open(place.lock_file(), protocol).await;
-        let error = lock.lock().timeout(Duration::from_secs(3600)).await.unwrap_err();
-        assert_names(&error, ErrorKind::TimedOut, &place.lock_file());
-        assert!(error.to_string().contains("within 3600 s: held by "), "{error}");
-        let deadline = Instant::now() + Duration::from_secs(7200);
-        let error = lock.lock_shared().deadline(deadline).await.unwrap_err();
-        assert!(error.to_string().contains("within 7200 s: held by "), "{error}");
+async fn a_paused_clock_reaches_the_limit_at_once(protocol: Protocol) {
+    let place = Place::new();
+    let holder = holder(&place.lock_file(), protocol);
+    let lock = open(place.lock_file(), protocol).await;
+    let error = lock.lock().timeout(Duration::from_secs(3600)).await.unwrap_err();
+    assert_names(&error, ErrorKind::TimedOut, &place.lock_file());
+    assert!(error.to_string().contains("within 3600 s: held by "), "{error}");
+    let deadline = Instant::now() + Duration::from_secs(7200);
+    let error = lock.lock_shared().deadline(deadline).await.unwrap_err();
+    assert!(error.to_string().contains("within 7200 s: held by "), "{error}");
 
-        let mut waiting = tokio_test::task::spawn(lock.lock());
-        assert!(waiting.poll().is_pending());
-        holder.finish();
-        drop(waiting.await.unwrap());
-    }
+    let mut waiting = tokio_test::task::spawn(lock.lock());
+    assert!(waiting.poll().is_pending());
+    holder.finish();
+    drop(waiting.await.unwrap());
 }
 
 #[tokio::test]
@@ -277,49 +269,46 @@ async fn a_future_that_was_ready_is_terminated_and_panics_when_it_is_polled_agai
     assert!(lock.try_lock().is_ok());
 }
 
+each_protocol!(#[test] fn a_full_blocking_pool_keeps_no_task_from_its_lock);
 /// A runtime whose blocking pool is full, which others fill with their own `spawn_blocking`.
-#[test]
-fn a_full_blocking_pool_keeps_no_task_from_its_lock() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let holder = holder(&place.lock_file(), protocol);
-        let runtime =
-            Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
-        let lock = runtime.block_on(open(place.lock_file(), protocol));
-        let (unblock, blocked) = mpsc::channel::<()>();
-        let filling = runtime.spawn_blocking(move || blocked.recv());
-        let waiting = runtime.spawn(in_time(async move { lock.lock().await.map(drop) }));
-        runtime.block_on(tokio::task::yield_now());
-        kernel::await_waiting_calls(&place.lock_file(), 1);
-        holder.finish();
-        runtime.block_on(waiting).unwrap().unwrap();
-        drop(unblock);
-        assert!(runtime.block_on(filling).unwrap().is_err());
-    }
+fn a_full_blocking_pool_keeps_no_task_from_its_lock(protocol: Protocol) {
+    let place = Place::new();
+    let holder = holder(&place.lock_file(), protocol);
+    let runtime =
+        Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
+    let lock = runtime.block_on(open(place.lock_file(), protocol));
+    let (unblock, blocked) = mpsc::channel::<()>();
+    let filling = runtime.spawn_blocking(move || blocked.recv());
+    let waiting = runtime.spawn(in_time(async move { lock.lock().await.map(drop) }));
+    runtime.block_on(tokio::task::yield_now());
+    kernel::await_waiting_calls(&place.lock_file(), 1);
+    holder.finish();
+    runtime.block_on(waiting).unwrap().unwrap();
+    drop(unblock);
+    assert!(runtime.block_on(filling).unwrap().is_err());
 }
 
+#[cfg(unix)]
+each_protocol!(#[test] fn waiting_tasks_take_one_thread_and_leave_the_blocking_pool_alone);
 /// And the other way round: tasks that wait for a lock take no thread of the pool.
 #[cfg(unix)] // the threads are counted in /proc
-#[test]
-fn waiting_tasks_take_one_thread_and_leave_the_blocking_pool_alone() {
+fn waiting_tasks_take_one_thread_and_leave_the_blocking_pool_alone(protocol: Protocol) {
     const CROWD: usize = 200;
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let holder = holder(&place.lock_file(), protocol);
-        let mut crowded = Locker::open(&place.lock_file(), protocol);
-        crowded.crowd(CROWD);
-        kernel::await_waiting_calls(&place.lock_file(), 1);
-        // The one that opened the file is idle for some seconds, unless it is the one that waits.
-        until("one thread waits", || {
-            let threads = kernel::threads(crowded.pid());
-            assert!(threads.len() < 10, "{threads:?}");
-            threads.iter().filter(|name| *name == "filelock-wait").count() == 1
-        });
-        holder.finish();
-        crowded.disperse();
-        crowded.finish();
-        assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
-    }
+    let place = Place::new();
+    let holder = holder(&place.lock_file(), protocol);
+    let mut crowded = Locker::open(&place.lock_file(), protocol);
+    crowded.crowd(CROWD);
+    kernel::await_waiting_calls(&place.lock_file(), 1);
+    // The one that opened the file is idle for some seconds, unless it is the one that waits.
+    until("one thread waits", || {
+        let threads = kernel::threads(crowded.pid());
+        assert!(threads.len() < 10, "{threads:?}");
+        threads.iter().filter(|name| *name == "filelock-wait").count() == 1
+    });
+    holder.finish();
+    crowded.disperse();
+    crowded.finish();
+    assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tokio_filelock::{ErrorKind, FileLock, Protocol};
 
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
-use crate::support::{Mode, PROTOCOLS, in_time, kernel, open, returns};
+use crate::support::{Mode, each_protocol, in_time, kernel, open, returns};
 
 fn runtimes() -> [Runtime; 2] {
     [
@@ -47,11 +47,9 @@ fn start_waiting(runtime: &Runtime, lock: &FileLock, tasks: usize) -> mpsc::Rece
     enters
 }
 
-#[test]
-fn dropping_a_runtime_does_not_wait_for_a_foreign_holder() {
-    for (protocol, runtime) in
-        PROTOCOLS.into_iter().flat_map(|protocol| runtimes().map(|runtime| (protocol, runtime)))
-    {
+each_protocol!(#[test] fn dropping_a_runtime_does_not_wait_for_a_foreign_holder);
+fn dropping_a_runtime_does_not_wait_for_a_foreign_holder(protocol: Protocol) {
+    for runtime in runtimes() {
         let place = Place::new();
         let holder = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
         let lock = runtime.block_on(open(place.lock_file(), protocol));
@@ -68,12 +66,10 @@ fn dropping_a_runtime_does_not_wait_for_a_foreign_holder() {
     }
 }
 
+each_protocol!(#[test] fn the_wait_of_a_dropped_runtime_serves_the_tasks_of_another_one);
 /// The waiting task of the first runtime is the one for whom a thread waits in the kernel.
-#[test]
-fn the_wait_of_a_dropped_runtime_serves_the_tasks_of_another_one() {
-    for (protocol, first) in
-        PROTOCOLS.into_iter().flat_map(|protocol| runtimes().map(|runtime| (protocol, runtime)))
-    {
+fn the_wait_of_a_dropped_runtime_serves_the_tasks_of_another_one(protocol: Protocol) {
+    for first in runtimes() {
         let place = Place::new();
         let holder = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
         let lock = first.block_on(open(place.lock_file(), protocol));
@@ -91,11 +87,9 @@ fn the_wait_of_a_dropped_runtime_serves_the_tasks_of_another_one() {
     }
 }
 
-#[test]
-fn a_guard_in_a_task_goes_with_its_runtime() {
-    for (protocol, runtime) in
-        PROTOCOLS.into_iter().flat_map(|protocol| runtimes().map(|runtime| (protocol, runtime)))
-    {
+each_protocol!(#[test] fn a_guard_in_a_task_goes_with_its_runtime);
+fn a_guard_in_a_task_goes_with_its_runtime(protocol: Protocol) {
+    for runtime in runtimes() {
         let place = Place::new();
         let lock = runtime.block_on(open(place.lock_file(), protocol));
         let guard = runtime.block_on(lock.lock()).unwrap();
@@ -152,31 +146,27 @@ fn opening_works_on_a_runtime_that_shut_down() {
     }
 }
 
+each_protocol!(#[test] fn moving_to_a_new_lock_file_works_on_a_runtime_that_shut_down);
 /// What others may wait for does not depend on a runtime.
-#[test]
-fn moving_to_a_new_lock_file_works_on_a_runtime_that_shut_down() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = block_on(open(place.lock_file(), protocol));
-        drop(block_on(on_a_dropped_runtime(lock.lock())).unwrap());
-        std::fs::remove_file(place.lock_file()).unwrap();
-        let guard = block_on(on_a_dropped_runtime(lock.lock())).unwrap();
-        assert!(!is_free(&place.lock_file(), protocol, Mode::Shared));
-        drop(guard);
-    }
+fn moving_to_a_new_lock_file_works_on_a_runtime_that_shut_down(protocol: Protocol) {
+    let place = Place::new();
+    let lock = block_on(open(place.lock_file(), protocol));
+    drop(block_on(on_a_dropped_runtime(lock.lock())).unwrap());
+    std::fs::remove_file(place.lock_file()).unwrap();
+    let guard = block_on(on_a_dropped_runtime(lock.lock())).unwrap();
+    assert!(!is_free(&place.lock_file(), protocol, Mode::Shared));
+    drop(guard);
 }
 
+each_protocol!(#[test] fn waiting_on_a_runtime_that_shut_down_ends_with_the_lock);
 /// A wait in the kernel needs no runtime.
-#[test]
-fn waiting_on_a_runtime_that_shut_down_ends_with_the_lock() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let holder = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
-        let lock = block_on(open(place.lock_file(), protocol));
-        let waiting = thread::spawn(move || block_on(on_a_dropped_runtime(lock.lock())).map(drop));
-        kernel::await_waiting_calls(&place.lock_file(), 1);
-        holder.finish();
-        returns(|| waiting.join().unwrap()).unwrap();
-        assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
-    }
+fn waiting_on_a_runtime_that_shut_down_ends_with_the_lock(protocol: Protocol) {
+    let place = Place::new();
+    let holder = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
+    let lock = block_on(open(place.lock_file(), protocol));
+    let waiting = thread::spawn(move || block_on(on_a_dropped_runtime(lock.lock())).map(drop));
+    kernel::await_waiting_calls(&place.lock_file(), 1);
+    holder.finish();
+    returns(|| waiting.join().unwrap()).unwrap();
+    assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
 }

@@ -8,25 +8,23 @@ use tokio_filelock::{CacheDir, ErrorKind, FileLock, LockSpace, Protocol, Source}
 
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
-use crate::support::{Mode, PROTOCOLS, assert_names, assert_would_block, open, until};
+use crate::support::{Mode, assert_names, assert_would_block, each_protocol, open, until};
 
-#[tokio::test]
+each_protocol!(#[tokio::test] async fn the_standard_library_and_either_protocol_exclude_each_other);
 #[allow(clippy::disallowed_methods, clippy::incompatible_msrv)] // a foreign program
-async fn the_standard_library_and_either_protocol_exclude_each_other() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = open(place.lock_file(), protocol).await;
-        let foreign = File::options().read(true).write(true).open(place.lock_file()).unwrap();
-        let guard = lock.lock().await.unwrap();
-        assert!(foreign.try_lock().is_err(), "{protocol:?}");
-        assert!(foreign.try_lock_shared().is_err(), "{protocol:?}");
-        drop(guard);
-        foreign.try_lock().unwrap();
-        assert_would_block(lock.try_lock());
-        assert_would_block(lock.try_lock_shared());
-        drop(foreign);
-        drop(lock.try_lock().unwrap());
-    }
+async fn the_standard_library_and_either_protocol_exclude_each_other(protocol: Protocol) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
+    let foreign = File::options().read(true).write(true).open(place.lock_file()).unwrap();
+    let guard = lock.lock().await.unwrap();
+    assert!(foreign.try_lock().is_err(), "{protocol:?}");
+    assert!(foreign.try_lock_shared().is_err(), "{protocol:?}");
+    drop(guard);
+    foreign.try_lock().unwrap();
+    assert_would_block(lock.try_lock());
+    assert_would_block(lock.try_lock_shared());
+    drop(foreign);
+    drop(lock.try_lock().unwrap());
 }
 
 /// Both are ranges of one list.
@@ -44,17 +42,15 @@ fn the_two_protocols_exclude_each_other_between_processes() {
     }
 }
 
-#[tokio::test]
-async fn after_a_downgrade_processes_share_at_once() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = open(place.lock_file(), protocol).await;
-        let guard = lock.lock().await.unwrap().downgrade();
-        assert!(is_free(&place.lock_file(), protocol, Mode::Shared), "{protocol:?}");
-        assert!(!is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
-        drop(guard);
-        assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
-    }
+each_protocol!(#[tokio::test] async fn after_a_downgrade_processes_share_at_once);
+async fn after_a_downgrade_processes_share_at_once(protocol: Protocol) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
+    let guard = lock.lock().await.unwrap().downgrade();
+    assert!(is_free(&place.lock_file(), protocol, Mode::Shared), "{protocol:?}");
+    assert!(!is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
+    drop(guard);
+    assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
 }
 
 #[tokio::test]
@@ -128,24 +124,22 @@ async fn the_content_is_everybodys_with_fcntl() {
     assert_eq!(fs::read(place.lock_file()).unwrap(), b"after");
 }
 
-#[tokio::test]
-async fn a_file_with_the_read_only_attribute_can_be_locked() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        fs::write(place.lock_file(), "kept").unwrap();
-        let before = fs::metadata(place.lock_file()).unwrap().permissions();
-        let mut read_only = before.clone();
-        read_only.set_readonly(true);
-        fs::set_permissions(place.lock_file(), read_only).unwrap();
-        let lock = open(place.lock_file(), protocol).await;
-        let guard = lock.lock().await.unwrap();
-        assert!(!is_free(&place.lock_file(), protocol, Mode::Shared), "{protocol:?}");
-        drop(guard);
-        assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
-        drop(lock);
-        fs::set_permissions(place.lock_file(), before).unwrap();
-        assert_eq!(fs::read(place.lock_file()).unwrap(), b"kept");
-    }
+each_protocol!(#[tokio::test] async fn a_file_with_the_read_only_attribute_can_be_locked);
+async fn a_file_with_the_read_only_attribute_can_be_locked(protocol: Protocol) {
+    let place = Place::new();
+    fs::write(place.lock_file(), "kept").unwrap();
+    let before = fs::metadata(place.lock_file()).unwrap().permissions();
+    let mut read_only = before.clone();
+    read_only.set_readonly(true);
+    fs::set_permissions(place.lock_file(), read_only).unwrap();
+    let lock = open(place.lock_file(), protocol).await;
+    let guard = lock.lock().await.unwrap();
+    assert!(!is_free(&place.lock_file(), protocol, Mode::Shared), "{protocol:?}");
+    drop(guard);
+    assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
+    drop(lock);
+    fs::set_permissions(place.lock_file(), before).unwrap();
+    assert_eq!(fs::read(place.lock_file()).unwrap(), b"kept");
 }
 
 #[tokio::test]

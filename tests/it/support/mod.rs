@@ -37,6 +37,43 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const PROTOCOLS: [Protocol; 2] = [Protocol::Flock, Protocol::Fcntl];
 
+/// Makes one test for each protocol, `name::flock` and `name::fcntl`, of a function that takes the protocol. The
+/// attributes are those of the tests.
+///
+/// ```ignore
+/// each_protocol!(#[tokio::test] async fn a_free_lock_is_granted);
+/// async fn a_free_lock_is_granted(protocol: Protocol) {
+/// ```
+macro_rules! each_protocol {
+    ($(#[$attribute:meta])* fn $name:ident) => {
+        mod $name {
+            $(#[$attribute])*
+            fn flock() {
+                super::$name(::tokio_filelock::Protocol::Flock);
+            }
+
+            $(#[$attribute])*
+            fn fcntl() {
+                super::$name(::tokio_filelock::Protocol::Fcntl);
+            }
+        }
+    };
+    ($(#[$attribute:meta])* async fn $name:ident) => {
+        mod $name {
+            $(#[$attribute])*
+            async fn flock() {
+                super::$name(::tokio_filelock::Protocol::Flock).await;
+            }
+
+            $(#[$attribute])*
+            async fn fcntl() {
+                super::$name(::tokio_filelock::Protocol::Fcntl).await;
+            }
+        }
+    };
+}
+pub(crate) use each_protocol;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Exclusive,

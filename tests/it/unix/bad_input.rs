@@ -20,7 +20,9 @@ use crate::support::locker::Locker;
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
 use crate::support::snapshot::Snapshot;
-use crate::support::{Mode, PROTOCOLS, assert_names, assert_would_block, in_time, open, protocol};
+use crate::support::{
+    Mode, assert_names, assert_would_block, each_protocol, in_time, open, protocol,
+};
 
 /// The errors of every way to open: async or not, with the options that could make a difference.
 async fn errors_of_opening(path: &Path) -> Vec<Error> {
@@ -194,117 +196,112 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-#[test]
-fn without_permission_opening_is_an_error() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let (closed, read_only) = (place.at("closed"), place.at("read-only"));
-        fs::create_dir(&closed).unwrap();
-        fs::write(closed.join("app.lock"), "").unwrap();
-        fs::create_dir(&read_only).unwrap();
-        fs::write(place.at("secret.lock"), "secret").unwrap();
-        set_mode(&place.at("secret.lock"), 0);
-        set_mode(&closed, 0);
-        set_mode(&read_only, 0o555);
+each_protocol!(#[test] fn without_permission_opening_is_an_error);
+fn without_permission_opening_is_an_error(protocol: Protocol) {
+    let place = Place::new();
+    let (closed, read_only) = (place.at("closed"), place.at("read-only"));
+    fs::create_dir(&closed).unwrap();
+    fs::write(closed.join("app.lock"), "").unwrap();
+    fs::create_dir(&read_only).unwrap();
+    fs::write(place.at("secret.lock"), "secret").unwrap();
+    set_mode(&place.at("secret.lock"), 0);
+    set_mode(&closed, 0);
+    set_mode(&read_only, 0o555);
 
-        let mut nobody = Locker::new();
-        nobody.become_nobody();
-        let before = [place.directory(), &read_only].map(Snapshot::of);
-        for path in [closed.join("app.lock"), read_only.join("app.lock"), place.at("secret.lock")] {
-            let answer = nobody.try_open(&path, protocol);
-            let expected = format!("Io: could not open lock file `{}`", path.display());
-            assert!(answer.starts_with(&expected), "{answer}");
-            assert!(answer.contains("Permission denied"), "{answer}");
-        }
-        assert_eq!([place.directory(), &read_only].map(Snapshot::of), before);
-        nobody.finish();
-        set_mode(&closed, 0o755);
-        set_mode(&read_only, 0o755);
+    let mut nobody = Locker::new();
+    nobody.become_nobody();
+    let before = [place.directory(), &read_only].map(Snapshot::of);
+    for path in [closed.join("app.lock"), read_only.join("app.lock"), place.at("secret.lock")] {
+        let answer = nobody.try_open(&path, protocol);
+        let expected = format!("Io: could not open lock file `{}`", path.display());
+        assert!(answer.starts_with(&expected), "{answer}");
+        assert!(answer.contains("Permission denied"), "{answer}");
     }
+    assert_eq!([place.directory(), &read_only].map(Snapshot::of), before);
+    nobody.finish();
+    set_mode(&closed, 0o755);
+    set_mode(&read_only, 0o755);
 }
 
+each_protocol!(#[test] fn a_read_only_file_in_a_read_only_directory_can_be_locked_shared);
 /// Whoever may only read takes shared locks; the exclusive one is what the protocol makes of it.
-#[test]
-fn a_read_only_file_in_a_read_only_directory_can_be_locked_shared() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let directory = place.at("read-only");
-        fs::create_dir(&directory).unwrap();
-        let path = directory.join("app.lock");
-        fs::write(&path, "kept").unwrap();
-        let mut writer = Locker::open(&path, protocol);
-        set_mode(&path, 0o444);
-        set_mode(&directory, 0o555);
-        let before = [&directory, &path].map(|path| Snapshot::of(path));
+fn a_read_only_file_in_a_read_only_directory_can_be_locked_shared(protocol: Protocol) {
+    let place = Place::new();
+    let directory = place.at("read-only");
+    fs::create_dir(&directory).unwrap();
+    let path = directory.join("app.lock");
+    fs::write(&path, "kept").unwrap();
+    let mut writer = Locker::open(&path, protocol);
+    set_mode(&path, 0o444);
+    set_mode(&directory, 0o555);
+    let before = [&directory, &path].map(|path| Snapshot::of(path));
 
-        let mut nobody = Locker::new();
-        nobody.become_nobody();
-        assert_eq!(nobody.try_open(&path, protocol), "open");
-        assert_eq!(nobody.try_lock(Mode::Shared), "held");
-        assert_eq!(writer.try_lock(Mode::Exclusive), "would block", "{protocol:?}");
-        nobody.unlock();
-        assert_eq!(writer.try_lock(Mode::Exclusive), "held", "{protocol:?}");
-        assert_eq!(nobody.try_lock(Mode::Shared), "would block", "{protocol:?}");
-        writer.finish();
-        let answer = nobody.try_lock(Mode::Exclusive);
-        match protocol {
-            Protocol::Flock => assert_eq!(answer, "held"),
-            _ => {
-                let expected = format!("WrongAccess: could not lock `{}`", path.display());
-                assert!(answer.starts_with(&expected), "{answer}");
-                assert!(answer.contains("take a shared lock"), "{answer}");
-                assert_eq!(nobody.try_lock(Mode::Shared), "held", "after the error");
-            }
+    let mut nobody = Locker::new();
+    nobody.become_nobody();
+    assert_eq!(nobody.try_open(&path, protocol), "open");
+    assert_eq!(nobody.try_lock(Mode::Shared), "held");
+    assert_eq!(writer.try_lock(Mode::Exclusive), "would block", "{protocol:?}");
+    nobody.unlock();
+    assert_eq!(writer.try_lock(Mode::Exclusive), "held", "{protocol:?}");
+    assert_eq!(nobody.try_lock(Mode::Shared), "would block", "{protocol:?}");
+    writer.finish();
+    let answer = nobody.try_lock(Mode::Exclusive);
+    match protocol {
+        Protocol::Flock => assert_eq!(answer, "held"),
+        _ => {
+            let expected = format!("WrongAccess: could not lock `{}`", path.display());
+            assert!(answer.starts_with(&expected), "{answer}");
+            assert!(answer.contains("take a shared lock"), "{answer}");
+            assert_eq!(nobody.try_lock(Mode::Shared), "held", "after the error");
         }
-        nobody.finish();
-        assert_eq!([&directory, &path].map(|path| Snapshot::of(path)), before);
-        set_mode(&directory, 0o755);
     }
+    nobody.finish();
+    assert_eq!([&directory, &path].map(|path| Snapshot::of(path)), before);
+    set_mode(&directory, 0o755);
 }
 
+each_protocol!(#[tokio::test] async fn a_lock_file_of_another_user_in_a_sticky_directory_opens);
 /// `open(O_CREAT)` fails there even for root where the kernel protects such files
 /// (`fs.protected_regular`).
-#[tokio::test]
-async fn a_lock_file_of_another_user_in_a_sticky_directory_opens() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let shared = place.at("shared");
-        fs::create_dir(&shared).unwrap();
-        set_mode(&shared, 0o1777);
-        let mut nobody = Locker::new();
-        nobody.become_nobody();
-        assert_eq!(nobody.try_open(&shared.join("theirs.lock"), protocol), "open");
-        drop(open(shared.join("theirs.lock"), protocol).await.lock().await.unwrap());
+async fn a_lock_file_of_another_user_in_a_sticky_directory_opens(protocol: Protocol) {
+    let place = Place::new();
+    let shared = place.at("shared");
+    fs::create_dir(&shared).unwrap();
+    set_mode(&shared, 0o1777);
+    let mut nobody = Locker::new();
+    nobody.become_nobody();
+    assert_eq!(nobody.try_open(&shared.join("theirs.lock"), protocol), "open");
+    drop(open(shared.join("theirs.lock"), protocol).await.lock().await.unwrap());
 
-        let options = FileLock::options().protocol(protocol).mode(0o666);
-        let ours = options.open(shared.join("ours.lock")).await.unwrap();
-        assert_eq!(nobody.try_open(&shared.join("ours.lock"), protocol), "open");
-        assert_eq!(nobody.try_lock(Mode::Exclusive), "held");
-        assert_would_block(ours.try_lock());
-        nobody.finish();
-    }
+    let options = FileLock::options().protocol(protocol).mode(0o666);
+    let ours = options.open(shared.join("ours.lock")).await.unwrap();
+    assert_eq!(nobody.try_open(&shared.join("ours.lock"), protocol), "open");
+    assert_eq!(nobody.try_lock(Mode::Exclusive), "held");
+    assert_would_block(ours.try_lock());
+    nobody.finish();
 }
 
-#[tokio::test]
-async fn an_exclusive_lock_by_a_read_only_handle_is_what_the_protocol_makes_of_it() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        fs::write(place.lock_file(), "").unwrap();
-        let options = FileLock::options().protocol(protocol).read_only(true);
-        let lock = options.open(place.lock_file()).await.unwrap();
-        match protocol {
-            Protocol::Flock => drop(lock.lock().await.unwrap()),
-            _ => {
-                let error = lock.lock().await.unwrap_err();
-                assert_names(&error, ErrorKind::WrongAccess, &place.lock_file());
-                let Err(TryLockError::Error(error)) = lock.try_lock() else {
-                    panic!("not refused")
-                };
-                assert_names(&error, ErrorKind::WrongAccess, &place.lock_file());
-            }
+each_protocol!(
+    #[tokio::test]
+    async fn an_exclusive_lock_by_a_read_only_handle_is_what_the_protocol_makes_of_it
+);
+async fn an_exclusive_lock_by_a_read_only_handle_is_what_the_protocol_makes_of_it(
+    protocol: Protocol,
+) {
+    let place = Place::new();
+    fs::write(place.lock_file(), "").unwrap();
+    let options = FileLock::options().protocol(protocol).read_only(true);
+    let lock = options.open(place.lock_file()).await.unwrap();
+    match protocol {
+        Protocol::Flock => drop(lock.lock().await.unwrap()),
+        _ => {
+            let error = lock.lock().await.unwrap_err();
+            assert_names(&error, ErrorKind::WrongAccess, &place.lock_file());
+            let Err(TryLockError::Error(error)) = lock.try_lock() else { panic!("not refused") };
+            assert_names(&error, ErrorKind::WrongAccess, &place.lock_file());
         }
-        drop(lock.lock_shared().await.unwrap());
     }
+    drop(lock.lock_shared().await.unwrap());
 }
 
 /// The head of the line learns the error, and the next one has its own attempt.
@@ -331,45 +328,41 @@ async fn an_error_for_one_is_no_error_for_the_next_in_line() {
     assert_names(&error, ErrorKind::WrongAccess, &place.lock_file());
 }
 
-#[tokio::test]
-async fn locking_and_failing_to_lock_change_nothing_but_the_lock() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        fs::write(place.lock_file(), "belongs to somebody").unwrap();
-        set_mode(&place.lock_file(), 0o640);
-        let look = || [place.directory(), &place.lock_file()].map(Snapshot::of);
-        let before = look();
-        let holder = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
-        let lock = open(place.lock_file(), protocol).await;
-        assert_would_block(lock.try_lock());
-        assert_would_block(lock.try_lock_shared());
-        let error = lock.lock().timeout(Duration::ZERO).await.unwrap_err();
-        assert_names(&error, ErrorKind::TimedOut, &place.lock_file());
-        let mut cancelled = tokio_test::task::spawn(lock.lock());
-        assert!(cancelled.poll().is_pending());
-        drop(cancelled);
-        assert_eq!(look(), before, "{protocol:?}: changed by a failed try");
-        holder.finish();
-        drop(in_time(lock.lock()).await.unwrap());
-        drop(lock.lock_shared().await.unwrap());
-        assert_eq!(look(), before, "{protocol:?}: changed by a lock");
-    }
+each_protocol!(#[tokio::test] async fn locking_and_failing_to_lock_change_nothing_but_the_lock);
+async fn locking_and_failing_to_lock_change_nothing_but_the_lock(protocol: Protocol) {
+    let place = Place::new();
+    fs::write(place.lock_file(), "belongs to somebody").unwrap();
+    set_mode(&place.lock_file(), 0o640);
+    let look = || [place.directory(), &place.lock_file()].map(Snapshot::of);
+    let before = look();
+    let holder = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
+    let lock = open(place.lock_file(), protocol).await;
+    assert_would_block(lock.try_lock());
+    assert_would_block(lock.try_lock_shared());
+    let error = lock.lock().timeout(Duration::ZERO).await.unwrap_err();
+    assert_names(&error, ErrorKind::TimedOut, &place.lock_file());
+    let mut cancelled = tokio_test::task::spawn(lock.lock());
+    assert!(cancelled.poll().is_pending());
+    drop(cancelled);
+    assert_eq!(look(), before, "{protocol:?}: changed by a failed try");
+    holder.finish();
+    drop(in_time(lock.lock()).await.unwrap());
+    drop(lock.lock_shared().await.unwrap());
+    assert_eq!(look(), before, "{protocol:?}: changed by a lock");
 }
 
-#[test]
-fn without_descriptors_opening_is_an_error_and_what_is_open_works() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let holder = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
-        let path = place.lock_file();
-        let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
-        let process = Process::in_role(Role::RunOutOfDescriptors, &arguments);
-        process.expect("waiting");
-        holder.finish();
-        process.expect("held");
-        process.expect("recovered");
-        process.finish();
-    }
+each_protocol!(#[test] fn without_descriptors_opening_is_an_error_and_what_is_open_works);
+fn without_descriptors_opening_is_an_error_and_what_is_open_works(protocol: Protocol) {
+    let place = Place::new();
+    let holder = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
+    let path = place.lock_file();
+    let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
+    let process = Process::in_role(Role::RunOutOfDescriptors, &arguments);
+    process.expect("waiting");
+    holder.finish();
+    process.expect("held");
+    process.expect("recovered");
+    process.finish();
 }
 
 /// The role `RunOutOfDescriptors`.

@@ -16,7 +16,7 @@ use crate::child::Role;
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
-use crate::support::{Mode, PROTOCOLS, assert_names, protocol};
+use crate::support::{Mode, PROTOCOLS, assert_names, each_protocol, protocol};
 
 type Case = fn(&Path, Protocol);
 
@@ -35,15 +35,13 @@ const CASES: &[(&str, Case)] = &[
 ];
 
 /// Each in a process of its own: they close what belongs to the test harness as well.
-fn run(name: &str) {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let arguments = [name, path.to_str().unwrap(), &format!("{protocol:?}")];
-        let process = Process::in_role(Role::LoseDescriptors, &arguments);
-        process.expect("done");
-        process.finish();
-    }
+fn run(name: &str, protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let arguments = [name, path.to_str().unwrap(), &format!("{protocol:?}")];
+    let process = Process::in_role(Role::LoseDescriptors, &arguments);
+    process.expect("done");
+    process.finish();
 }
 
 /// The role `LoseDescriptors`.
@@ -54,59 +52,64 @@ pub(crate) fn in_child(arguments: &[String]) {
     say("done");
 }
 
-#[test]
-fn a_descriptor_that_a_daemonizing_library_closed_is_an_error_once() {
-    run("closed by a daemonizing library");
+each_protocol!(#[test] fn a_descriptor_that_a_daemonizing_library_closed_is_an_error_once);
+fn a_descriptor_that_a_daemonizing_library_closed_is_an_error_once(protocol: Protocol) {
+    run("closed by a daemonizing library", protocol);
 }
 
-#[test]
-fn a_descriptor_that_is_closed_and_nothing_else_is_an_error_once() {
-    run("closed");
+each_protocol!(#[test] fn a_descriptor_that_is_closed_and_nothing_else_is_an_error_once);
+fn a_descriptor_that_is_closed_and_nothing_else_is_an_error_once(protocol: Protocol) {
+    run("closed", protocol);
 }
 
-#[test]
-fn no_record_is_written_into_a_file_that_has_got_the_number() {
-    run("replaced under a record");
+each_protocol!(#[test] fn no_record_is_written_into_a_file_that_has_got_the_number);
+fn no_record_is_written_into_a_file_that_has_got_the_number(protocol: Protocol) {
+    run("replaced under a record", protocol);
 }
 
-#[test]
-fn nobody_waits_for_the_lock_of_a_file_that_has_got_the_number() {
-    run("replaced by a file that others hold");
+each_protocol!(#[test] fn nobody_waits_for_the_lock_of_a_file_that_has_got_the_number);
+fn nobody_waits_for_the_lock_of_a_file_that_has_got_the_number(protocol: Protocol) {
+    run("replaced by a file that others hold", protocol);
 }
 
-#[test]
-fn a_guard_that_lost_its_lock_goes_without_harm() {
-    run("replaced under a guard");
+each_protocol!(#[test] fn a_guard_that_lost_its_lock_goes_without_harm);
+fn a_guard_that_lost_its_lock_goes_without_harm(protocol: Protocol) {
+    run("replaced under a guard", protocol);
 }
 
-#[test]
-fn a_guard_that_lost_its_lock_does_not_unlock_the_lock_file_that_has_got_the_number() {
-    run("replaced by a lock file");
+each_protocol!(
+    #[test]
+    fn a_guard_that_lost_its_lock_does_not_unlock_the_lock_file_that_has_got_the_number
+);
+fn a_guard_that_lost_its_lock_does_not_unlock_the_lock_file_that_has_got_the_number(
+    protocol: Protocol,
+) {
+    run("replaced by a lock file", protocol);
 }
 
-#[test]
-fn keys_whose_file_lost_its_descriptor_go_on_in_one_that_is_opened_anew() {
-    run("replaced under keys");
+each_protocol!(#[test] fn keys_whose_file_lost_its_descriptor_go_on_in_one_that_is_opened_anew);
+fn keys_whose_file_lost_its_descriptor_go_on_in_one_that_is_opened_anew(protocol: Protocol) {
+    run("replaced under keys", protocol);
 }
 
-#[test]
-fn a_forked_child_keeps_the_file_that_has_got_the_number() {
-    run("replaced before a fork");
+each_protocol!(#[test] fn a_forked_child_keeps_the_file_that_has_got_the_number);
+fn a_forked_child_keeps_the_file_that_has_got_the_number(protocol: Protocol) {
+    run("replaced before a fork", protocol);
 }
 
-#[test]
-fn a_directory_that_has_got_the_number_is_not_taken_for_the_other_one() {
-    run("the directory is replaced");
+each_protocol!(#[test] fn a_directory_that_has_got_the_number_is_not_taken_for_the_other_one);
+fn a_directory_that_has_got_the_number_is_not_taken_for_the_other_one(protocol: Protocol) {
+    run("the directory is replaced", protocol);
 }
 
-#[test]
-fn a_relative_path_is_found_again_where_its_directory_was_closed() {
-    run("the directory is closed");
+each_protocol!(#[test] fn a_relative_path_is_found_again_where_its_directory_was_closed);
+fn a_relative_path_is_found_again_where_its_directory_was_closed(protocol: Protocol) {
+    run("the directory is closed", protocol);
 }
 
-#[test]
-fn no_lock_file_takes_the_place_of_a_standard_stream() {
-    run("no standard streams");
+each_protocol!(#[test] fn no_lock_file_takes_the_place_of_a_standard_stream);
+fn no_lock_file_takes_the_place_of_a_standard_stream(protocol: Protocol) {
+    run("no standard streams", protocol);
 }
 
 // ---- in the child ----
@@ -185,7 +188,7 @@ fn closed_by_a_daemonizing_library(path: &Path, protocol: Protocol) {
     let error = lock.blocking_lock().unwrap_err();
     assert_foreign(&error, path);
     for protocol in PROTOCOLS {
-        assert!(is_free(&logs[0].0, protocol, Mode::Exclusive));
+        assert!(is_free(&logs[0].0, protocol, Mode::Exclusive), "{protocol:?}");
     }
     // No handle of the file has to be opened again.
     for lock in [lock, clone, second] {

@@ -17,7 +17,7 @@ use crate::child::Role;
 use crate::support::locker::Locker;
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
-use crate::support::{Mode, PATIENCE, PROTOCOLS, assert_would_block, options, returns};
+use crate::support::{Mode, PATIENCE, assert_would_block, each_protocol, options, returns};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
@@ -104,21 +104,19 @@ impl Spy {
     }
 }
 
-fn each(test: impl Fn(FileLock, &Path)) {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = options(protocol).blocking_open(place.lock_file()).unwrap();
-        test(lock.clone(), &place.lock_file());
-        // Whatever went on before, the lock is free.
-        let free = lock.clone();
-        drop(returns(move || free.blocking_lock()).unwrap());
-        drop(lock.try_lock().unwrap());
-    }
+fn each(protocol: Protocol, test: impl Fn(FileLock, &Path)) {
+    let place = Place::new();
+    let lock = options(protocol).blocking_open(place.lock_file()).unwrap();
+    test(lock.clone(), &place.lock_file());
+    // Whatever went on before, the lock is free.
+    let free = lock.clone();
+    drop(returns(move || free.blocking_lock()).unwrap());
+    drop(lock.try_lock().unwrap());
 }
 
-#[test]
-fn a_free_lock_is_had_by_a_waker_whose_drop_panics() {
-    each(|lock, _| {
+each_protocol!(#[test] fn a_free_lock_is_had_by_a_waker_whose_drop_panics);
+fn a_free_lock_is_had_by_a_waker_whose_drop_panics(protocol: Protocol) {
+    each(protocol, |lock, _| {
         let Poll::Ready(guard) = Spy::new(Some(Call::Drop)).poll(&mut Box::pin(lock.lock())) else {
             panic!("the lock is free")
         };
@@ -127,9 +125,9 @@ fn a_free_lock_is_had_by_a_waker_whose_drop_panics() {
     });
 }
 
-#[test]
-fn a_grant_that_comes_during_a_poll_is_not_lost_with_the_waker() {
-    each(|lock, _| {
+each_protocol!(#[test] fn a_grant_that_comes_during_a_poll_is_not_lost_with_the_waker);
+fn a_grant_that_comes_during_a_poll_is_not_lost_with_the_waker(protocol: Protocol) {
+    each(protocol, |lock, _| {
         let guard = lock.try_lock().unwrap();
         let mut waiting = Box::pin(lock.lock());
         assert!(Spy::new(None).poll(&mut waiting).is_pending());
@@ -139,9 +137,9 @@ fn a_grant_that_comes_during_a_poll_is_not_lost_with_the_waker() {
     });
 }
 
-#[test]
-fn those_behind_a_cancelled_request_are_woken_although_its_waker_panics() {
-    each(|lock, _| {
+each_protocol!(#[test] fn those_behind_a_cancelled_request_are_woken_although_its_waker_panics);
+fn those_behind_a_cancelled_request_are_woken_although_its_waker_panics(protocol: Protocol) {
+    each(protocol, |lock, _| {
         let reader = lock.try_lock_shared().unwrap();
         let mut writer = Box::pin(lock.lock());
         assert!(Spy::new(Some(Call::Drop)).poll(&mut writer).is_pending());
@@ -155,9 +153,9 @@ fn those_behind_a_cancelled_request_are_woken_although_its_waker_panics() {
     });
 }
 
-#[test]
-fn a_waker_that_is_replaced_may_panic() {
-    each(|lock, _| {
+each_protocol!(#[test] fn a_waker_that_is_replaced_may_panic);
+fn a_waker_that_is_replaced_may_panic(protocol: Protocol) {
+    each(protocol, |lock, _| {
         let guard = lock.try_lock().unwrap();
         let mut waiting = Box::pin(lock.lock());
         let spy = Spy::new(None);
@@ -169,10 +167,10 @@ fn a_waker_that_is_replaced_may_panic() {
     });
 }
 
-#[test]
-fn whoever_lets_go_learns_nothing_of_the_panics_of_those_it_wakes() {
+each_protocol!(#[test] fn whoever_lets_go_learns_nothing_of_the_panics_of_those_it_wakes);
+fn whoever_lets_go_learns_nothing_of_the_panics_of_those_it_wakes(protocol: Protocol) {
     for call in [Call::Wake, Call::Drop] {
-        each(|lock, _| {
+        each(protocol, |lock, _| {
             let guard = lock.try_lock().unwrap();
             let mut readers: Vec<_> = (0..3).map(|_| Box::pin(lock.lock_shared())).collect();
             let spies = [Some(call), None, Some(call)].map(Spy::new);
@@ -188,10 +186,10 @@ fn whoever_lets_go_learns_nothing_of_the_panics_of_those_it_wakes() {
     }
 }
 
+each_protocol!(#[test] fn a_waker_whose_clone_panics_costs_its_own_poll_and_no_more);
 /// The panic is the poll's, and the request goes on or goes, as its owner likes.
-#[test]
-fn a_waker_whose_clone_panics_costs_its_own_poll_and_no_more() {
-    each(|lock, _| {
+fn a_waker_whose_clone_panics_costs_its_own_poll_and_no_more(protocol: Protocol) {
+    each(protocol, |lock, _| {
         let spy = Spy::new(Some(Call::Clone));
         let mut waiting = Box::pin(lock.lock());
         let poll = |waiting: &mut _| catch_unwind(AssertUnwindSafe(|| spy.poll(waiting))).err();
@@ -211,10 +209,10 @@ fn a_waker_whose_clone_panics_costs_its_own_poll_and_no_more() {
     });
 }
 
-#[test]
-fn a_lock_that_comes_from_another_process_is_not_lost_with_the_waker() {
+each_protocol!(#[test] fn a_lock_that_comes_from_another_process_is_not_lost_with_the_waker);
+fn a_lock_that_comes_from_another_process_is_not_lost_with_the_waker(protocol: Protocol) {
     for call in [Call::Wake, Call::Drop] {
-        each(|lock, path| {
+        each(protocol, |lock, path| {
             let holder = Locker::holding(path, lock.protocol(), Mode::Exclusive);
             let mut waiting = [Box::pin(lock.lock_shared()), Box::pin(lock.lock_shared())];
             let spies = [Some(call), None].map(Spy::new);

@@ -22,54 +22,46 @@ use crate::child::Role;
 use crate::support::locker::is_free;
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
-use crate::support::{Mode, PROTOCOLS, protocol};
+use crate::support::{Mode, each_protocol, protocol};
 
-#[test]
-fn a_forked_child_that_outlives_the_holder_does_not_keep_the_lock() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let parent = in_case("outlive", &place.lock_file(), protocol);
-        parent.expect("forked");
-        assert!(!is_free(&place.lock_file(), protocol, Mode::Shared));
-        // The child lives for as long as this pipe is open.
-        let child = parent.kill();
-        assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
-        drop(child);
-    }
+each_protocol!(#[test] fn a_forked_child_that_outlives_the_holder_does_not_keep_the_lock);
+fn a_forked_child_that_outlives_the_holder_does_not_keep_the_lock(protocol: Protocol) {
+    let place = Place::new();
+    let parent = in_case("outlive", &place.lock_file(), protocol);
+    parent.expect("forked");
+    assert!(!is_free(&place.lock_file(), protocol, Mode::Shared));
+    // The child lives for as long as this pipe is open.
+    let child = parent.kill();
+    assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive), "{protocol:?}");
+    drop(child);
 }
 
-#[test]
-fn a_guard_that_is_dropped_in_a_forked_child_stays_locked() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let parent = in_case("drop", &place.lock_file(), protocol);
-        parent.expect("child content");
-        assert!(!is_free(&place.lock_file(), protocol, Mode::Shared), "{protocol:?}");
-        parent.finish();
-        assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
-    }
+each_protocol!(#[test] fn a_guard_that_is_dropped_in_a_forked_child_stays_locked);
+fn a_guard_that_is_dropped_in_a_forked_child_stays_locked(protocol: Protocol) {
+    let place = Place::new();
+    let parent = in_case("drop", &place.lock_file(), protocol);
+    parent.expect("child content");
+    assert!(!is_free(&place.lock_file(), protocol, Mode::Shared), "{protocol:?}");
+    parent.finish();
+    assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
 }
 
-#[test]
-fn what_is_used_in_a_forked_child_is_an_error_that_says_so() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let parent = in_case("use", &place.lock_file(), protocol);
-        parent.expect("child content");
-        assert!(!is_free(&place.lock_file(), protocol, Mode::Shared), "{protocol:?}");
-        parent.finish();
-    }
+each_protocol!(#[test] fn what_is_used_in_a_forked_child_is_an_error_that_says_so);
+fn what_is_used_in_a_forked_child_is_an_error_that_says_so(protocol: Protocol) {
+    let place = Place::new();
+    let parent = in_case("use", &place.lock_file(), protocol);
+    parent.expect("child content");
+    assert!(!is_free(&place.lock_file(), protocol, Mode::Shared), "{protocol:?}");
+    parent.finish();
 }
 
-#[test]
-fn a_forked_child_can_open_the_lock_file_for_itself() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let parent = in_case("open", &place.lock_file(), protocol);
-        parent.expect("child content");
-        parent.finish();
-        assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
-    }
+each_protocol!(#[test] fn a_forked_child_can_open_the_lock_file_for_itself);
+fn a_forked_child_can_open_the_lock_file_for_itself(protocol: Protocol) {
+    let place = Place::new();
+    let parent = in_case("open", &place.lock_file(), protocol);
+    parent.expect("child content");
+    parent.finish();
+    assert!(is_free(&place.lock_file(), protocol, Mode::Exclusive));
 }
 
 #[test]
@@ -81,15 +73,15 @@ fn what_a_forked_child_asks_of_a_space_is_an_error_that_says_so() {
 }
 
 #[cfg(target_os = "linux")]
-#[test]
+#[cfg(not(tokio_filelock_posix))]
+each_protocol!(#[test] fn a_child_that_was_made_past_the_handlers_has_nothing_of_the_locks_either);
+#[cfg(target_os = "linux")]
 #[cfg(not(tokio_filelock_posix))] // only a page that is wiped in children tells (MADV_WIPEONFORK), which is Linux's
-fn a_child_that_was_made_past_the_handlers_has_nothing_of_the_locks_either() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let parent = in_case("past the handlers", &place.lock_file(), protocol);
-        parent.expect("done");
-        parent.finish();
-    }
+fn a_child_that_was_made_past_the_handlers_has_nothing_of_the_locks_either(protocol: Protocol) {
+    let place = Place::new();
+    let parent = in_case("past the handlers", &place.lock_file(), protocol);
+    parent.expect("done");
+    parent.finish();
 }
 
 #[test]
@@ -100,14 +92,12 @@ fn no_child_keeps_a_lock_file_that_was_opened_at_the_same_time() {
     parent.finish();
 }
 
-#[test]
-fn a_handler_of_another_library_can_open_in_the_middle_of_a_fork() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let parent = in_case("open in a handler", &place.lock_file(), protocol);
-        parent.expect("done");
-        parent.finish();
-    }
+each_protocol!(#[test] fn a_handler_of_another_library_can_open_in_the_middle_of_a_fork);
+fn a_handler_of_another_library_can_open_in_the_middle_of_a_fork(protocol: Protocol) {
+    let place = Place::new();
+    let parent = in_case("open in a handler", &place.lock_file(), protocol);
+    parent.expect("done");
+    parent.finish();
 }
 
 #[test]

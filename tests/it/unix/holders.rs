@@ -24,7 +24,9 @@ use crate::support::locker::{Locker, become_nobody, holder_and_waiters, is_free}
 use crate::support::needs::{Need, lacks, unshare};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
-use crate::support::{Mode, PROTOCOLS, in_time, kernel, message, open, options, protocol, until};
+use crate::support::{
+    Mode, each_protocol, in_time, kernel, message, open, options, protocol, until,
+};
 
 fn holders(path: &Path, protocol: Protocol) -> Vec<Holder> {
     let lock = FileLock::options().protocol(protocol).blocking_open(path).unwrap();
@@ -58,54 +60,48 @@ fn only(mut holders: Vec<Holder>) -> Holder {
     holders.remove(0)
 }
 
-#[test]
-fn a_free_lock_has_no_holders() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        assert_eq!(holders(&place.lock_file(), protocol), []);
-    }
+each_protocol!(#[test] fn a_free_lock_has_no_holders);
+fn a_free_lock_has_no_holders(protocol: Protocol) {
+    let place = Place::new();
+    assert_eq!(holders(&place.lock_file(), protocol), []);
 }
 
-#[tokio::test]
-async fn a_task_of_this_process() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = open(place.lock_file(), protocol).await;
-        let guard = lock.lock().await.unwrap();
-        let mut other = tokio_test::task::spawn(lock.lock());
-        assert!(other.poll().is_pending());
-        let holder = only(lock.holders().await.unwrap());
-        assert!(holder.is_this_process() && !holder.is_waiting());
-        assert_eq!(holder.pid(), Some(std::process::id()));
-        assert_eq!(holder.mode(), Held::Exclusive);
-        assert_eq!(holder.source(), Source::ThisProcess);
-        assert_eq!(holder.program(), Some(comm(std::process::id()).as_str()));
-        assert_eq!(holder.program_source(), Some(Source::Process));
-        assert!(holder.user().is_some());
-        assert_eq!(holder.to_string(), format!("this process (pid {})", std::process::id()));
-        drop(guard);
-    }
+each_protocol!(#[tokio::test] async fn a_task_of_this_process);
+async fn a_task_of_this_process(protocol: Protocol) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
+    let guard = lock.lock().await.unwrap();
+    let mut other = tokio_test::task::spawn(lock.lock());
+    assert!(other.poll().is_pending());
+    let holder = only(lock.holders().await.unwrap());
+    assert!(holder.is_this_process() && !holder.is_waiting());
+    assert_eq!(holder.pid(), Some(std::process::id()));
+    assert_eq!(holder.mode(), Held::Exclusive);
+    assert_eq!(holder.source(), Source::ThisProcess);
+    assert_eq!(holder.program(), Some(comm(std::process::id()).as_str()));
+    assert_eq!(holder.program_source(), Some(Source::Process));
+    assert!(holder.user().is_some());
+    assert_eq!(holder.to_string(), format!("this process (pid {})", std::process::id()));
+    drop(guard);
 }
 
-#[test]
-fn another_process_and_those_that_wait() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        // The first one waits for the lock, the second one for its turn.
-        let (holder, waiters) = holder_and_waiters(&place.lock_file(), protocol, 2);
-        let seen = holders(&place.lock_file(), protocol);
-        let (waiting, holding): (Vec<_>, Vec<_>) =
-            seen.into_iter().partition(|holder| holder.is_waiting());
-        let holding = only(holding);
-        assert_eq!(holding.pid(), Some(holder.pid()));
-        assert_eq!((holding.mode(), holding.source()), (Held::Exclusive, source(protocol)));
-        assert!(!holding.is_this_process());
-        let mut pids: Vec<_> = waiting.iter().map(Holder::pid).collect();
-        pids.sort();
-        let mut expected: Vec<_> = waiters.iter().map(|waiter| Some(waiter.pid())).collect();
-        expected.sort();
-        assert_eq!(pids, expected, "{waiting:?}");
-    }
+each_protocol!(#[test] fn another_process_and_those_that_wait);
+fn another_process_and_those_that_wait(protocol: Protocol) {
+    let place = Place::new();
+    // The first one waits for the lock, the second one for its turn.
+    let (holder, waiters) = holder_and_waiters(&place.lock_file(), protocol, 2);
+    let seen = holders(&place.lock_file(), protocol);
+    let (waiting, holding): (Vec<_>, Vec<_>) =
+        seen.into_iter().partition(|holder| holder.is_waiting());
+    let holding = only(holding);
+    assert_eq!(holding.pid(), Some(holder.pid()));
+    assert_eq!((holding.mode(), holding.source()), (Held::Exclusive, source(protocol)));
+    assert!(!holding.is_this_process());
+    let mut pids: Vec<_> = waiting.iter().map(Holder::pid).collect();
+    pids.sort();
+    let mut expected: Vec<_> = waiters.iter().map(|waiter| Some(waiter.pid())).collect();
+    expected.sort();
+    assert_eq!(pids, expected, "{waiting:?}");
 }
 
 #[test]
@@ -136,23 +132,21 @@ fn programs_that_know_nothing_of_this_crate() {
     }
 }
 
-#[test]
-fn those_who_share() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = FileLock::options().protocol(protocol).blocking_open(place.lock_file()).unwrap();
-        let guard = lock.blocking_lock_shared().unwrap();
-        let others: Vec<_> =
-            (0..2).map(|_| Locker::holding(&place.lock_file(), protocol, Mode::Shared)).collect();
-        let seen = lock.blocking_holders().unwrap();
-        assert!(seen.iter().all(|holder| holder.mode() == Held::Shared && !holder.is_waiting()));
-        let mut pids: Vec<_> = seen.iter().map(|holder| holder.pid().unwrap()).collect();
-        pids.sort();
-        let mut expected = vec![std::process::id(), others[0].pid(), others[1].pid()];
-        expected.sort();
-        assert_eq!(pids, expected);
-        drop(guard);
-    }
+each_protocol!(#[test] fn those_who_share);
+fn those_who_share(protocol: Protocol) {
+    let place = Place::new();
+    let lock = FileLock::options().protocol(protocol).blocking_open(place.lock_file()).unwrap();
+    let guard = lock.blocking_lock_shared().unwrap();
+    let others: Vec<_> =
+        (0..2).map(|_| Locker::holding(&place.lock_file(), protocol, Mode::Shared)).collect();
+    let seen = lock.blocking_holders().unwrap();
+    assert!(seen.iter().all(|holder| holder.mode() == Held::Shared && !holder.is_waiting()));
+    let mut pids: Vec<_> = seen.iter().map(|holder| holder.pid().unwrap()).collect();
+    pids.sort();
+    let mut expected = vec![std::process::id(), others[0].pid(), others[1].pid()];
+    expected.sort();
+    assert_eq!(pids, expected);
+    drop(guard);
 }
 
 /// Locks, forks, says who keeps the lock, and ends; the child keeps it to the end of its stdin.
@@ -342,47 +336,43 @@ const HIDE: [&str; 5] = [
     "mount -t proc -o hidepid=2 proc /proc && exec \"$0\" \"$@\"",
 ];
 
-#[test]
-fn a_process_of_another_user_that_is_hidden() {
+each_protocol!(#[test] fn a_process_of_another_user_that_is_hidden);
+fn a_process_of_another_user_that_is_hidden(protocol: Protocol) {
     if lacks(&[Need::Root, Need::Mounts]) {
         return;
     }
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let other = Locker::holding_with_record(&path, protocol, "hidden");
-        let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
-        let seen = seen_by(Process::in_role_under(&HIDE, Role::LookAsNobody, &arguments));
-        let program = std::env::current_exe().unwrap();
-        let program = program.file_name().unwrap().to_str().unwrap();
-        let (pid, source) = (other.pid(), source(protocol));
-        let expected = format!("Some({pid}) {source:?} Some({program:?}) Some(\"hidden\")");
-        assert_eq!(seen, [expected], "{protocol:?}");
-        other.finish();
-    }
+    let place = Place::new();
+    let path = place.lock_file();
+    let other = Locker::holding_with_record(&path, protocol, "hidden");
+    let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
+    let seen = seen_by(Process::in_role_under(&HIDE, Role::LookAsNobody, &arguments));
+    let program = std::env::current_exe().unwrap();
+    let program = program.file_name().unwrap().to_str().unwrap();
+    let (pid, source) = (other.pid(), source(protocol));
+    let expected = format!("Some({pid}) {source:?} Some({program:?}) Some(\"hidden\")");
+    assert_eq!(seen, [expected], "{protocol:?}");
+    other.finish();
 }
 
-#[test]
-fn a_process_of_another_user_that_shares_the_lock_with_one_of_ours() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let other = Locker::holding(&path, protocol, Mode::Shared);
-        let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
-        let looking = Process::in_role(Role::ShareAndLookAsNobody, &arguments);
-        // Whose open files can not be seen may be another process of this number.
-        let is_claim = !has_owner(protocol) && geteuid().is_root();
-        let other_pid = other.pid();
-        let others =
-            if is_claim { format!("claims({other_pid})") } else { format!("Some({other_pid})") };
-        let mut expected = [format!("Some({})", looking.pid()), others];
-        let seen = seen_by(looking);
-        let mut seen: Vec<_> = seen.iter().map(|seen| seen.split(' ').next().unwrap()).collect();
-        seen.sort();
-        expected.sort();
-        assert_eq!(seen, expected, "{protocol:?}");
-        other.finish();
-    }
+each_protocol!(#[test] fn a_process_of_another_user_that_shares_the_lock_with_one_of_ours);
+fn a_process_of_another_user_that_shares_the_lock_with_one_of_ours(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let other = Locker::holding(&path, protocol, Mode::Shared);
+    let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
+    let looking = Process::in_role(Role::ShareAndLookAsNobody, &arguments);
+    // Whose open files can not be seen may be another process of this number.
+    let is_claim = !has_owner(protocol) && geteuid().is_root();
+    let other_pid = other.pid();
+    let others =
+        if is_claim { format!("claims({other_pid})") } else { format!("Some({other_pid})") };
+    let mut expected = [format!("Some({})", looking.pid()), others];
+    let seen = seen_by(looking);
+    let mut seen: Vec<_> = seen.iter().map(|seen| seen.split(' ').next().unwrap()).collect();
+    seen.sort();
+    expected.sort();
+    assert_eq!(seen, expected, "{protocol:?}");
+    other.finish();
 }
 
 // ---- other pid namespaces ----
@@ -416,57 +406,53 @@ pub(crate) fn look(arguments: &[String]) {
     say("nobody else");
 }
 
-#[test]
-fn a_process_inside_of_a_pid_namespace() {
+each_protocol!(#[test] fn a_process_inside_of_a_pid_namespace);
+fn a_process_inside_of_a_pid_namespace(protocol: Protocol) {
     if lacks(&[Need::PidNamespace]) {
         return;
     }
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let name = format!("{protocol:?}");
-        let process = in_namespace(Role::Hold, &[&name, path.to_str().unwrap(), "no record"]);
-        let inner = process.event();
-        let holder = only(holders(&path, protocol));
-        let pid = holder.pid().expect("seen from outside");
-        // unshare(1) waits for the child that is the first of the namespace.
-        assert_eq!(parent_of(pid), process.pid(), "{inner}, {holder:?}");
-        assert_eq!(holder.program(), Some(comm(pid).as_str()));
-        process.finish();
-    }
+    let place = Place::new();
+    let path = place.lock_file();
+    let name = format!("{protocol:?}");
+    let process = in_namespace(Role::Hold, &[&name, path.to_str().unwrap(), "no record"]);
+    let inner = process.event();
+    let holder = only(holders(&path, protocol));
+    let pid = holder.pid().expect("seen from outside");
+    // unshare(1) waits for the child that is the first of the namespace.
+    assert_eq!(parent_of(pid), process.pid(), "{inner}, {holder:?}");
+    assert_eq!(holder.program(), Some(comm(pid).as_str()));
+    process.finish();
 }
 
-#[test]
-fn a_process_outside_of_the_pid_namespace() {
+each_protocol!(#[test] fn a_process_outside_of_the_pid_namespace);
+fn a_process_outside_of_the_pid_namespace(protocol: Protocol) {
     if lacks(&[Need::PidNamespace]) {
         return;
     }
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let (name, path) = (format!("{protocol:?}"), path.to_str().unwrap());
-        for record in ["no record", "record"] {
-            let process = Process::in_role(Role::Hold, &[&name, path, record]);
-            assert_eq!(process.event(), format!("held by {}", process.pid()));
-            let seen = seen_by(in_namespace(Role::Look, &[&name, path]));
-            let program = std::env::current_exe().unwrap();
-            let program = program.file_name().unwrap().to_str().unwrap();
-            let pid = process.pid();
-            let expected = match (protocol, record) {
-                // The kernel hides it.
-                (Protocol::Flock, "no record") => vec![],
-                (Protocol::Flock, _) => {
-                    vec![format!("claims({pid}) Record Some({program:?}) Some(\"deep inside\")")]
-                }
-                // The pid in the range can not be hidden, and is not of here.
-                (_, "no record") => vec![format!("claims({pid}) RangeLength None None")],
-                (_, _) => vec![format!(
-                    "claims({pid}) RangeLength Some({program:?}) Some(\"deep inside\")"
-                )],
-            };
-            assert_eq!(seen, expected, "{protocol:?}, {record}");
-            process.finish();
-        }
+    let place = Place::new();
+    let path = place.lock_file();
+    let (name, path) = (format!("{protocol:?}"), path.to_str().unwrap());
+    for record in ["no record", "record"] {
+        let process = Process::in_role(Role::Hold, &[&name, path, record]);
+        assert_eq!(process.event(), format!("held by {}", process.pid()));
+        let seen = seen_by(in_namespace(Role::Look, &[&name, path]));
+        let program = std::env::current_exe().unwrap();
+        let program = program.file_name().unwrap().to_str().unwrap();
+        let pid = process.pid();
+        let expected = match (protocol, record) {
+            // The kernel hides it.
+            (Protocol::Flock, "no record") => vec![],
+            (Protocol::Flock, _) => {
+                vec![format!("claims({pid}) Record Some({program:?}) Some(\"deep inside\")")]
+            }
+            // The pid in the range can not be hidden, and is not of here.
+            (_, "no record") => vec![format!("claims({pid}) RangeLength None None")],
+            (_, _) => {
+                vec![format!("claims({pid}) RangeLength Some({program:?}) Some(\"deep inside\")")]
+            }
+        };
+        assert_eq!(seen, expected, "{protocol:?}, {record}");
+        process.finish();
     }
 }
 
@@ -592,39 +578,35 @@ pub(crate) fn look_at_itself(arguments: &[String]) {
     assert!(commands().next().is_none());
 }
 
+each_protocol!(#[test] fn a_process_knows_itself_in_the_table_of_an_outer_pid_namespace);
 /// In a pid namespace whose `/proc` is that of the outer one: a pid means another process there.
-#[test]
-fn a_process_knows_itself_in_the_table_of_an_outer_pid_namespace() {
+fn a_process_knows_itself_in_the_table_of_an_outer_pid_namespace(protocol: Protocol) {
     if lacks(&[Need::PidNamespace]) {
         return;
     }
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
-        let under = unshare(&["--pid", "--fork"]);
-        let inner = Process::in_role_under(&under, Role::LookAtItself, &arguments);
-        inner.expect("true");
-        inner.finish();
-    }
+    let place = Place::new();
+    let path = place.lock_file();
+    let arguments = [&format!("{protocol:?}"), path.to_str().unwrap()];
+    let under = unshare(&["--pid", "--fork"]);
+    let inner = Process::in_role_under(&under, Role::LookAtItself, &arguments);
+    inner.expect("true");
+    inner.finish();
 }
 
+each_protocol!(#[test] fn a_record_is_believed_only_while_the_lock_is_busy);
 /// A record that says `held` names nobody once the lock is free, whatever became of its writer.
-#[test]
-fn a_record_is_believed_only_while_the_lock_is_busy() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let text = "7\ntokio-filelock 1\nstate=held    \ntoken=3\nhost=elsewhere\nprogram=ghost\n";
-        fs::write(&path, text).unwrap();
-        assert_eq!(holders(&path, protocol), []);
-        // Of those who hold it now, it says nothing.
-        let other = Locker::holding(&path, protocol, Mode::Exclusive);
-        let holder = only(holders(&path, protocol));
-        assert_eq!(holder.pid(), Some(other.pid()));
-        assert_ne!(holder.program(), Some("ghost"));
-        assert_eq!(holder.since(), None);
-    }
+fn a_record_is_believed_only_while_the_lock_is_busy(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let text = "7\ntokio-filelock 1\nstate=held    \ntoken=3\nhost=elsewhere\nprogram=ghost\n";
+    fs::write(&path, text).unwrap();
+    assert_eq!(holders(&path, protocol), []);
+    // Of those who hold it now, it says nothing.
+    let other = Locker::holding(&path, protocol, Mode::Exclusive);
+    let holder = only(holders(&path, protocol));
+    assert_eq!(holder.pid(), Some(other.pid()));
+    assert_ne!(holder.program(), Some("ghost"));
+    assert_eq!(holder.since(), None);
 }
 
 // ---- /proc/locks is no snapshot ----
@@ -651,38 +633,36 @@ pub(crate) fn come_and_go(arguments: &[String]) {
     });
 }
 
+each_protocol!(#[test] fn a_lock_that_is_held_throughout_is_always_seen);
 /// However many locks come and go before it in the kernel's table, of one page or several, a lock that is
 /// held throughout is seen, by `holders` and when a time is up.
-#[test]
-fn a_lock_that_is_held_throughout_is_always_seen() {
+fn a_lock_that_is_held_throughout_is_always_seen(protocol: Protocol) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for protocol in PROTOCOLS {
-        for (staying, looks) in [(0, 1000), (60, 300), (300, 60)] {
-            let place = Place::new();
-            let other = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
-            let directory = place.lock_file().parent().unwrap().to_str().unwrap().to_owned();
-            let crowd = Process::in_role(Role::ComeAndGo, &[&directory, &staying.to_string()]);
-            crowd.expect("busy");
-            let lock = runtime.block_on(open(place.lock_file(), protocol));
-            for round in 0..looks {
-                let seen = lock.blocking_holders().unwrap();
-                let pids: Vec<_> = seen.iter().map(Holder::pid).collect();
-                assert_eq!(pids, [Some(other.pid())], "look {round} beside {staying}");
-            }
-            for round in 0..looks / 10 {
-                let started = Instant::now();
-                let wait = lock.lock().timeout(Duration::ZERO);
-                let error = runtime.block_on(wait).unwrap_err();
-                if started.elapsed() > Duration::from_millis(250) {
-                    // For longer than that no error is held up, on a machine that is busy.
-                    continue;
-                }
-                let named = error.holders().iter().find(|holder| !holder.is_waiting());
-                assert_eq!(named.and_then(Holder::pid), Some(other.pid()), "{round}: {error}");
-            }
-            crowd.finish();
-            other.finish();
+    for (staying, looks) in [(0, 1000), (60, 300), (300, 60)] {
+        let place = Place::new();
+        let other = Locker::holding(&place.lock_file(), protocol, Mode::Exclusive);
+        let directory = place.lock_file().parent().unwrap().to_str().unwrap().to_owned();
+        let crowd = Process::in_role(Role::ComeAndGo, &[&directory, &staying.to_string()]);
+        crowd.expect("busy");
+        let lock = runtime.block_on(open(place.lock_file(), protocol));
+        for round in 0..looks {
+            let seen = lock.blocking_holders().unwrap();
+            let pids: Vec<_> = seen.iter().map(Holder::pid).collect();
+            assert_eq!(pids, [Some(other.pid())], "look {round} beside {staying}");
         }
+        for round in 0..looks / 10 {
+            let started = Instant::now();
+            let wait = lock.lock().timeout(Duration::ZERO);
+            let error = runtime.block_on(wait).unwrap_err();
+            if started.elapsed() > Duration::from_millis(250) {
+                // For longer than that no error is held up, on a machine that is busy.
+                continue;
+            }
+            let named = error.holders().iter().find(|holder| !holder.is_waiting());
+            assert_eq!(named.and_then(Holder::pid), Some(other.pid()), "{round}: {error}");
+        }
+        crowd.finish();
+        other.finish();
     }
 }
 
@@ -736,114 +716,108 @@ fn a_lock_beside_one_with_many_waiters_is_seen() {
 
 // ---- where users meet them ----
 
-#[tokio::test]
-async fn a_timeout_names_the_holder() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let other = Locker::holding_with_record(&place.lock_file(), protocol, "index rebuild");
-        let lock = open(place.lock_file(), protocol).await;
-        let error = timed_out_naming(&lock).await;
-        assert_eq!(error.kind(), ErrorKind::TimedOut);
-        let holder = only(error.holders().iter().filter(|h| !h.is_waiting()).cloned().collect());
-        assert_eq!(holder.pid(), Some(other.pid()));
-        assert!(holder.since().is_some());
-        let (path, name) = (place.lock_file(), comm(other.pid()));
-        let message = error.to_string();
-        let start = format!("could not lock `{}` within ", path.display());
-        let end = format!(" ms: held by {name} (pid {}, \"index rebuild\") for ", other.pid());
-        assert!(message.starts_with(&start) && message.contains(&end), "{message}");
-        // It is not in the queue any more.
-        other.finish();
-        until("the lock is free again", || lock.try_lock().is_ok());
-    }
+each_protocol!(#[tokio::test] async fn a_timeout_names_the_holder);
+async fn a_timeout_names_the_holder(protocol: Protocol) {
+    let place = Place::new();
+    let other = Locker::holding_with_record(&place.lock_file(), protocol, "index rebuild");
+    let lock = open(place.lock_file(), protocol).await;
+    let error = timed_out_naming(&lock).await;
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    let holder = only(error.holders().iter().filter(|h| !h.is_waiting()).cloned().collect());
+    assert_eq!(holder.pid(), Some(other.pid()));
+    assert!(holder.since().is_some());
+    let (path, name) = (place.lock_file(), comm(other.pid()));
+    let message = error.to_string();
+    let start = format!("could not lock `{}` within ", path.display());
+    let end = format!(" ms: held by {name} (pid {}, \"index rebuild\") for ", other.pid());
+    assert!(message.starts_with(&start) && message.contains(&end), "{message}");
+    // It is not in the queue any more.
+    other.finish();
+    until("the lock is free again", || lock.try_lock().is_ok());
 }
 
-#[tokio::test]
-async fn a_refused_try_names_the_holder() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = open(place.lock_file(), protocol).await;
-        let refused = |lock: &FileLock| match lock.try_lock() {
-            Err(TryLockError::WouldBlock(error)) => error,
-            other => panic!("{other:?}"),
+each_protocol!(#[tokio::test] async fn a_refused_try_names_the_holder);
+async fn a_refused_try_names_the_holder(protocol: Protocol) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
+    let refused = |lock: &FileLock| match lock.try_lock() {
+        Err(TryLockError::WouldBlock(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    let other = Locker::holding(&place.lock_file(), protocol, Mode::Shared);
+    let error = refused(&lock);
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    assert_eq!(std::io::Error::from(refused(&lock)).kind(), std::io::ErrorKind::WouldBlock);
+    let known = match protocol {
+        Protocol::Flock => "another process holds it or waits for it".to_owned(),
+        // POSIX record locks are a process's, which the kernel names.
+        _ if cfg!(tokio_filelock_posix) => format!("shared by a process (pid {})", other.pid()),
+        _ => format!("shared by a process (pid {} in its pid namespace)", other.pid()),
+    };
+    let path = place.lock_file();
+    let expected = format!(
+        "could not lock `{}` at once: {known}; `FileLock::holders` tells which one",
+        path.display()
+    );
+    assert_eq!(error.to_string(), expected);
+    let confirmed = cfg!(tokio_filelock_posix);
+    let pid = if confirmed { Holder::pid } else { Holder::claimed_pid };
+    let pids: Vec<_> = error.holders().iter().map(pid).collect();
+    let expected = if protocol == Protocol::Flock { vec![] } else { vec![Some(other.pid())] };
+    assert_eq!(pids, expected);
+    assert!(error.holders().iter().all(|holder| holder.pid().is_some() == confirmed));
+    other.finish();
+
+    for shared in [false, true] {
+        let guards = match shared {
+            true => (None, Some(in_time(lock.lock_shared()).await.unwrap())),
+            false => (Some(in_time(lock.lock()).await.unwrap()), None),
         };
-        let other = Locker::holding(&place.lock_file(), protocol, Mode::Shared);
         let error = refused(&lock);
-        assert_eq!(error.kind(), ErrorKind::WouldBlock);
-        assert_eq!(std::io::Error::from(refused(&lock)).kind(), std::io::ErrorKind::WouldBlock);
-        let known = match protocol {
-            Protocol::Flock => "another process holds it or waits for it".to_owned(),
-            // POSIX record locks are a process's, which the kernel names.
-            _ if cfg!(tokio_filelock_posix) => format!("shared by a process (pid {})", other.pid()),
-            _ => format!("shared by a process (pid {} in its pid namespace)", other.pid()),
-        };
-        let path = place.lock_file();
-        let expected = format!(
-            "could not lock `{}` at once: {known}; `FileLock::holders` tells which one",
-            path.display()
-        );
-        assert_eq!(error.to_string(), expected);
-        let confirmed = cfg!(tokio_filelock_posix);
-        let pid = if confirmed { Holder::pid } else { Holder::claimed_pid };
-        let pids: Vec<_> = error.holders().iter().map(pid).collect();
-        let expected = if protocol == Protocol::Flock { vec![] } else { vec![Some(other.pid())] };
-        assert_eq!(pids, expected);
-        assert!(error.holders().iter().all(|holder| holder.pid().is_some() == confirmed));
-        other.finish();
-
-        for shared in [false, true] {
-            let guards = match shared {
-                true => (None, Some(in_time(lock.lock_shared()).await.unwrap())),
-                false => (Some(in_time(lock.lock()).await.unwrap()), None),
-            };
-            let error = refused(&lock);
-            let how = if shared { "shared" } else { "held" };
-            let own = format!("at once: {how} by this process (pid {})", std::process::id());
-            assert!(error.to_string().ends_with(&own), "{error}");
-            assert!(only(error.holders().to_vec()).is_this_process());
-            drop(guards);
-        }
+        let how = if shared { "shared" } else { "held" };
+        let own = format!("at once: {how} by this process (pid {})", std::process::id());
+        assert!(error.to_string().ends_with(&own), "{error}");
+        assert!(only(error.holders().to_vec()).is_this_process());
+        drop(guards);
     }
 }
 
-#[tokio::test]
-async fn a_wait_is_told_and_told_again_when_the_holder_changes() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let (mut first, mut waiters) = holder_and_waiters(&place.lock_file(), protocol, 1);
-        let mut second = waiters.remove(0);
-        let lock = open(place.lock_file(), protocol).await;
-        let (tell, mut told) = mpsc::unbounded_channel();
-        let pids = [first.pid(), second.pid()];
-        let path = place.lock_file();
-        let acquire = lock.lock().on_wait(Duration::from_millis(1), move |waiting| {
-            assert_eq!(waiting.path(), path);
-            assert!(waiting.waited() >= Duration::from_millis(1));
-            let holding = waiting.holders().iter().filter(|holder| !holder.is_waiting());
-            let holding: Vec<_> = holding.map(|holder| holder.pid().unwrap()).collect();
-            tell.send((holding, waiting.to_string())).unwrap();
-        });
-        let waiting = tokio::spawn(acquire);
-        let mut next = async || loop {
-            // As one that is told late, see `timed_out_naming`.
-            let (holding, sentence) = in_time(told.recv()).await.unwrap();
-            if !holding.is_empty() {
-                return (holding, sentence);
-            }
-        };
-        let (holding, sentence) = next().await;
-        assert_eq!(holding, [pids[0]]);
-        let start = format!("waiting for `{}` for ", place.lock_file().display());
-        let end = format!(": held by {} (pid {})", comm(pids[0]), pids[0]);
-        assert!(sentence.starts_with(&start) && sentence.ends_with(&end), "{sentence}");
-        kernel::await_waiting_calls(&place.lock_file(), 2);
-        first.unlock();
-        second.expect_held();
-        let (holding, _) = next().await;
-        assert_eq!(holding, [pids[1]]);
-        second.unlock();
-        drop(in_time(waiting).await.unwrap().unwrap());
-    }
+each_protocol!(#[tokio::test] async fn a_wait_is_told_and_told_again_when_the_holder_changes);
+async fn a_wait_is_told_and_told_again_when_the_holder_changes(protocol: Protocol) {
+    let place = Place::new();
+    let (mut first, mut waiters) = holder_and_waiters(&place.lock_file(), protocol, 1);
+    let mut second = waiters.remove(0);
+    let lock = open(place.lock_file(), protocol).await;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let pids = [first.pid(), second.pid()];
+    let path = place.lock_file();
+    let acquire = lock.lock().on_wait(Duration::from_millis(1), move |waiting| {
+        assert_eq!(waiting.path(), path);
+        assert!(waiting.waited() >= Duration::from_millis(1));
+        let holding = waiting.holders().iter().filter(|holder| !holder.is_waiting());
+        let holding: Vec<_> = holding.map(|holder| holder.pid().unwrap()).collect();
+        tell.send((holding, waiting.to_string())).unwrap();
+    });
+    let waiting = tokio::spawn(acquire);
+    let mut next = async || loop {
+        // As one that is told late, see `timed_out_naming`.
+        let (holding, sentence) = in_time(told.recv()).await.unwrap();
+        if !holding.is_empty() {
+            return (holding, sentence);
+        }
+    };
+    let (holding, sentence) = next().await;
+    assert_eq!(holding, [pids[0]]);
+    let start = format!("waiting for `{}` for ", place.lock_file().display());
+    let end = format!(": held by {} (pid {})", comm(pids[0]), pids[0]);
+    assert!(sentence.starts_with(&start) && sentence.ends_with(&end), "{sentence}");
+    kernel::await_waiting_calls(&place.lock_file(), 2);
+    first.unlock();
+    second.expect_held();
+    let (holding, _) = next().await;
+    assert_eq!(holding, [pids[1]]);
+    second.unlock();
+    drop(in_time(waiting).await.unwrap().unwrap());
 }
 
 /// The panic goes to whoever polls; the request keeps its place.

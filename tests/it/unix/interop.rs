@@ -7,7 +7,7 @@ use crate::support::foreign::{PROGRAMS, Program};
 use crate::support::locker::is_free;
 use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
-use crate::support::{Mode, PROTOCOLS, assert_would_block, in_time, kernel, open, until};
+use crate::support::{Mode, assert_would_block, each_protocol, in_time, kernel, open, until};
 
 /// What is held, what is tried, and whether it is to be had.
 const MODES: [(Mode, Mode, bool); 4] = [
@@ -115,24 +115,25 @@ async fn python_lockf_is_excluded() {
     assert_is_excluded(Program::PythonLockf).await;
 }
 
+each_protocol!(#[tokio::test] async fn locks_of_another_protocol_are_not_seen);
 /// On a local file system of Linux. The protocol is a wire format.
-#[tokio::test]
-async fn locks_of_another_protocol_are_not_seen() {
+async fn locks_of_another_protocol_are_not_seen(protocol: Protocol) {
     if lacks(&[Need::Program("flock"), Need::Program("python3")]) {
         return;
     }
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = open(place.lock_file(), protocol).await;
-        for program in PROGRAMS.into_iter().filter(|program| program.protocol() != protocol) {
-            let foreign = program.hold(&place.lock_file(), Mode::Exclusive);
-            let guard = lock.try_lock().unwrap();
-            foreign.finish();
-            assert!(program.gets(&place.lock_file(), Mode::Exclusive), "{program:?}");
-            drop(guard);
-        }
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
+    for program in PROGRAMS.into_iter().filter(|program| program.protocol() != protocol) {
+        let foreign = program.hold(&place.lock_file(), Mode::Exclusive);
+        let guard = lock.try_lock().unwrap();
+        foreign.finish();
+        assert!(program.gets(&place.lock_file(), Mode::Exclusive), "{program:?}");
+        drop(guard);
     }
-    // Nor by another process of this crate.
+}
+
+#[tokio::test]
+async fn locks_of_another_protocol_are_not_seen_by_another_process_of_this_crate() {
     let place = Place::new();
     let lock = open(place.lock_file(), Protocol::Flock).await;
     let guard = lock.lock().await.unwrap();
@@ -141,40 +142,44 @@ async fn locks_of_another_protocol_are_not_seen() {
     drop(guard);
 }
 
+#[cfg(target_os = "linux")]
+each_protocol!(
+    #[tokio::test]
+    async fn watchers_see_a_lock_file_closed_once_and_not_at_all_if_it_is_read_only
+);
 /// Whoever watches the directory for files that were written. One for each process, at its last handle.
 #[cfg(target_os = "linux")]
-#[tokio::test]
-async fn watchers_see_a_lock_file_closed_once_and_not_at_all_if_it_is_read_only() {
+async fn watchers_see_a_lock_file_closed_once_and_not_at_all_if_it_is_read_only(
+    protocol: Protocol,
+) {
     use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-    for protocol in PROTOCOLS {
-        for read_only in [false, true] {
-            let place = Place::new();
-            std::fs::write(place.lock_file(), "").unwrap();
-            let watch = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
-            let changes = AddWatchFlags::IN_CLOSE_WRITE
-                | AddWatchFlags::IN_MODIFY
-                | AddWatchFlags::IN_ATTRIB
-                | AddWatchFlags::IN_CREATE;
-            let closed = AddWatchFlags::IN_CLOSE_NOWRITE;
-            watch.add_watch(place.directory(), changes | closed).unwrap();
-            let mut seen = Vec::new();
-            let options = FileLock::options().protocol(protocol).read_only(read_only);
-            let locks = [options.clone(), options].map(|options| {
-                let lock = options.blocking_open(place.lock_file()).unwrap();
-                drop(lock.try_lock_shared().unwrap());
-                lock
-            });
-            seen.extend(watch.read_events().into_iter().flatten());
-            assert!(seen.iter().all(|event| event.mask == closed), "{protocol:?}: {seen:?}");
-            drop(locks);
-            let expected = if read_only { closed } else { AddWatchFlags::IN_CLOSE_WRITE };
-            until("the last handle is closed", || {
-                seen = watch.read_events().unwrap_or_default();
-                !seen.is_empty()
-            });
-            assert!(seen.iter().all(|event| event.mask == expected), "{protocol:?}: {seen:?}");
-            assert_eq!(seen.len(), 1, "{protocol:?}: {seen:?}");
-        }
+    for read_only in [false, true] {
+        let place = Place::new();
+        std::fs::write(place.lock_file(), "").unwrap();
+        let watch = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+        let changes = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MODIFY
+            | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_CREATE;
+        let closed = AddWatchFlags::IN_CLOSE_NOWRITE;
+        watch.add_watch(place.directory(), changes | closed).unwrap();
+        let mut seen = Vec::new();
+        let options = FileLock::options().protocol(protocol).read_only(read_only);
+        let locks = [options.clone(), options].map(|options| {
+            let lock = options.blocking_open(place.lock_file()).unwrap();
+            drop(lock.try_lock_shared().unwrap());
+            lock
+        });
+        seen.extend(watch.read_events().into_iter().flatten());
+        assert!(seen.iter().all(|event| event.mask == closed), "{protocol:?}: {seen:?}");
+        drop(locks);
+        let expected = if read_only { closed } else { AddWatchFlags::IN_CLOSE_WRITE };
+        until("the last handle is closed", || {
+            seen = watch.read_events().unwrap_or_default();
+            !seen.is_empty()
+        });
+        assert!(seen.iter().all(|event| event.mask == expected), "{protocol:?}: {seen:?}");
+        assert_eq!(seen.len(), 1, "{protocol:?}: {seen:?}");
     }
 }

@@ -20,7 +20,8 @@ use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, gather, meet, say};
 use crate::support::{
-    Mode, PROTOCOLS, assert_would_block, in_time, kernel, open, options, protocol, returns, until,
+    Mode, assert_would_block, each_protocol, in_time, kernel, open, options, protocol, returns,
+    until,
 };
 
 /// A directory as two hosts see it.
@@ -114,29 +115,30 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run .ci/netfs"))
 }
 
-#[test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-fn what_one_host_holds_decides_what_another_gets() {
+each_protocol!(
+    #[test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    fn what_one_host_holds_decides_what_another_gets
+);
+fn what_one_host_holds_decides_what_another_gets(protocol: Protocol) {
     let table = [
         (Mode::Exclusive, Mode::Exclusive, "would block"),
         (Mode::Exclusive, Mode::Shared, "would block"),
         (Mode::Shared, Mode::Exclusive, "would block"),
         (Mode::Shared, Mode::Shared, "held"),
     ];
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let mut one = Locker::open(&hosts.one(), protocol);
-        let mut other = Locker::open(&hosts.other(), protocol);
-        for (held, tried, answer) in table {
-            assert_eq!(one.try_lock(held), "held");
-            assert_eq!(other.try_lock(tried), answer, "{protocol:?}: {tried} beside {held}");
-            if answer == "held" {
-                other.release();
-            }
-            one.release();
-            assert_eq!(other.try_lock(tried), "held", "{protocol:?}: {tried} after {held}");
+    let hosts = Hosts::new();
+    let mut one = Locker::open(&hosts.one(), protocol);
+    let mut other = Locker::open(&hosts.other(), protocol);
+    for (held, tried, answer) in table {
+        assert_eq!(one.try_lock(held), "held");
+        assert_eq!(other.try_lock(tried), answer, "{protocol:?}: {tried} beside {held}");
+        if answer == "held" {
             other.release();
         }
+        one.release();
+        assert_eq!(other.try_lock(tried), "held", "{protocol:?}: {tried} after {held}");
+        other.release();
     }
 }
 
@@ -177,160 +179,168 @@ fn increment(protocol: Protocol) {
     assert_eq!(fs::read_to_string(data).unwrap(), "4000");
 }
 
-#[test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-fn a_wait_ends_with_the_lock_of_another_host() {
-    for protocol in PROTOCOLS {
-        for mode in [Mode::Exclusive, Mode::Shared] {
-            let hosts = Hosts::new();
-            let mut holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
-            let mut waiter = Locker::open(&hosts.other(), protocol);
-            waiter.start_to_wait(mode);
-            holder.release();
-            waiter.expect_held();
-            assert_eq!(holder.try_lock(Mode::Exclusive), "would block");
-            waiter.release();
-            assert_eq!(holder.try_lock(Mode::Exclusive), "held");
-            holder.release();
-        }
-    }
-}
-
-/// Prints what it takes; asserts that it ends.
-#[tokio::test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-async fn waits_are_woken() {
-    const ROUNDS: usize = 20;
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let one = open(hosts.one(), protocol).await;
-        let other = open(hosts.other(), protocol).await;
-        let mut times = Vec::new();
-        for _ in 0..ROUNDS {
-            let guard = in_time(one.lock()).await.unwrap();
-            let lock = other.clone();
-            let waiting = tokio::spawn(async move {
-                let guard = lock.lock().await.unwrap();
-                (guard, Instant::now())
-            });
-            // So that it has had the time to go to sleep; nothing depends on it.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            guard.unlock().await.unwrap();
-            let unlocked = Instant::now();
-            let (guard, granted) = in_time(waiting).await.unwrap();
-            times.push(granted.saturating_duration_since(unlocked));
-            guard.unlock().await.unwrap();
-        }
-        times.sort();
-        println!(
-            "{protocol:?}: from unlocked to granted on the other host, {ROUNDS} times: \
-             min {:?}, median {:?}, max {:?}",
-            times[0],
-            times[ROUNDS / 2],
-            times[ROUNDS - 1]
-        );
-    }
-}
-
-#[tokio::test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-async fn a_wait_that_nobody_wants_ends() {
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
-        let lock = open(hosts.other(), protocol).await;
-        let error = lock.lock().timeout(Duration::from_millis(500)).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-        let mut waiting = spawn(lock.lock());
-        assert!(waiting.poll().is_pending());
-        drop(waiting);
-        // The holder holds it all the time.
-        kernel::await_no_wait_threads();
-        assert_would_block(lock.try_lock_shared());
-        holder.finish();
-        let mut next = Locker::open(&hosts.other(), protocol);
-        next.lock(Mode::Exclusive);
-        next.release();
-        assert_eq!(lock.counters().acquisitions, 0);
-    }
-}
-
-#[test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-fn dropping_a_runtime_ends_its_waits() {
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
-        let lock = futures::executor::block_on(open(hosts.other(), protocol));
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.spawn(async move { lock.lock().await.map(drop) });
-        runtime.block_on(tokio::task::yield_now());
-        returns(|| drop(runtime));
-        kernel::await_no_wait_threads();
-        holder.finish();
-        let mut next = Locker::open(&hosts.other(), protocol);
-        next.lock(Mode::Exclusive);
-        next.finish();
-    }
-}
-
-#[test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-fn a_waiter_gets_the_lock_of_a_holder_killed_on_another_host() {
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
-        let mut waiter = Locker::open(&hosts.other(), protocol);
-        waiter.start_to_wait(Mode::Exclusive);
-        let started = Instant::now();
-        holder.kill();
-        waiter.expect_held();
-        println!("{protocol:?}: from the kill to the lock: {:?}", started.elapsed());
-        assert!(!is_free(&hosts.one(), protocol, Mode::Shared));
-        waiter.release();
-        assert!(is_free(&hosts.one(), protocol, Mode::Exclusive));
-    }
-}
-
-#[test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-fn a_waiter_that_is_killed_stands_in_nobodys_way() {
-    for protocol in PROTOCOLS {
+each_protocol!(
+    #[test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    fn a_wait_ends_with_the_lock_of_another_host
+);
+fn a_wait_ends_with_the_lock_of_another_host(protocol: Protocol) {
+    for mode in [Mode::Exclusive, Mode::Shared] {
         let hosts = Hosts::new();
         let mut holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
-        let mut victim = Locker::open(&hosts.other(), protocol);
-        victim.start_to_wait(Mode::Exclusive);
-        victim.kill();
         let mut waiter = Locker::open(&hosts.other(), protocol);
-        waiter.start_to_wait(Mode::Exclusive);
+        waiter.start_to_wait(mode);
         holder.release();
         waiter.expect_held();
+        assert_eq!(holder.try_lock(Mode::Exclusive), "would block");
         waiter.release();
         assert_eq!(holder.try_lock(Mode::Exclusive), "held");
+        holder.release();
     }
 }
 
-#[tokio::test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-async fn programs_on_another_host_exclude_us_and_are_excluded() {
-    for protocol in PROTOCOLS {
-        for program in PROGRAMS {
-            let hosts = Hosts::new();
-            let excludes = program.protocol() == protocol || hosts.traits.one_lock_space;
-            assert_excludes(&hosts.one(), protocol, &hosts.other(), program, excludes).await;
-        }
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    async fn waits_are_woken
+);
+/// Prints what it takes; asserts that it ends.
+async fn waits_are_woken(protocol: Protocol) {
+    const ROUNDS: usize = 20;
+    let hosts = Hosts::new();
+    let one = open(hosts.one(), protocol).await;
+    let other = open(hosts.other(), protocol).await;
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let guard = in_time(one.lock()).await.unwrap();
+        let lock = other.clone();
+        let waiting = tokio::spawn(async move {
+            let guard = lock.lock().await.unwrap();
+            (guard, Instant::now())
+        });
+        // So that it has had the time to go to sleep; nothing depends on it.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        guard.unlock().await.unwrap();
+        let unlocked = Instant::now();
+        let (guard, granted) = in_time(waiting).await.unwrap();
+        times.push(granted.saturating_duration_since(unlocked));
+        guard.unlock().await.unwrap();
+    }
+    times.sort();
+    println!(
+        "{protocol:?}: from unlocked to granted on the other host, {ROUNDS} times: \
+         min {:?}, median {:?}, max {:?}",
+        times[0],
+        times[ROUNDS / 2],
+        times[ROUNDS - 1]
+    );
+}
+
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    async fn a_wait_that_nobody_wants_ends
+);
+async fn a_wait_that_nobody_wants_ends(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
+    let lock = open(hosts.other(), protocol).await;
+    let error = lock.lock().timeout(Duration::from_millis(500)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    let mut waiting = spawn(lock.lock());
+    assert!(waiting.poll().is_pending());
+    drop(waiting);
+    // The holder holds it all the time.
+    kernel::await_no_wait_threads();
+    assert_would_block(lock.try_lock_shared());
+    holder.finish();
+    let mut next = Locker::open(&hosts.other(), protocol);
+    next.lock(Mode::Exclusive);
+    next.release();
+    assert_eq!(lock.counters().acquisitions, 0);
+}
+
+each_protocol!(
+    #[test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    fn dropping_a_runtime_ends_its_waits
+);
+fn dropping_a_runtime_ends_its_waits(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
+    let lock = futures::executor::block_on(open(hosts.other(), protocol));
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.spawn(async move { lock.lock().await.map(drop) });
+    runtime.block_on(tokio::task::yield_now());
+    returns(|| drop(runtime));
+    kernel::await_no_wait_threads();
+    holder.finish();
+    let mut next = Locker::open(&hosts.other(), protocol);
+    next.lock(Mode::Exclusive);
+    next.finish();
+}
+
+each_protocol!(
+    #[test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    fn a_waiter_gets_the_lock_of_a_holder_killed_on_another_host
+);
+fn a_waiter_gets_the_lock_of_a_holder_killed_on_another_host(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
+    let mut waiter = Locker::open(&hosts.other(), protocol);
+    waiter.start_to_wait(Mode::Exclusive);
+    let started = Instant::now();
+    holder.kill();
+    waiter.expect_held();
+    println!("{protocol:?}: from the kill to the lock: {:?}", started.elapsed());
+    assert!(!is_free(&hosts.one(), protocol, Mode::Shared));
+    waiter.release();
+    assert!(is_free(&hosts.one(), protocol, Mode::Exclusive));
+}
+
+each_protocol!(
+    #[test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    fn a_waiter_that_is_killed_stands_in_nobodys_way
+);
+fn a_waiter_that_is_killed_stands_in_nobodys_way(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let mut holder = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
+    let mut victim = Locker::open(&hosts.other(), protocol);
+    victim.start_to_wait(Mode::Exclusive);
+    victim.kill();
+    let mut waiter = Locker::open(&hosts.other(), protocol);
+    waiter.start_to_wait(Mode::Exclusive);
+    holder.release();
+    waiter.expect_held();
+    waiter.release();
+    assert_eq!(holder.try_lock(Mode::Exclusive), "held");
+}
+
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    async fn programs_on_another_host_exclude_us_and_are_excluded
+);
+async fn programs_on_another_host_exclude_us_and_are_excluded(protocol: Protocol) {
+    for program in PROGRAMS {
+        let hosts = Hosts::new();
+        let excludes = program.protocol() == protocol || hosts.traits.one_lock_space;
+        assert_excludes(&hosts.one(), protocol, &hosts.other(), program, excludes).await;
     }
 }
 
-#[tokio::test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-async fn programs_on_this_host_exclude_us_and_are_excluded() {
-    for protocol in PROTOCOLS {
-        for program in PROGRAMS {
-            let hosts = Hosts::new();
-            let excludes = program.protocol() == protocol || hosts.traits.one_lock_space_here;
-            assert_excludes(&hosts.one(), protocol, &hosts.one(), program, excludes).await;
-        }
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    async fn programs_on_this_host_exclude_us_and_are_excluded
+);
+async fn programs_on_this_host_exclude_us_and_are_excluded(protocol: Protocol) {
+    for program in PROGRAMS {
+        let hosts = Hosts::new();
+        let excludes = program.protocol() == protocol || hosts.traits.one_lock_space_here;
+        assert_excludes(&hosts.one(), protocol, &hosts.one(), program, excludes).await;
     }
 }
 
@@ -395,126 +405,133 @@ async fn the_exclusive_lock_may_need_write_access() {
     assert_eq!(error.kind(), ErrorKind::WrongAccess, "{error}");
 }
 
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    async fn one_process_excludes_itself_on_two_mounts
+);
 /// A file on two mounts has two identities: the process is two hosts to itself.
-#[tokio::test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-async fn one_process_excludes_itself_on_two_mounts() {
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let one = open(hosts.one(), protocol).await;
-        let other = open(hosts.other(), protocol).await;
-        let guard = in_time(one.lock()).await.unwrap();
-        assert_would_block(other.try_lock());
-        let mut waiting = spawn(other.lock());
-        assert!(waiting.poll().is_pending());
-        guard.unlock().await.unwrap();
-        let guard = in_time(waiting).await.unwrap();
-        assert_would_block(one.try_lock_shared());
-        guard.unlock().await.unwrap();
-        assert_eq!((one.counters().tenures, other.counters().tenures), (1, 1));
-    }
+async fn one_process_excludes_itself_on_two_mounts(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let one = open(hosts.one(), protocol).await;
+    let other = open(hosts.other(), protocol).await;
+    let guard = in_time(one.lock()).await.unwrap();
+    assert_would_block(other.try_lock());
+    let mut waiting = spawn(other.lock());
+    assert!(waiting.poll().is_pending());
+    guard.unlock().await.unwrap();
+    let guard = in_time(waiting).await.unwrap();
+    assert_would_block(one.try_lock_shared());
+    guard.unlock().await.unwrap();
+    assert_eq!((one.counters().tenures, other.counters().tenures), (1, 1));
 }
 
-#[tokio::test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-async fn a_downgrade_keeps_the_lock() {
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let lock = open(hosts.one(), protocol).await;
-        let reader = in_time(lock.lock()).await.unwrap().downgrade();
-        assert!(!is_free(&hosts.other(), protocol, Mode::Exclusive));
-        let another = in_time(lock.lock_shared()).await.unwrap();
-        drop(reader);
-        another.unlock().await.unwrap();
-        assert!(is_free(&hosts.other(), protocol, Mode::Exclusive));
-    }
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    async fn a_downgrade_keeps_the_lock
+);
+async fn a_downgrade_keeps_the_lock(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let lock = open(hosts.one(), protocol).await;
+    let reader = in_time(lock.lock()).await.unwrap().downgrade();
+    assert!(!is_free(&hosts.other(), protocol, Mode::Exclusive));
+    let another = in_time(lock.lock_shared()).await.unwrap();
+    drop(reader);
+    another.unlock().await.unwrap();
+    assert!(is_free(&hosts.other(), protocol, Mode::Exclusive));
 }
 
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    async fn a_child_process_neither_drops_nor_keeps_the_lock
+);
 /// No descriptor of ours is inherited over `exec`, but the child has it for a moment.
-#[tokio::test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-async fn a_child_process_neither_drops_nor_keeps_the_lock() {
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let mut parent = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
-        parent.start_child();
-        assert!(!is_free(&hosts.one(), protocol, Mode::Shared), "{protocol:?}, same host");
-        assert!(!is_free(&hosts.other(), protocol, Mode::Shared), "{protocol:?}, other host");
-        parent.finish();
-        assert!(is_free(&hosts.other(), protocol, Mode::Exclusive), "{protocol:?}");
+async fn a_child_process_neither_drops_nor_keeps_the_lock(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let mut parent = Locker::holding(&hosts.one(), protocol, Mode::Exclusive);
+    parent.start_child();
+    assert!(!is_free(&hosts.one(), protocol, Mode::Shared), "{protocol:?}, same host");
+    assert!(!is_free(&hosts.other(), protocol, Mode::Shared), "{protocol:?}, other host");
+    parent.finish();
+    assert!(is_free(&hosts.other(), protocol, Mode::Exclusive), "{protocol:?}");
+}
+
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    async fn closing_another_descriptor_releases_nothing
+);
+async fn closing_another_descriptor_releases_nothing(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let lock = open(hosts.one(), protocol).await;
+    let guard = in_time(lock.lock()).await.unwrap();
+    drop(fs::File::open(hosts.one()).unwrap());
+    drop(open(hosts.one(), protocol).await);
+    assert!(!is_free(&hosts.one(), protocol, Mode::Shared), "{protocol:?}, same host");
+    assert!(!is_free(&hosts.other(), protocol, Mode::Shared), "{protocol:?}, other host");
+    guard.unlock().await.unwrap();
+}
+
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    async fn a_lock_file_removed_on_this_host_is_left
+);
+async fn a_lock_file_removed_on_this_host_is_left(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let lock = open(hosts.one(), protocol).await;
+    in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
+    fs::remove_file(hosts.one()).unwrap();
+    if hosts.traits.removed_names_stay {
+        nobody_gets_what_is_removed(lock, &hosts, protocol).await;
+    } else {
+        await_exclusion(&lock, &hosts, protocol).await;
     }
 }
 
-#[tokio::test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-async fn closing_another_descriptor_releases_nothing() {
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let lock = open(hosts.one(), protocol).await;
-        let guard = in_time(lock.lock()).await.unwrap();
-        drop(fs::File::open(hosts.one()).unwrap());
-        drop(open(hosts.one(), protocol).await);
-        assert!(!is_free(&hosts.one(), protocol, Mode::Shared), "{protocol:?}, same host");
-        assert!(!is_free(&hosts.other(), protocol, Mode::Shared), "{protocol:?}, other host");
-        guard.unlock().await.unwrap();
-    }
-}
-
-#[tokio::test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-async fn a_lock_file_removed_on_this_host_is_left() {
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let lock = open(hosts.one(), protocol).await;
-        in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
-        fs::remove_file(hosts.one()).unwrap();
-        if hosts.traits.removed_names_stay {
-            nobody_gets_what_is_removed(lock, &hosts, protocol).await;
-        } else {
-            await_exclusion(&lock, &hosts, protocol).await;
-        }
-    }
-}
-
-#[tokio::test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-async fn a_lock_file_removed_on_another_host_is_left() {
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let lock = open(hosts.one(), protocol).await;
-        in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
-        fs::remove_file(hosts.other()).unwrap();
-        if hosts.traits.removed_names_stay {
-            nobody_gets_what_is_removed(lock, &hosts, protocol).await;
-        } else {
-            fs::write(hosts.other(), "").unwrap();
-            await_exclusion(&lock, &hosts, protocol).await;
-        }
-    }
-}
-
-#[tokio::test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-async fn a_lock_file_removed_on_another_host_is_left_by_those_who_wait() {
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let holder = Locker::holding(&hosts.other(), protocol, Mode::Exclusive);
-        let lock = open(hosts.one(), protocol).await;
-        let mut waiting = spawn(lock.lock());
-        assert!(waiting.poll().is_pending());
-        fs::remove_file(hosts.other()).unwrap();
-        if hosts.traits.removed_names_stay {
-            holder.finish();
-            drop(in_time(waiting).await);
-            nobody_gets_what_is_removed(lock, &hosts, protocol).await;
-            continue;
-        }
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    async fn a_lock_file_removed_on_another_host_is_left
+);
+async fn a_lock_file_removed_on_another_host_is_left(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let lock = open(hosts.one(), protocol).await;
+    in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
+    fs::remove_file(hosts.other()).unwrap();
+    if hosts.traits.removed_names_stay {
+        nobody_gets_what_is_removed(lock, &hosts, protocol).await;
+    } else {
         fs::write(hosts.other(), "").unwrap();
-        holder.finish();
-        let guard = in_time(waiting).await.unwrap();
-        assert!(!is_free(&hosts.other(), protocol, Mode::Shared), "{protocol:?}: not excluded");
-        guard.unlock().await.unwrap();
+        await_exclusion(&lock, &hosts, protocol).await;
     }
+}
+
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    async fn a_lock_file_removed_on_another_host_is_left_by_those_who_wait
+);
+async fn a_lock_file_removed_on_another_host_is_left_by_those_who_wait(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let holder = Locker::holding(&hosts.other(), protocol, Mode::Exclusive);
+    let lock = open(hosts.one(), protocol).await;
+    let mut waiting = spawn(lock.lock());
+    assert!(waiting.poll().is_pending());
+    fs::remove_file(hosts.other()).unwrap();
+    if hosts.traits.removed_names_stay {
+        holder.finish();
+        drop(in_time(waiting).await);
+        nobody_gets_what_is_removed(lock, &hosts, protocol).await;
+        return;
+    }
+    fs::write(hosts.other(), "").unwrap();
+    holder.finish();
+    let guard = in_time(waiting).await.unwrap();
+    assert!(!is_free(&hosts.other(), protocol, Mode::Shared), "{protocol:?}: not excluded");
+    guard.unlock().await.unwrap();
 }
 
 /// CIFS: the name of a removed file is nobody's until the last handle is gone. Until then there is
@@ -547,20 +564,21 @@ async fn await_exclusion(lock: &FileLock, hosts: &Hosts, protocol: Protocol) {
     guard.unlock().await.unwrap();
 }
 
-#[tokio::test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-async fn a_refused_exclusive_try_keeps_the_shared_lock() {
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let mut other = Locker::holding(&hosts.other(), protocol, Mode::Shared);
-        let lock = open(hosts.one(), protocol).await;
-        let reader = lock.try_lock_shared().unwrap();
-        assert!(matches!(lock.try_lock(), Err(TryLockError::WouldBlock(_))));
-        other.release();
-        assert_eq!(other.try_lock(Mode::Exclusive), "would block");
-        reader.unlock().await.unwrap();
-        assert_eq!(other.try_lock(Mode::Exclusive), "held");
-    }
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    async fn a_refused_exclusive_try_keeps_the_shared_lock
+);
+async fn a_refused_exclusive_try_keeps_the_shared_lock(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let mut other = Locker::holding(&hosts.other(), protocol, Mode::Shared);
+    let lock = open(hosts.one(), protocol).await;
+    let reader = lock.try_lock_shared().unwrap();
+    assert!(matches!(lock.try_lock(), Err(TryLockError::WouldBlock(_))));
+    other.release();
+    assert_eq!(other.try_lock(Mode::Exclusive), "would block");
+    reader.unlock().await.unwrap();
+    assert_eq!(other.try_lock(Mode::Exclusive), "held");
 }
 
 /// A circle for a server that takes all keys of a file for one owner, and none for the tasks: those who
@@ -599,29 +617,29 @@ async fn space(path: &Path) -> LockSpace {
     options.open(path).await.expect("the lock files open")
 }
 
+each_protocol!(
+    #[test]
+    #[ignore = "needs two mounts: run .ci/netfs"]
+    fn locks_that_were_given_up_are_free
+);
 /// Waits that are given up at all moments leave no lock behind, on the client or on the server.
-#[test]
-#[ignore = "needs two mounts: run .ci/netfs"]
-fn locks_that_were_given_up_are_free() {
-    for protocol in PROTOCOLS {
-        let hosts = Hosts::new();
-        let paths = [hosts.one(), hosts.other(), hosts.one()];
-        let mut processes: Vec<_> = (1..)
-            .zip(&paths)
-            .map(|(seed, path)| {
-                let arguments =
-                    [&format!("{protocol:?}"), path.to_str().unwrap(), &seed.to_string()];
-                Process::in_role(Role::GiveUpOnANetwork, &arguments)
-            })
-            .collect();
-        gather(&mut processes);
-        for process in processes {
-            println!("{protocol:?}: got, gave up: {}", process.event());
-            process.finish();
-        }
-        for path in [hosts.one(), hosts.other()] {
-            assert!(is_free(&path, protocol, Mode::Exclusive), "{protocol:?}: {path:?}");
-        }
+fn locks_that_were_given_up_are_free(protocol: Protocol) {
+    let hosts = Hosts::new();
+    let paths = [hosts.one(), hosts.other(), hosts.one()];
+    let mut processes: Vec<_> = (1..)
+        .zip(&paths)
+        .map(|(seed, path)| {
+            let arguments = [&format!("{protocol:?}"), path.to_str().unwrap(), &seed.to_string()];
+            Process::in_role(Role::GiveUpOnANetwork, &arguments)
+        })
+        .collect();
+    gather(&mut processes);
+    for process in processes {
+        println!("{protocol:?}: got, gave up: {}", process.event());
+        process.finish();
+    }
+    for path in [hosts.one(), hosts.other()] {
+        assert!(is_free(&path, protocol, Mode::Exclusive), "{protocol:?}: {path:?}");
     }
 }
 

@@ -22,7 +22,7 @@ use crate::support::needs::{Need, lacks, passed_in};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
 use crate::support::tracer::Traced;
-use crate::support::{Mode, PROTOCOLS, in_time, returns, seccomp, until};
+use crate::support::{Mode, each_protocol, in_time, protocol, returns, seccomp, until};
 
 // ---- the mode ----
 
@@ -155,22 +155,23 @@ fn await_asked(path: &Path) {
     });
 }
 
+each_protocol!(
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn an_open_waits_for_a_lease
+);
 /// A file server of this machine: Samba, the NFS server.
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn an_open_waits_for_a_lease() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        fs::write(place.lock_file(), "").unwrap();
-        let mut server = leased(&place.lock_file());
-        let open = tokio::spawn(FileLock::options().protocol(protocol).open(place.lock_file()));
-        await_asked(&place.lock_file());
-        assert!(!open.is_finished());
-        server.tell("give it back");
-        let lock = in_time(open).await.unwrap().unwrap();
-        server.expect("given back");
-        drop(in_time(lock.lock()).await.unwrap());
-        server.finish();
-    }
+async fn an_open_waits_for_a_lease(protocol: Protocol) {
+    let place = Place::new();
+    fs::write(place.lock_file(), "").unwrap();
+    let mut server = leased(&place.lock_file());
+    let open = tokio::spawn(FileLock::options().protocol(protocol).open(place.lock_file()));
+    await_asked(&place.lock_file());
+    assert!(!open.is_finished());
+    server.tell("give it back");
+    let lock = in_time(open).await.unwrap().unwrap();
+    server.expect("given back");
+    drop(in_time(lock.lock()).await.unwrap());
+    server.finish();
 }
 
 /// A task's thread is not held up for as long as a lease may last.
@@ -233,7 +234,7 @@ fn a_fifo_that_is_planted_holds_nobody_up() {
 
 /// The role `WorkInADirectory`: locks by relative paths, where others can too.
 pub(crate) fn work_in_a_directory(arguments: &[String]) {
-    let [kind, directory] = arguments else { panic!("kind, directory") };
+    let [kind, directory, name] = arguments else { panic!("kind, directory, protocol") };
     let work = Path::new(directory).join("work");
     fs::create_dir(&work).unwrap();
     fs::set_permissions(&work, Permissions::from_mode(0o777)).unwrap();
@@ -259,7 +260,7 @@ pub(crate) fn work_in_a_directory(arguments: &[String]) {
         }
         _ => panic!("{kind}"),
     }
-    lock_by_relative_paths();
+    lock_by_relative_paths(protocol(name));
     // To be removed by the test.
     if kind == "deep" {
         say("locked");
@@ -269,23 +270,21 @@ pub(crate) fn work_in_a_directory(arguments: &[String]) {
     say("locked");
 }
 
-fn lock_by_relative_paths() {
+fn lock_by_relative_paths(protocol: Protocol) {
     fs::create_dir("below").unwrap();
-    for protocol in PROTOCOLS {
-        for name in ["app.lock", "below/app.lock"] {
-            let options = FileLock::options().protocol(protocol).mode(0o666).verify_path(true);
-            let lock = options.blocking_open(name).unwrap();
-            drop(lock.try_lock().unwrap());
-            // Also after the current directory has changed the path leads there.
-            fs::remove_file(name).unwrap();
-            let here = std::fs::File::open(".").unwrap();
-            std::env::set_current_dir("/").unwrap();
-            let guard = lock.blocking_lock().unwrap();
-            nix::unistd::fchdir(&here).unwrap();
-            assert!(fs::metadata(name).is_ok(), "made anew");
-            drop(guard);
-            fs::remove_file(name).unwrap();
-        }
+    for name in ["app.lock", "below/app.lock"] {
+        let options = FileLock::options().protocol(protocol).mode(0o666).verify_path(true);
+        let lock = options.blocking_open(name).unwrap();
+        drop(lock.try_lock().unwrap());
+        // Also after the current directory has changed the path leads there.
+        fs::remove_file(name).unwrap();
+        let here = std::fs::File::open(".").unwrap();
+        std::env::set_current_dir("/").unwrap();
+        let guard = lock.blocking_lock().unwrap();
+        nix::unistd::fchdir(&here).unwrap();
+        assert!(fs::metadata(name).is_ok(), "made anew");
+        drop(guard);
+        fs::remove_file(name).unwrap();
     }
     let space = LockSpace::options().blocking_open("space.lock").unwrap();
     drop(space.key("a").blocking_lock().unwrap());
@@ -294,35 +293,38 @@ fn lock_by_relative_paths() {
     drop(beside.try_lock().unwrap());
 }
 
-#[test]
-fn below_a_directory_that_may_not_be_searched() {
+each_protocol!(#[test] fn below_a_directory_that_may_not_be_searched);
+fn below_a_directory_that_may_not_be_searched(protocol: Protocol) {
     let place = Place::new();
     let directory = place.at("closed");
     fs::create_dir(&directory).unwrap();
-    let child = Process::in_role(Role::WorkInADirectory, &["closed", directory.to_str().unwrap()]);
+    let arguments = ["closed", directory.to_str().unwrap(), &format!("{protocol:?}")];
+    let child = Process::in_role(Role::WorkInADirectory, &arguments);
     let answer = child.event();
     fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
     assert_eq!(answer, "locked");
     child.finish();
 }
 
-#[test]
-fn in_a_directory_whose_path_is_too_long() {
+each_protocol!(#[test] fn in_a_directory_whose_path_is_too_long);
+fn in_a_directory_whose_path_is_too_long(protocol: Protocol) {
     let place = Place::new();
     let directory = place.directory().to_str().unwrap();
-    let child = Process::in_role(Role::WorkInADirectory, &["deep", directory]);
+    let arguments = ["deep", directory, &format!("{protocol:?}")];
+    let child = Process::in_role(Role::WorkInADirectory, &arguments);
     child.expect("locked");
     child.finish();
 }
 
-#[test]
-fn on_a_file_system_that_was_unmounted_lazily() {
+each_protocol!(#[test] fn on_a_file_system_that_was_unmounted_lazily);
+fn on_a_file_system_that_was_unmounted_lazily(protocol: Protocol) {
     if lacks(&[Need::Mounts]) || passed_in(&["--mount"]) {
         return;
     }
     let place = Place::new();
     let directory = place.directory().to_str().unwrap();
-    let child = Process::in_role(Role::WorkInADirectory, &["unmounted", directory]);
+    let arguments = ["unmounted", directory, &format!("{protocol:?}")];
+    let child = Process::in_role(Role::WorkInADirectory, &arguments);
     child.expect("locked");
     child.finish();
 }

@@ -12,10 +12,10 @@ use std::process::Command;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use tempfile::TempDir;
-use tokio_filelock::{Error, ErrorKind, FileLock};
+use tokio_filelock::{Error, ErrorKind, FileLock, Protocol};
 
 use crate::support::needs::{Need, lacks, passed_in};
-use crate::support::{PROTOCOLS, assert_names, in_time, open, returns, until};
+use crate::support::{PROTOCOLS, assert_names, each_protocol, in_time, open, returns, until};
 
 /// A file system that passes on what it is asked, under the name of another kind.
 fn bindfs(of: &Path, at: &Path, options: &str) {
@@ -30,12 +30,12 @@ fn tmpfs(at: &Path) {
 #[track_caller]
 fn assert_refused(path: &Path, says: &str) {
     for protocol in PROTOCOLS {
-        let error = open_here(path, protocol).unwrap_err();
+        let error = open_here(path, protocol).expect_err(&format!("{protocol:?} is refused"));
         assert_names(&error, ErrorKind::Unsupported, path);
-        let message = error.to_string();
+        let message = format!("{protocol:?}: {error}");
         assert!(message.contains(says) && message.contains("this_machine_only"), "{message}");
         let options = FileLock::options().protocol(protocol).this_machine_only(true);
-        options.blocking_open(path).unwrap();
+        options.blocking_open(path).unwrap_or_else(|error| panic!("{protocol:?}: {error}"));
     }
 }
 
@@ -63,7 +63,11 @@ fn a_mount_that_can_not_be_looked_up_is_not_taken_for_a_good_one() {
     let (files, pretends, plain, own) = (at(b"files"), at(b"pretends"), at(b"plain"), at(b"own"));
     bindfs(&files, &pretends, "subtype=sshfs");
     bindfs(&files, &plain, "subtype=plain");
-    let opens = |path: &Path| PROTOCOLS.map(|protocol| drop(open_here(path, protocol).unwrap()));
+    let opens = |path: &Path| {
+        for protocol in PROTOCOLS {
+            open_here(path, protocol).unwrap_or_else(|error| panic!("{protocol:?}: {error}"));
+        }
+    };
     let (local, plain) = (files.join("local.lock"), plain.join("plain.lock"));
     opens(&plain);
     assert_refused(&pretends.join("before.lock"), "sshfs");
@@ -94,38 +98,40 @@ fn mounts() -> (TempDir, PathBuf) {
     (directory, other)
 }
 
-#[tokio::test]
-#[ignore = "needs mounts that pretend: run .ci/netfs"]
-async fn opening_says_that_other_machines_are_not_excluded() {
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs mounts that pretend: run .ci/netfs"]
+    async fn opening_says_that_other_machines_are_not_excluded
+);
+async fn opening_says_that_other_machines_are_not_excluded(protocol: Protocol) {
     let (one, _) = mounts();
     let path = one.path().join("app.lock");
-    for protocol in PROTOCOLS {
-        let error = FileLock::options().protocol(protocol).open(&path).await.unwrap_err();
-        println!("{error}");
-        assert_names(&error, ErrorKind::Unsupported, &path);
-        assert!(error.to_string().contains("this_machine_only"), "{error}");
-        // Who accepts it does not decide for others.
-        let options = FileLock::options().protocol(protocol);
-        let accepted = options.clone().this_machine_only(true).open(&path).await.unwrap();
-        let error = options.open(&path).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-        in_time(accepted.lock()).await.unwrap().unlock().await.unwrap();
-    }
+    let error = FileLock::options().protocol(protocol).open(&path).await.unwrap_err();
+    println!("{error}");
+    assert_names(&error, ErrorKind::Unsupported, &path);
+    assert!(error.to_string().contains("this_machine_only"), "{error}");
+    // Who accepts it does not decide for others.
+    let options = FileLock::options().protocol(protocol);
+    let accepted = options.clone().this_machine_only(true).open(&path).await.unwrap();
+    let error = options.open(&path).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    in_time(accepted.lock()).await.unwrap().unlock().await.unwrap();
 }
 
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs mounts that pretend: run .ci/netfs"]
+    async fn two_mounts_hold_the_exclusive_lock_at_once
+);
 /// That it is so. 9p excludes, until this process starts another one: that one closes its copy of the
 /// descriptor, and the server hears of an unlock.
-#[tokio::test]
-#[ignore = "needs mounts that pretend: run .ci/netfs"]
-async fn two_mounts_hold_the_exclusive_lock_at_once() {
+async fn two_mounts_hold_the_exclusive_lock_at_once(protocol: Protocol) {
     let (one, other) = mounts();
-    for protocol in PROTOCOLS {
-        let name = format!("{protocol:?}.lock");
-        let here = open(one.path().join(&name), protocol).await;
-        let there = open(other.join(&name), protocol).await;
-        let guard = in_time(here.lock()).await.unwrap();
-        assert!(Command::new("true").status().unwrap().success());
-        let another = there.try_lock().unwrap();
-        drop((guard, another));
-    }
+    let name = format!("{protocol:?}.lock");
+    let here = open(one.path().join(&name), protocol).await;
+    let there = open(other.join(&name), protocol).await;
+    let guard = in_time(here.lock()).await.unwrap();
+    assert!(Command::new("true").status().unwrap().success());
+    let another = there.try_lock().unwrap();
+    drop((guard, another));
 }

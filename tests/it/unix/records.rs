@@ -20,7 +20,7 @@ use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
 use crate::support::snapshot::Snapshot;
 use crate::support::tracer::{Stop, Traced};
-use crate::support::{Mode, PROTOCOLS, in_time, kernel, open, protocol, until};
+use crate::support::{Mode, each_protocol, in_time, kernel, open, protocol, until};
 
 fn recording(path: &Path, protocol: Protocol) -> FileLock {
     let options = FileLock::options().protocol(protocol).record(true);
@@ -48,154 +48,143 @@ fn value(path: &Path, key: &str) -> Option<String> {
     value.map(|value| value.trim_end().to_owned())
 }
 
-#[test]
-fn a_record_names_the_holder_while_it_holds_and_after() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let lock = recording(&path, protocol);
-        assert_eq!(fs::read(&path).unwrap(), b"", "opening writes nothing");
-        let guard = lock.blocking_lock().unwrap();
-        assert_eq!(found(&guard), (1, None));
-        let text = fs::read_to_string(&path).unwrap();
-        let mut lines = text.lines();
-        assert_eq!(lines.next(), Some(std::process::id().to_string().as_str()));
-        assert_eq!(lines.next(), Some("tokio-filelock 1"));
-        assert_eq!(value(&path, "state").as_deref(), Some("held"));
-        assert_eq!(value(&path, "label").as_deref(), Some("a test"));
-        drop(guard);
+each_protocol!(#[test] fn a_record_names_the_holder_while_it_holds_and_after);
+fn a_record_names_the_holder_while_it_holds_and_after(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let lock = recording(&path, protocol);
+    assert_eq!(fs::read(&path).unwrap(), b"", "opening writes nothing");
+    let guard = lock.blocking_lock().unwrap();
+    assert_eq!(found(&guard), (1, None));
+    let text = fs::read_to_string(&path).unwrap();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some(std::process::id().to_string().as_str()));
+    assert_eq!(lines.next(), Some("tokio-filelock 1"));
+    assert_eq!(value(&path, "state").as_deref(), Some("held"));
+    assert_eq!(value(&path, "label").as_deref(), Some("a test"));
+    drop(guard);
+    assert_eq!(value(&path, "state").as_deref(), Some("released"));
+    assert_eq!(value(&path, "token").as_deref(), Some("1"));
+}
+
+each_protocol!(#[tokio::test] async fn a_handover_leaves_the_record_as_it_is);
+async fn a_handover_leaves_the_record_as_it_is(protocol: Protocol) {
+    let place = Place::new();
+    let lock = recording(&place.lock_file(), protocol);
+    let guard = lock.lock().await.unwrap();
+    let before = Snapshot::of(&place.lock_file());
+    let mut second = tokio_test::task::spawn(lock.lock());
+    let mut third = tokio_test::task::spawn(lock.lock_shared());
+    assert!(second.poll().is_pending());
+    assert!(third.poll().is_pending());
+    assert_eq!(guard.token(), Some(1));
+    drop(guard);
+    let guard = in_time(second).await.unwrap();
+    assert_eq!(guard.token(), Some(1), "the same tenure");
+    drop(guard);
+    let shared = in_time(third).await.unwrap();
+    assert_eq!(Snapshot::of(&place.lock_file()), before);
+    drop(shared);
+    assert_eq!(value(&place.lock_file(), "state").as_deref(), Some("released"));
+    assert_eq!(lock.lock().await.unwrap().token(), Some(2));
+}
+
+each_protocol!(#[test] fn tokens_go_on_from_process_to_process);
+fn tokens_go_on_from_process_to_process(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    for round in 0..3 {
+        assert_eq!(next(&path, protocol), (2 * round + 1, None));
+        Locker::holding_with_record(&path, protocol, "other").finish();
+        assert_eq!(value(&path, "label").as_deref(), Some("other"));
         assert_eq!(value(&path, "state").as_deref(), Some("released"));
-        assert_eq!(value(&path, "token").as_deref(), Some("1"));
     }
 }
 
-#[tokio::test]
-async fn a_handover_leaves_the_record_as_it_is() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = recording(&place.lock_file(), protocol);
-        let guard = lock.lock().await.unwrap();
-        let before = Snapshot::of(&place.lock_file());
-        let mut second = tokio_test::task::spawn(lock.lock());
-        let mut third = tokio_test::task::spawn(lock.lock_shared());
-        assert!(second.poll().is_pending());
-        assert!(third.poll().is_pending());
-        assert_eq!(guard.token(), Some(1));
-        drop(guard);
-        let guard = in_time(second).await.unwrap();
-        assert_eq!(guard.token(), Some(1), "the same tenure");
-        drop(guard);
-        let shared = in_time(third).await.unwrap();
-        assert_eq!(Snapshot::of(&place.lock_file()), before);
-        drop(shared);
-        assert_eq!(value(&place.lock_file(), "state").as_deref(), Some("released"));
-        assert_eq!(lock.lock().await.unwrap().token(), Some(2));
-    }
-}
-
-#[test]
-fn tokens_go_on_from_process_to_process() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        for round in 0..3 {
-            assert_eq!(next(&path, protocol), (2 * round + 1, None));
-            Locker::holding_with_record(&path, protocol, "other").finish();
-            assert_eq!(value(&path, "label").as_deref(), Some("other"));
-            assert_eq!(value(&path, "state").as_deref(), Some("released"));
-        }
-    }
-}
-
+each_protocol!(#[tokio::test] async fn a_label_is_that_of_the_holder);
 /// What a lock is held for is said of the acquisition: not by the handle that was opened last.
-#[tokio::test]
-async fn a_label_is_that_of_the_holder() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let open = |label: &str| {
-            let options = FileLock::options().protocol(protocol).record(true).label(label);
-            options.blocking_open(&path).unwrap()
-        };
-        let (one, other) = (open("one"), open("other"));
-        let named = async |expected: &str, recorded: &str| {
-            for lock in [&one, &other] {
-                let holders = lock.holders().await.unwrap();
-                let labels: Vec<_> = holders.iter().map(|holder| holder.label()).collect();
-                assert_eq!(labels, [Some(expected)], "{protocol:?}");
-                assert!(holders[0].since().is_some() && holders[0].is_this_process());
-                let refused = lock.try_lock().unwrap_err().to_string();
-                assert!(refused.contains(&format!("\"{expected}\"")), "{refused}");
-                let error = lock.lock().timeout(Duration::ZERO).await.unwrap_err().to_string();
-                assert!(error.contains(&format!("\"{expected}\"")), "{error}");
-            }
-            assert_eq!(value(&path, "label").as_deref(), Some(recorded));
-        };
-        let guard = one.lock().await.unwrap();
-        named("one", "one").await;
-        // A handover is told by the process, and changes no record.
-        let mut waiting = tokio_test::task::spawn(other.lock().label("a job of its own"));
-        assert!(waiting.poll().is_pending());
-        named("one", "one").await;
-        drop(guard);
-        named("a job of its own", "one").await; // granted, and not polled since
-        let guard = in_time(waiting).await.unwrap();
-        named("a job of its own", "one").await;
-        drop(guard);
-        let guard = one.with_label("try 3").unwrap().try_lock().unwrap();
-        named("try 3", "try 3").await;
-        drop(guard);
-        let guards = lock_all([other.with_label("one of many").unwrap()]).await.unwrap();
-        named("one of many", "one of many").await;
-        drop(guards);
-        drop(other.try_lock().unwrap());
-        assert_eq!(value(&path, "label").as_deref(), Some("other"), "the default of the handle");
-    }
+async fn a_label_is_that_of_the_holder(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let open = |label: &str| {
+        let options = FileLock::options().protocol(protocol).record(true).label(label);
+        options.blocking_open(&path).unwrap()
+    };
+    let (one, other) = (open("one"), open("other"));
+    let named = async |expected: &str, recorded: &str| {
+        for lock in [&one, &other] {
+            let holders = lock.holders().await.unwrap();
+            let labels: Vec<_> = holders.iter().map(|holder| holder.label()).collect();
+            assert_eq!(labels, [Some(expected)], "{protocol:?}");
+            assert!(holders[0].since().is_some() && holders[0].is_this_process());
+            let refused = lock.try_lock().unwrap_err().to_string();
+            assert!(refused.contains(&format!("\"{expected}\"")), "{refused}");
+            let error = lock.lock().timeout(Duration::ZERO).await.unwrap_err().to_string();
+            assert!(error.contains(&format!("\"{expected}\"")), "{error}");
+        }
+        assert_eq!(value(&path, "label").as_deref(), Some(recorded));
+    };
+    let guard = one.lock().await.unwrap();
+    named("one", "one").await;
+    // A handover is told by the process, and changes no record.
+    let mut waiting = tokio_test::task::spawn(other.lock().label("a job of its own"));
+    assert!(waiting.poll().is_pending());
+    named("one", "one").await;
+    drop(guard);
+    named("a job of its own", "one").await; // granted, and not polled since
+    let guard = in_time(waiting).await.unwrap();
+    named("a job of its own", "one").await;
+    drop(guard);
+    let guard = one.with_label("try 3").unwrap().try_lock().unwrap();
+    named("try 3", "try 3").await;
+    drop(guard);
+    let guards = lock_all([other.with_label("one of many").unwrap()]).await.unwrap();
+    named("one of many", "one of many").await;
+    drop(guards);
+    drop(other.try_lock().unwrap());
+    assert_eq!(value(&path, "label").as_deref(), Some("other"), "the default of the handle");
 }
 
+each_protocol!(#[tokio::test] async fn each_label_of_those_who_share_is_told);
 /// Those who share a lock may say different things.
-#[tokio::test]
-async fn each_label_of_those_who_share_is_told() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = open(place.lock_file(), protocol).await;
-        let labels = async || {
-            let holders = lock.holders().await.unwrap();
-            let labels = holders.iter().map(|holder| holder.label().map(str::to_owned));
-            labels.collect::<Vec<_>>()
-        };
-        let told = |labels: &[&str]| {
-            labels.iter().map(|label| Some((*label).to_owned())).collect::<Vec<_>>()
-        };
-        let first = lock.lock_shared().label("first").await.unwrap();
-        let second = lock.lock_shared().label("second").await.unwrap();
-        let again = lock.lock_shared().label("second").await.unwrap();
-        assert_eq!(labels().await, told(&["first", "second"]));
-        let silent = lock.lock_shared().await.unwrap();
-        assert_eq!(labels().await, [vec![None], told(&["first", "second"])].concat());
-        drop((first, silent));
-        assert_eq!(labels().await, told(&["second"]));
-        drop(second);
-        assert_eq!(labels().await, told(&["second"]));
-        again.unlock().await.unwrap();
-        assert_eq!(labels().await, []);
+async fn each_label_of_those_who_share_is_told(protocol: Protocol) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
+    let labels = async || {
+        let holders = lock.holders().await.unwrap();
+        let labels = holders.iter().map(|holder| holder.label().map(str::to_owned));
+        labels.collect::<Vec<_>>()
+    };
+    let told =
+        |labels: &[&str]| labels.iter().map(|label| Some((*label).to_owned())).collect::<Vec<_>>();
+    let first = lock.lock_shared().label("first").await.unwrap();
+    let second = lock.lock_shared().label("second").await.unwrap();
+    let again = lock.lock_shared().label("second").await.unwrap();
+    assert_eq!(labels().await, told(&["first", "second"]));
+    let silent = lock.lock_shared().await.unwrap();
+    assert_eq!(labels().await, [vec![None], told(&["first", "second"])].concat());
+    drop((first, silent));
+    assert_eq!(labels().await, told(&["second"]));
+    drop(second);
+    assert_eq!(labels().await, told(&["second"]));
+    again.unlock().await.unwrap();
+    assert_eq!(labels().await, []);
 
-        // Who gives up says nothing any more, in line or granted.
-        let guard = lock.lock().label("holder").await.unwrap();
-        let mut waiting = tokio_test::task::spawn(lock.lock().label("gives up"));
-        assert!(waiting.poll().is_pending());
-        drop(waiting);
-        let mut waiting = tokio_test::task::spawn(lock.lock().label("gives up later"));
-        assert!(waiting.poll().is_pending());
-        assert_eq!(labels().await, told(&["holder"]));
-        drop(guard);
-        assert_eq!(labels().await, told(&["gives up later"]));
-        drop(waiting);
-        assert_eq!(labels().await, []);
-        let guard = lock.lock().label("exclusive").await.unwrap().downgrade();
-        assert_eq!(labels().await, told(&["exclusive"]));
-        drop(guard);
-    }
+    // Who gives up says nothing any more, in line or granted.
+    let guard = lock.lock().label("holder").await.unwrap();
+    let mut waiting = tokio_test::task::spawn(lock.lock().label("gives up"));
+    assert!(waiting.poll().is_pending());
+    drop(waiting);
+    let mut waiting = tokio_test::task::spawn(lock.lock().label("gives up later"));
+    assert!(waiting.poll().is_pending());
+    assert_eq!(labels().await, told(&["holder"]));
+    drop(guard);
+    assert_eq!(labels().await, told(&["gives up later"]));
+    drop(waiting);
+    assert_eq!(labels().await, []);
+    let guard = lock.lock().label("exclusive").await.unwrap().downgrade();
+    assert_eq!(labels().await, told(&["exclusive"]));
+    drop(guard);
 }
 
 #[tokio::test]
@@ -217,22 +206,20 @@ async fn a_key_has_a_label_and_one_that_is_no_line_is_refused() {
     drop(key.try_lock().unwrap());
 }
 
-#[test]
-fn losers_and_readers_write_nothing() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let other = Locker::holding_with_record(&path, protocol, "other");
-        let before = Snapshot::of(&path);
-        let lock = recording(&path, protocol);
-        assert!(lock.try_lock().is_err());
-        assert!(lock.try_lock_shared().is_err());
-        assert_eq!(Snapshot::of(&path), before);
-        other.finish();
-        let before = Snapshot::of(&path);
-        drop(lock.blocking_lock_shared().unwrap());
-        assert_eq!(Snapshot::of(&path), before);
-    }
+each_protocol!(#[test] fn losers_and_readers_write_nothing);
+fn losers_and_readers_write_nothing(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let other = Locker::holding_with_record(&path, protocol, "other");
+    let before = Snapshot::of(&path);
+    let lock = recording(&path, protocol);
+    assert!(lock.try_lock().is_err());
+    assert!(lock.try_lock_shared().is_err());
+    assert_eq!(Snapshot::of(&path), before);
+    other.finish();
+    let before = Snapshot::of(&path);
+    drop(lock.blocking_lock_shared().unwrap());
+    assert_eq!(Snapshot::of(&path), before);
 }
 
 /// The names of the holders are read from the record: that is no use of the lock file.
@@ -254,53 +241,49 @@ fn looking_for_the_holders_leaves_the_access_time() {
     other.finish();
 }
 
-#[test]
-fn a_dead_holder_is_told_once() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let other = Locker::holding_with_record(&path, protocol, "half a job");
-        let dead = other.pid();
-        other.kill();
-        // Somebody who wants no records, and those who share, take nothing of it away.
-        drop(Locker::holding(&path, protocol, Mode::Exclusive));
-        let lock = recording(&path, protocol);
-        drop(lock.blocking_lock_shared().unwrap());
-        let guard = lock.blocking_lock().unwrap();
-        let record = guard.abandoned().expect("it died with the lock");
-        assert_eq!((record.pid(), record.token()), (dead, 1));
-        assert_eq!(record.label(), Some("half a job"));
-        assert!(record.since().is_some() && record.program().is_some());
-        assert_eq!(guard.token(), Some(2));
-        drop(guard);
-        assert_eq!(next(&path, protocol), (3, None));
-    }
+each_protocol!(#[test] fn a_dead_holder_is_told_once);
+fn a_dead_holder_is_told_once(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let other = Locker::holding_with_record(&path, protocol, "half a job");
+    let dead = other.pid();
+    other.kill();
+    // Somebody who wants no records, and those who share, take nothing of it away.
+    drop(Locker::holding(&path, protocol, Mode::Exclusive));
+    let lock = recording(&path, protocol);
+    drop(lock.blocking_lock_shared().unwrap());
+    let guard = lock.blocking_lock().unwrap();
+    let record = guard.abandoned().expect("it died with the lock");
+    assert_eq!((record.pid(), record.token()), (dead, 1));
+    assert_eq!(record.label(), Some("half a job"));
+    assert!(record.since().is_some() && record.program().is_some());
+    assert_eq!(guard.token(), Some(2));
+    drop(guard);
+    assert_eq!(next(&path, protocol), (3, None));
 }
 
+each_protocol!(#[tokio::test] async fn a_dead_holder_is_told_to_the_first_that_gets_a_guard);
 /// Whoever asked has given up when the lock comes: the next one must be told.
-#[tokio::test]
-async fn a_dead_holder_is_told_to_the_first_that_gets_a_guard() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        Locker::holding_with_record(&path, protocol, "half a job").kill();
-        let dead = fs::read_to_string(&path).unwrap();
-        let mut blocker = Locker::open(&path, protocol);
-        blocker.lock(Mode::Exclusive);
+async fn a_dead_holder_is_told_to_the_first_that_gets_a_guard(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    Locker::holding_with_record(&path, protocol, "half a job").kill();
+    let dead = fs::read_to_string(&path).unwrap();
+    let mut blocker = Locker::open(&path, protocol);
+    blocker.lock(Mode::Exclusive);
 
-        let lock = recording(&path, protocol);
-        let mut given_up = tokio_test::task::spawn(lock.lock());
-        assert!(given_up.poll().is_pending());
-        blocker.unlock();
-        until("the lock has come", || given_up.is_woken());
-        assert_ne!(fs::read_to_string(&path).unwrap(), dead, "the tenure is recorded");
-        drop(given_up);
-        let restored = fs::read_to_string(&path).unwrap();
-        assert_eq!(restored.trim_end(), dead.trim_end());
+    let lock = recording(&path, protocol);
+    let mut given_up = tokio_test::task::spawn(lock.lock());
+    assert!(given_up.poll().is_pending());
+    blocker.unlock();
+    until("the lock has come", || given_up.is_woken());
+    assert_ne!(fs::read_to_string(&path).unwrap(), dead, "the tenure is recorded");
+    drop(given_up);
+    let restored = fs::read_to_string(&path).unwrap();
+    assert_eq!(restored.trim_end(), dead.trim_end());
 
-        let guard = lock.lock().await.unwrap();
-        assert_eq!(found(&guard), (2, Some(1)));
-    }
+    let guard = lock.lock().await.unwrap();
+    assert_eq!(found(&guard), (2, Some(1)));
 }
 
 #[test]
@@ -355,41 +338,39 @@ async fn without_records_there_is_no_token() {
     assert_eq!(plain.lock().await.unwrap().token(), Some(1), "handles share the record");
 }
 
+each_protocol!(#[test] fn a_holder_in_another_time_namespace_is_not_taken_for_dead);
 /// The kernel tells the start of a process in the time of whoever asks: to one in another time namespace
 /// the holder seems to be another process.
-#[test]
-fn a_holder_in_another_time_namespace_is_not_taken_for_dead() {
+fn a_holder_in_another_time_namespace_is_not_taken_for_dead(protocol: Protocol) {
     if lacks(&[Need::TimeNamespace]) {
         return;
     }
     let unshare = unshare(&["--time", "--boottime", "100000", "--fork"]);
-    for protocol in PROTOCOLS {
-        for is_inside in [false, true] {
-            let place = Place::new();
-            let path = place.lock_file();
-            let arguments = [&format!("{protocol:?}"), path.to_str().unwrap(), "record"];
-            let run = |is_inside: bool, role, arguments: &[&str]| {
-                let under: &[&str] = if is_inside { &unshare } else { &[] };
-                Process::in_role_under(under, role, arguments)
-            };
-            let holder = run(is_inside, Role::Hold, &arguments);
-            let said = holder.event();
-            let pid = said.strip_prefix("held by ").expect("it holds the lock");
-            let looking = run(!is_inside, Role::Look, &arguments[..2]);
-            let seen = looking.event();
-            let expected = format!("Some({pid}) ");
-            assert!(seen.starts_with(&expected) && seen.contains("deep inside"), "{seen}");
-            looking.expect("nobody else");
-            looking.finish();
-            holder.finish();
-        }
+    for is_inside in [false, true] {
+        let place = Place::new();
+        let path = place.lock_file();
+        let arguments = [&format!("{protocol:?}"), path.to_str().unwrap(), "record"];
+        let run = |is_inside: bool, role, arguments: &[&str]| {
+            let under: &[&str] = if is_inside { &unshare } else { &[] };
+            Process::in_role_under(under, role, arguments)
+        };
+        let holder = run(is_inside, Role::Hold, &arguments);
+        let said = holder.event();
+        let pid = said.strip_prefix("held by ").expect("it holds the lock");
+        let looking = run(!is_inside, Role::Look, &arguments[..2]);
+        let seen = looking.event();
+        let expected = format!("Some({pid}) ");
+        assert!(seen.starts_with(&expected) && seen.contains("deep inside"), "{seen}");
+        looking.expect("nobody else");
+        looking.finish();
+        holder.finish();
     }
 }
 
 // ---- bad input ----
 
-#[test]
-fn foreign_content_is_kept_unless_records_are_on() {
+each_protocol!(#[test] fn foreign_content_is_kept_unless_records_are_on);
+fn foreign_content_is_kept_unless_records_are_on(protocol: Protocol) {
     let contents: Vec<Vec<u8>> = vec![
         b"".into(),
         b"4711\n".into(),
@@ -399,23 +380,21 @@ fn foreign_content_is_kept_unless_records_are_on() {
         b"4711\ntokio-filelock 1\nstate=held".into(),
         b"4711\ntokio-filelock 2\nstate=held    \ntoken=9\n".into(),
     ];
-    for protocol in PROTOCOLS {
-        for content in &contents {
-            let place = Place::new();
-            let path = place.lock_file();
-            fs::write(&path, content).unwrap();
-            drop(Locker::holding(&path, protocol, Mode::Exclusive));
-            assert_eq!(&fs::read(&path).unwrap(), content);
-            let lock = recording(&path, protocol);
-            drop(lock.blocking_lock_shared().unwrap());
-            assert_eq!(&fs::read(&path).unwrap(), content);
-            let guard = lock.blocking_lock().unwrap();
-            assert_eq!(found(&guard), (1, None));
-            assert!(fs::metadata(&path).unwrap().len() <= 4096);
-            assert_eq!(value(&path, "state").as_deref(), Some("held"));
-            drop(guard);
-            assert_eq!(next(&path, protocol), (2, None), "the record is one");
-        }
+    for content in &contents {
+        let place = Place::new();
+        let path = place.lock_file();
+        fs::write(&path, content).unwrap();
+        drop(Locker::holding(&path, protocol, Mode::Exclusive));
+        assert_eq!(&fs::read(&path).unwrap(), content);
+        let lock = recording(&path, protocol);
+        drop(lock.blocking_lock_shared().unwrap());
+        assert_eq!(&fs::read(&path).unwrap(), content);
+        let guard = lock.blocking_lock().unwrap();
+        assert_eq!(found(&guard), (1, None));
+        assert!(fs::metadata(&path).unwrap().len() <= 4096);
+        assert_eq!(value(&path, "state").as_deref(), Some("held"));
+        drop(guard);
+        assert_eq!(next(&path, protocol), (2, None), "the record is one");
     }
 }
 
@@ -433,29 +412,25 @@ fn is_not_recorded(path: &Path, protocol: Protocol, says: &str) {
     assert_eq!(fs::read(path).unwrap(), before, "{protocol:?}");
 }
 
-#[test]
-fn more_than_a_record_is_no_lock_file_and_is_kept() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        fs::write(&path, vec![b'x'; 4097]).unwrap();
-        is_not_recorded(&path, protocol, "there is more in the file than a record");
-    }
+each_protocol!(#[test] fn more_than_a_record_is_no_lock_file_and_is_kept);
+fn more_than_a_record_is_no_lock_file_and_is_kept(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    fs::write(&path, vec![b'x'; 4097]).unwrap();
+    is_not_recorded(&path, protocol, "there is more in the file than a record");
 }
 
-#[test]
-fn a_file_with_another_name_is_kept() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let data = path.with_extension("db");
-        fs::write(&data, "of a program").unwrap();
-        fs::hard_link(&data, &path).unwrap();
-        is_not_recorded(&path, protocol, "another name");
-        // It was only a name.
-        fs::remove_file(&data).unwrap();
-        assert_eq!(next(&path, protocol), (1, None), "{protocol:?}");
-    }
+each_protocol!(#[test] fn a_file_with_another_name_is_kept);
+fn a_file_with_another_name_is_kept(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let data = path.with_extension("db");
+    fs::write(&data, "of a program").unwrap();
+    fs::hard_link(&data, &path).unwrap();
+    is_not_recorded(&path, protocol, "another name");
+    // It was only a name.
+    fs::remove_file(&data).unwrap();
+    assert_eq!(next(&path, protocol), (1, None), "{protocol:?}");
 }
 
 #[test]
@@ -537,44 +512,45 @@ pub(crate) fn find_no_room(arguments: &[String]) {
     commands().for_each(drop);
 }
 
+each_protocol!(
+    #[tokio::test]
+    async fn a_wait_on_a_read_only_descriptor_brings_a_lock_with_a_record
+);
 /// The wait was parked on a descriptor that may not write. What it brings goes to a handle that leaves
 /// records, or to the one that waited, in a process that leaves records by now.
-#[tokio::test]
-async fn a_wait_on_a_read_only_descriptor_brings_a_lock_with_a_record() {
-    for protocol in PROTOCOLS {
-        for adopted in [false, true] {
-            let place = Place::new();
-            let path = place.lock_file();
-            let mut holder = Locker::holding(&path, protocol, Mode::Exclusive);
-            let options = FileLock::options().protocol(protocol).read_only(true);
-            let read_only = options.open(&path).await.unwrap();
-            // Only flock(2) gives an exclusive lock through such a descriptor.
-            let exclusive = protocol == Protocol::Flock;
-            let mut first = tokio_test::task::spawn(async {
-                if exclusive {
-                    read_only.lock().await.map(|guard| guard.token())
-                } else {
-                    read_only.lock_shared().await.map(|_| None)
-                }
-            });
-            assert!(first.poll().is_pending());
-            kernel::await_waiting_calls(&path, 1);
-            let options = FileLock::options().protocol(protocol).record(true);
-            let recording = options.open(&path).await.unwrap();
-            let mut second = tokio_test::task::spawn(recording.lock());
-            assert!(second.poll().is_pending());
-            let first = Some(first).filter(|_| !adopted);
-            holder.unlock();
-            if let Some(first) = first {
-                let token = in_time(first).await.expect("what it waited for");
-                assert_eq!(token, exclusive.then_some(1));
+async fn a_wait_on_a_read_only_descriptor_brings_a_lock_with_a_record(protocol: Protocol) {
+    for adopted in [false, true] {
+        let place = Place::new();
+        let path = place.lock_file();
+        let mut holder = Locker::holding(&path, protocol, Mode::Exclusive);
+        let options = FileLock::options().protocol(protocol).read_only(true);
+        let read_only = options.open(&path).await.unwrap();
+        // Only flock(2) gives an exclusive lock through such a descriptor.
+        let exclusive = protocol == Protocol::Flock;
+        let mut first = tokio_test::task::spawn(async {
+            if exclusive {
+                read_only.lock().await.map(|guard| guard.token())
+            } else {
+                read_only.lock_shared().await.map(|_| None)
             }
-            let guard = in_time(second).await.expect("what the other one waited for");
-            assert!(guard.token().is_some());
-            drop(guard);
-            assert!(value(&path, "token").is_some());
-            holder.finish();
+        });
+        assert!(first.poll().is_pending());
+        kernel::await_waiting_calls(&path, 1);
+        let options = FileLock::options().protocol(protocol).record(true);
+        let recording = options.open(&path).await.unwrap();
+        let mut second = tokio_test::task::spawn(recording.lock());
+        assert!(second.poll().is_pending());
+        let first = Some(first).filter(|_| !adopted);
+        holder.unlock();
+        if let Some(first) = first {
+            let token = in_time(first).await.expect("what it waited for");
+            assert_eq!(token, exclusive.then_some(1));
         }
+        let guard = in_time(second).await.expect("what the other one waited for");
+        assert!(guard.token().is_some());
+        drop(guard);
+        assert!(value(&path, "token").is_some());
+        holder.finish();
     }
 }
 
@@ -674,43 +650,41 @@ fn killed_after(stops: usize, path: &Path, name: &str) -> Option<Steps> {
     Some(steps)
 }
 
+each_protocol!(#[test] fn killed_at_every_step);
 /// The next holder is told of the dead one exactly if that one had written its record and not
 /// marked it as released, and never if it had not got the lock or had let it go.
-#[test]
-fn killed_at_every_step() {
-    for protocol in PROTOCOLS {
-        let mut matrix = Vec::new();
-        for stops in 0.. {
-            let place = Place::new();
-            let path = place.lock_file();
-            // So that there is something to cover.
-            assert_eq!(next(&path, protocol), (1, None));
-            let Some(steps) = killed_after(stops, &path, &format!("{protocol:?}")) else { break };
-            let was_recorded = steps.writes_to_lock_file > 0;
-            let expected = match steps.writes_to_lock_file {
-                0 => (2, None),
-                1 => (3, Some(2)),
-                2 => (3, None),
-                more => panic!("{more} writes to the lock file"),
-            };
-            let found = next(&path, protocol);
-            assert_eq!(found, expected, "{steps:?}");
-            match steps.events {
-                0 => {}
-                1 => assert!(was_recorded, "before the guard"),
-                _ => assert_eq!(found.1, None, "it had let go"),
-            }
-            matrix.push((steps, found));
+fn killed_at_every_step(protocol: Protocol) {
+    let mut matrix = Vec::new();
+    for stops in 0.. {
+        let place = Place::new();
+        let path = place.lock_file();
+        // So that there is something to cover.
+        assert_eq!(next(&path, protocol), (1, None));
+        let Some(steps) = killed_after(stops, &path, &format!("{protocol:?}")) else { break };
+        let was_recorded = steps.writes_to_lock_file > 0;
+        let expected = match steps.writes_to_lock_file {
+            0 => (2, None),
+            1 => (3, Some(2)),
+            2 => (3, None),
+            more => panic!("{more} writes to the lock file"),
+        };
+        let found = next(&path, protocol);
+        assert_eq!(found, expected, "{steps:?}");
+        match steps.events {
+            0 => {}
+            1 => assert!(was_recorded, "before the guard"),
+            _ => assert_eq!(found.1, None, "it had let go"),
         }
-        assert!(matrix.iter().any(|(steps, _)| steps.events == 2), "the tracer saw the end");
-        println!("killed at {} stops, {protocol:?}:", matrix.len());
-        println!("| calls over | record | events | the next holder's token | told of |");
-        matrix.dedup_by_key(|(steps, _)| *steps);
-        for (steps, (token, dead)) in matrix {
-            let record = ["untouched", "written", "released"][steps.writes_to_lock_file];
-            let event = ["none", "held", "released"][steps.events.min(2)];
-            println!("| {} | {record} | {event} | {token} | {dead:?} |", steps.calls);
-        }
+        matrix.push((steps, found));
+    }
+    assert!(matrix.iter().any(|(steps, _)| steps.events == 2), "the tracer saw the end");
+    println!("killed at {} stops, {protocol:?}:", matrix.len());
+    println!("| calls over | record | events | the next holder's token | told of |");
+    matrix.dedup_by_key(|(steps, _)| *steps);
+    for (steps, (token, dead)) in matrix {
+        let record = ["untouched", "written", "released"][steps.writes_to_lock_file];
+        let event = ["none", "held", "released"][steps.events.min(2)];
+        println!("| {} | {record} | {event} | {token} | {dead:?} |", steps.calls);
     }
 }
 
@@ -736,36 +710,34 @@ pub(crate) fn sign_tenures(arguments: &[String]) {
     }
 }
 
+each_protocol!(#[test] fn tokens_grow_whoever_is_killed);
 /// Tokens grow over a thousand tenures of six processes that are killed at random, and a holder that
 /// died is known to the next one.
-#[test]
-fn tokens_grow_whoever_is_killed() {
+fn tokens_grow_whoever_is_killed(protocol: Protocol) {
     const PROCESSES: usize = 6;
     const TENURES: usize = 1000;
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let (path, log) = (place.lock_file(), place.at("log"));
-        fs::write(&log, "").unwrap();
-        let arguments = [&format!("{protocol:?}"), path.to_str().unwrap(), log.to_str().unwrap()];
-        let start = || Process::in_role(Role::SignTenures, &arguments);
-        let mut processes: Vec<_> = (0..PROCESSES).map(|_| start()).collect();
-        let mut killed = Vec::new();
-        let lines = || fs::read_to_string(&log).unwrap().lines().count();
-        while lines() < 2 * TENURES {
-            // At whatever step it is.
-            let victim = processes.swap_remove(killed.len() % PROCESSES);
-            victim.expect("ready");
-            killed.push(victim.pid());
-            victim.kill();
-            processes.push(start());
-            let before = lines();
-            until("the others go on", || lines() > before + 20);
-        }
-        killed.extend(processes.iter().map(Process::pid));
-        drop(processes);
-        let (_, last) = next(&path, protocol);
-        check_log(&fs::read_to_string(&log).unwrap(), &killed, last);
+    let place = Place::new();
+    let (path, log) = (place.lock_file(), place.at("log"));
+    fs::write(&log, "").unwrap();
+    let arguments = [&format!("{protocol:?}"), path.to_str().unwrap(), log.to_str().unwrap()];
+    let start = || Process::in_role(Role::SignTenures, &arguments);
+    let mut processes: Vec<_> = (0..PROCESSES).map(|_| start()).collect();
+    let mut killed = Vec::new();
+    let lines = || fs::read_to_string(&log).unwrap().lines().count();
+    while lines() < 2 * TENURES {
+        // At whatever step it is.
+        let victim = processes.swap_remove(killed.len() % PROCESSES);
+        victim.expect("ready");
+        killed.push(victim.pid());
+        victim.kill();
+        processes.push(start());
+        let before = lines();
+        until("the others go on", || lines() > before + 20);
     }
+    killed.extend(processes.iter().map(Process::pid));
+    drop(processes);
+    let (_, last) = next(&path, protocol);
+    check_log(&fs::read_to_string(&log).unwrap(), &killed, last);
 }
 
 fn check_log(log: &str, killed: &[u32], last_told: Option<u64>) {

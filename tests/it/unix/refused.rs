@@ -15,7 +15,7 @@ use crate::child::Role;
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
 use crate::support::seccomp::refuse;
-use crate::support::{PROTOCOLS, options, protocol, returns};
+use crate::support::{each_protocol, options, protocol, returns};
 
 /// What is refused, and what comes of it: for those who try, for those who wait.
 const TABLE: &[(i32, ErrorKind, ErrorKind)] = &[
@@ -70,20 +70,18 @@ impl Call {
     }
 }
 
-#[test]
-fn nobody_waits_for_ever_for_a_free_lock_whichever_call_is_refused() {
-    for protocol in PROTOCOLS {
-        for call in CALLS {
-            println!("{protocol:?}: {call:?}");
-            let place = Place::new();
-            let (path, call) = (place.lock_file(), format!("{call:?}"));
-            let arguments = [path.to_str().unwrap(), &format!("{protocol:?}"), &call];
-            let child = Process::in_role(Role::LockWhatIsRefused, &arguments);
-            for _ in TABLE {
-                println!("{}", child.event());
-            }
-            child.finish();
+each_protocol!(#[test] fn nobody_waits_for_ever_for_a_free_lock_whichever_call_is_refused);
+fn nobody_waits_for_ever_for_a_free_lock_whichever_call_is_refused(protocol: Protocol) {
+    for call in CALLS {
+        println!("{protocol:?}: {call:?}");
+        let place = Place::new();
+        let (path, call) = (place.lock_file(), format!("{call:?}"));
+        let arguments = [path.to_str().unwrap(), &format!("{protocol:?}"), &call];
+        let child = Process::in_role(Role::LockWhatIsRefused, &arguments);
+        for _ in TABLE {
+            println!("{}", child.event());
         }
+        child.finish();
     }
 }
 

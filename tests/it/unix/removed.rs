@@ -12,7 +12,7 @@ use crate::replaced::TASKS_OF_A_REMOVER;
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, gather, meet, say};
-use crate::support::{Mode, PROTOCOLS, assert_names, in_time, open, protocol};
+use crate::support::{Mode, assert_names, each_protocol, in_time, open, protocol};
 
 /// Whether a guard of this protocol can remove its file. With POSIX record locks it cannot see whether keys in
 /// the file are in use: to open the file a second time, and close it, would release its own.
@@ -28,24 +28,25 @@ async fn assert_unsupported(lock: &FileLock) {
     assert!(is_free(lock.path(), lock.protocol(), Mode::Exclusive), "released in any case");
 }
 
+each_protocol!(#[test] fn removing_the_file_that_one_holds_keeps_exclusion);
 /// Every holder removes the file: nobody is ever inside with another one, nobody gets an error, and nobody
 /// has to verify the path.
-#[test]
-fn removing_the_file_that_one_holds_keeps_exclusion() {
-    for protocol in PROTOCOLS.into_iter().filter(|&protocol| removes(protocol)) {
-        let place = Place::new();
-        fs::write(place.data_file(), "").unwrap();
-        let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
-        let (path, data) = (text(place.lock_file()), text(place.data_file()));
-        let arguments = [path.as_str(), &format!("{protocol:?}"), &data];
-        let mut removers = [(); 8].map(|()| Process::in_role(Role::RemoveByTheGuard, &arguments));
-        gather(&mut removers);
-        removers.iter().for_each(|remover| remover.expect("removed"));
-        removers.into_iter().for_each(Process::finish);
-        let written = fs::read(place.data_file()).unwrap().len();
-        assert_eq!(written, 8 * TASKS_OF_A_REMOVER, "{protocol:?}");
-        assert_eq!(place.names(), ["data"], "the last one has removed the last file");
+fn removing_the_file_that_one_holds_keeps_exclusion(protocol: Protocol) {
+    if !removes(protocol) {
+        return;
     }
+    let place = Place::new();
+    fs::write(place.data_file(), "").unwrap();
+    let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+    let (path, data) = (text(place.lock_file()), text(place.data_file()));
+    let arguments = [path.as_str(), &format!("{protocol:?}"), &data];
+    let mut removers = [(); 8].map(|()| Process::in_role(Role::RemoveByTheGuard, &arguments));
+    gather(&mut removers);
+    removers.iter().for_each(|remover| remover.expect("removed"));
+    removers.into_iter().for_each(Process::finish);
+    let written = fs::read(place.data_file()).unwrap().len();
+    assert_eq!(written, 8 * TASKS_OF_A_REMOVER, "{protocol:?}");
+    assert_eq!(place.names(), ["data"], "the last one has removed the last file");
 }
 
 pub(crate) fn remove_by_the_guard(arguments: &[String]) {
@@ -74,49 +75,47 @@ pub(crate) fn remove_by_the_guard(arguments: &[String]) {
     say("removed");
 }
 
-#[tokio::test]
-async fn a_file_that_is_not_only_a_lock_file_stays() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let options = FileLock::options().protocol(protocol);
-        let lock = options.clone().open(&path).await.unwrap();
-        if !removes(protocol) {
-            assert_unsupported(&lock).await;
-            continue;
-        }
-        let remove = async || {
-            let error = lock.lock().await.unwrap().remove_file().await.unwrap_err();
-            assert_eq!(error.path(), path);
-            assert!(is_free(&path, protocol, Mode::Exclusive), "released in any case");
-            error.kind()
-        };
-
-        fs::hard_link(&path, place.at("other")).unwrap();
-        assert_eq!(remove().await, ErrorKind::Linked);
-        fs::remove_file(place.at("other")).unwrap();
-
-        fs::write(&path, "something").unwrap();
-        assert_eq!(remove().await, ErrorKind::NotEmpty);
-        fs::write(&path, "").unwrap();
-        let recording = options.clone().record(true).open(&path).await.unwrap();
-        drop(recording.lock().await.unwrap());
-        assert_eq!(remove().await, ErrorKind::NotEmpty, "the token would begin anew");
-        drop(recording);
-        fs::write(&path, "").unwrap();
-
-        // Another file has the name by now, or a link to this one does.
-        let guard = lock.lock().await.unwrap();
-        fs::rename(&path, place.at("moved")).unwrap();
-        fs::write(&path, "").unwrap();
-        assert_eq!(guard.remove_file().await.unwrap_err().kind(), ErrorKind::Replaced);
-        let guard = options.open(place.at("moved")).await.unwrap().lock().await.unwrap();
-        fs::remove_file(&path).unwrap();
-        fs::rename(place.at("moved"), place.at("again")).unwrap();
-        symlink(place.at("again"), place.at("moved")).unwrap();
-        assert_eq!(guard.remove_file().await.unwrap_err().kind(), ErrorKind::Replaced);
-        assert_eq!(place.names(), ["again", "moved"]);
+each_protocol!(#[tokio::test] async fn a_file_that_is_not_only_a_lock_file_stays);
+async fn a_file_that_is_not_only_a_lock_file_stays(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let options = FileLock::options().protocol(protocol);
+    let lock = options.clone().open(&path).await.unwrap();
+    if !removes(protocol) {
+        assert_unsupported(&lock).await;
+        return;
     }
+    let remove = async || {
+        let error = lock.lock().await.unwrap().remove_file().await.unwrap_err();
+        assert_eq!(error.path(), path);
+        assert!(is_free(&path, protocol, Mode::Exclusive), "released in any case");
+        error.kind()
+    };
+
+    fs::hard_link(&path, place.at("other")).unwrap();
+    assert_eq!(remove().await, ErrorKind::Linked);
+    fs::remove_file(place.at("other")).unwrap();
+
+    fs::write(&path, "something").unwrap();
+    assert_eq!(remove().await, ErrorKind::NotEmpty);
+    fs::write(&path, "").unwrap();
+    let recording = options.clone().record(true).open(&path).await.unwrap();
+    drop(recording.lock().await.unwrap());
+    assert_eq!(remove().await, ErrorKind::NotEmpty, "the token would begin anew");
+    drop(recording);
+    fs::write(&path, "").unwrap();
+
+    // Another file has the name by now, or a link to this one does.
+    let guard = lock.lock().await.unwrap();
+    fs::rename(&path, place.at("moved")).unwrap();
+    fs::write(&path, "").unwrap();
+    assert_eq!(guard.remove_file().await.unwrap_err().kind(), ErrorKind::Replaced);
+    let guard = options.open(place.at("moved")).await.unwrap().lock().await.unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::rename(place.at("moved"), place.at("again")).unwrap();
+    symlink(place.at("again"), place.at("moved")).unwrap();
+    assert_eq!(guard.remove_file().await.unwrap_err().kind(), ErrorKind::Replaced);
+    assert_eq!(place.names(), ["again", "moved"]);
 }
 
 #[tokio::test]
@@ -282,32 +281,32 @@ async fn unused_lock_files_of_a_directory_stay_where_that_can_not_be_seen() {
 }
 
 #[cfg(target_os = "linux")]
-#[test]
+#[cfg(not(tokio_filelock_posix))]
+each_protocol!(#[test] fn files_that_are_in_use_are_never_removed_under_a_holder);
+#[cfg(target_os = "linux")]
 #[cfg(not(tokio_filelock_posix))] // as above
-fn files_that_are_in_use_are_never_removed_under_a_holder() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        fs::write(place.data_file(), 0_u64.to_le_bytes()).unwrap();
-        let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
-        let (path, data) = (text(place.lock_file()), text(place.data_file()));
-        let arguments = [path.as_str(), &format!("{protocol:?}"), &data];
-        let mut counters = [(); 4].map(|()| Process::in_role(Role::CountAndReopen, &arguments));
-        gather(&mut counters);
-        let mut removals = 0;
-        let counted = std::thread::spawn(move || {
-            counters.iter().for_each(|counter| counter.expect("counted"));
-            counters.into_iter().for_each(Process::finish);
-        });
-        while !counted.is_finished() {
-            let unused = UnusedFiles::ending_with(".lock").unchanged_for(Duration::ZERO);
-            let removed = unused.blocking_remove_from(place.directory()).unwrap();
-            removals += removed.files.len();
-        }
-        counted.join().unwrap();
-        let count = u64::from_le_bytes(fs::read(place.data_file()).unwrap().try_into().unwrap());
-        assert_eq!(count, 4 * COUNTS, "{protocol:?}");
-        println!("{protocol:?}: {removals} removals");
+fn files_that_are_in_use_are_never_removed_under_a_holder(protocol: Protocol) {
+    let place = Place::new();
+    fs::write(place.data_file(), 0_u64.to_le_bytes()).unwrap();
+    let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+    let (path, data) = (text(place.lock_file()), text(place.data_file()));
+    let arguments = [path.as_str(), &format!("{protocol:?}"), &data];
+    let mut counters = [(); 4].map(|()| Process::in_role(Role::CountAndReopen, &arguments));
+    gather(&mut counters);
+    let mut removals = 0;
+    let counted = std::thread::spawn(move || {
+        counters.iter().for_each(|counter| counter.expect("counted"));
+        counters.into_iter().for_each(Process::finish);
+    });
+    while !counted.is_finished() {
+        let unused = UnusedFiles::ending_with(".lock").unchanged_for(Duration::ZERO);
+        let removed = unused.blocking_remove_from(place.directory()).unwrap();
+        removals += removed.files.len();
     }
+    counted.join().unwrap();
+    let count = u64::from_le_bytes(fs::read(place.data_file()).unwrap().try_into().unwrap());
+    assert_eq!(count, 4 * COUNTS, "{protocol:?}");
+    println!("{protocol:?}: {removals} removals");
 }
 
 const COUNTS: u64 = 500;

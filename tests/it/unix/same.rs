@@ -20,7 +20,7 @@ use crate::support::needs::{Need, lacks, passed_in, unshare};
 use crate::support::place::Place;
 use crate::support::process::{Process, say};
 use crate::support::{
-    Mode, PROTOCOLS, assert_names, assert_would_block, in_time, kernel, open, options,
+    Mode, assert_names, assert_would_block, each_protocol, in_time, kernel, open, options, protocol,
 };
 
 /// Time enough to ask a server on this machine, and short enough to run out in a test.
@@ -83,20 +83,20 @@ mount -t overlay -o index=off,lowerdir=lower,upperdir=upper,workdir=work overlay
 cd / && shift && exec "$@""#;
 
 /// In a mount namespace of its own, which goes with the process.
-fn on_an_overlay(role: Role) {
+fn on_an_overlay(role: Role, further: &[&str]) {
     if lacks(&[Need::Overlay]) {
         return;
     }
     let place = Place::new();
     let path = place.directory().to_str().unwrap();
     let starter = unshare(&["--mount", "sh", "-c", OVERLAY, "sh", path]);
-    let process = Process::in_role_under(&starter, role, &[path]);
+    let process = Process::in_role_under(&starter, role, &[&[path], further].concat());
     process.expect("done");
     process.finish();
 }
 
 fn play<F: Future<Output = ()>>(arguments: &[String], scene: impl FnOnce(PathBuf) -> F) {
-    let [mount] = arguments else { panic!("one argument") };
+    let [mount, ..] = arguments else { panic!("one argument, or more") };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(scene(Path::new(mount).join("merged")));
     say("done");
@@ -104,7 +104,7 @@ fn play<F: Future<Output = ()>>(arguments: &[String], scene: impl FnOnce(PathBuf
 
 #[test]
 fn hard_links_in_a_lower_layer_are_two_locks() {
-    on_an_overlay(Role::HardLinksInALowerLayer);
+    on_an_overlay(Role::HardLinksInALowerLayer, &[]);
 }
 
 /// The role `HardLinksInALowerLayer`. To open one for writing would copy it up, and change its number.
@@ -162,7 +162,7 @@ pub(crate) fn hard_links_in_a_lower_layer(arguments: &[String]) {
 #[test]
 #[cfg(not(tokio_filelock_posix))] // they are refused together, see `hard_links_in_a_lower_layer`
 fn two_who_lock_files_of_one_number_never_wait_in_a_circle() {
-    on_an_overlay(Role::LockFilesOfOneNumber);
+    on_an_overlay(Role::LockFilesOfOneNumber, &[]);
 }
 
 /// The role `LockFilesOfOneNumber`: two processes would be no other case, for the locks are the kernel's.
@@ -195,7 +195,7 @@ pub(crate) fn lock_files_of_one_number(arguments: &[String]) {
 
 #[test]
 fn one_file_on_an_overlay_is_one_lock() {
-    on_an_overlay(Role::OneFileOnAnOverlay);
+    on_an_overlay(Role::OneFileOnAnOverlay, &[]);
 }
 
 /// The role `OneFileOnAnOverlay`.
@@ -264,7 +264,7 @@ pub(crate) fn one_file_on_an_overlay(arguments: &[String]) {
 
 #[test]
 fn a_file_that_is_copied_up_under_its_lock_stays_what_it_is() {
-    on_an_overlay(Role::CopiedUp);
+    on_an_overlay(Role::CopiedUp, &[]);
 }
 
 /// The role `CopiedUp`: the numbers of a hard link change then, also those that its open files show.
@@ -328,76 +328,73 @@ fn descriptors(path: &Path) -> i32 {
     i32::try_from(all.filter(leads_there).count()).unwrap()
 }
 
-#[test]
-fn a_file_and_its_image_in_an_overlay_are_two_locks() {
-    on_an_overlay(Role::AboveAnOverlay);
+each_protocol!(#[test] fn a_file_and_its_image_in_an_overlay_are_two_locks);
+fn a_file_and_its_image_in_an_overlay_are_two_locks(protocol: Protocol) {
+    on_an_overlay(Role::AboveAnOverlay, &[&format!("{protocol:?}")]);
 }
 
 /// The role `AboveAnOverlay`: the kernel does not see the locks of the one through the other.
 pub(crate) fn above_an_overlay(arguments: &[String]) {
+    let protocol = protocol(&arguments[1]);
     play(arguments, async |merged| {
-        for protocol in PROTOCOLS {
-            let below = merged.join("../upper/above.lock");
-            let one = open(&below, protocol).await;
-            let other = open(merged.join("above.lock"), protocol).await;
-            assert_two_locks(&one, &other).await;
-            for lock in [&one, &other] {
-                let program = match protocol {
-                    Protocol::Flock => Program::Flock1,
-                    _ => Program::PythonLockf,
-                };
-                let guard = in_time(lock.lock()).await.unwrap();
-                assert!(!program.gets(lock.path(), Mode::Exclusive));
-                drop(guard);
-                assert!(program.gets(lock.path(), Mode::Exclusive));
-            }
+        let below = merged.join("../upper/above.lock");
+        let one = open(&below, protocol).await;
+        let other = open(merged.join("above.lock"), protocol).await;
+        assert_two_locks(&one, &other).await;
+        for lock in [&one, &other] {
+            let program = match protocol {
+                Protocol::Flock => Program::Flock1,
+                _ => Program::PythonLockf,
+            };
+            let guard = in_time(lock.lock()).await.unwrap();
+            assert!(!program.gets(lock.path(), Mode::Exclusive));
+            drop(guard);
+            assert!(program.gets(lock.path(), Mode::Exclusive));
         }
     });
 }
 
 // ---- FUSE ----
 
-#[tokio::test]
+#[cfg(not(tokio_filelock_posix))]
+each_protocol!(#[tokio::test] async fn files_of_one_number_on_fuse_are_two_locks);
 #[cfg(not(tokio_filelock_posix))] // the handle of a file tells, which is Linux's; here the number stands in for it
-async fn files_of_one_number_on_fuse_are_two_locks() {
+async fn files_of_one_number_on_fuse_are_two_locks(protocol: Protocol) {
     if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
         return;
     }
     let mut server = FuseServer::new();
     server.give_one_number();
-    for protocol in PROTOCOLS {
-        let [a, b] = match protocol {
-            Protocol::Flock => ["a.lock", "b.lock"],
-            _ => ["c.lock", "d.lock"],
-        };
-        let [one, other] = [open(server.at(a), protocol).await, open(server.at(b), protocol).await];
-        assert_eq!(number(one.path()), number(other.path()), "else this is no test");
-        assert_two_locks(&one, &other).await;
-        assert_shared(&one, &open(server.at(a), protocol).await).await;
-        assert_shared(&other, &open(server.at(b), protocol).await).await;
-        assert_eq!(in_time(lock_all([&one, &other, &one])).await.unwrap().len(), 2);
-    }
+    let [a, b] = match protocol {
+        Protocol::Flock => ["a.lock", "b.lock"],
+        _ => ["c.lock", "d.lock"],
+    };
+    let [one, other] = [open(server.at(a), protocol).await, open(server.at(b), protocol).await];
+    assert_eq!(number(one.path()), number(other.path()), "else this is no test");
+    assert_two_locks(&one, &other).await;
+    assert_shared(&one, &open(server.at(a), protocol).await).await;
+    assert_shared(&other, &open(server.at(b), protocol).await).await;
+    assert_eq!(in_time(lock_all([&one, &other, &one])).await.unwrap().len(), 2);
 }
 
+#[cfg(not(tokio_filelock_posix))]
+each_protocol!(#[tokio::test] async fn a_file_that_is_replaced_by_one_of_its_number_is_noticed);
 /// The path leads to another file, which has the number of the one before.
-#[tokio::test]
 #[cfg(not(tokio_filelock_posix))] // the handle of a file tells, which is Linux's; here the number stands in for it
-async fn a_file_that_is_replaced_by_one_of_its_number_is_noticed() {
+async fn a_file_that_is_replaced_by_one_of_its_number_is_noticed(protocol: Protocol) {
     if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
         return;
     }
     let mut server = FuseServer::new();
     server.give_one_number();
-    for protocol in PROTOCOLS {
-        // An errand may still have the file of the other protocol open.
-        let name = if protocol == Protocol::Flock { "a.lock" } else { "m.lock" };
-        let lock = open(server.at(name), protocol).await;
-        in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
-        assert_eq!(lock.counters().acquisitions, 1);
-        server.shift_names();
-        in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
-        assert_eq!(lock.counters().acquisitions, 1, "it has not moved to the new file");
-    }
+    // An errand may still have the file of the other protocol open.
+    let name = if protocol == Protocol::Flock { "a.lock" } else { "m.lock" };
+    let lock = open(server.at(name), protocol).await;
+    in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
+    assert_eq!(lock.counters().acquisitions, 1);
+    server.shift_names();
+    in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
+    assert_eq!(lock.counters().acquisitions, 1, "it has not moved to the new file");
 }
 
 /// The keys of spaces that were open before, and of one that was opened since.
@@ -426,33 +423,31 @@ async fn keys_in_a_file_that_the_server_has_forgotten_are_one_lock() {
     }
 }
 
+each_protocol!(#[tokio::test] async fn many_handles_of_one_file_leave_one_thread);
 /// A handle for each task, as if they knew nothing of each other.
-#[tokio::test]
-async fn many_handles_of_one_file_leave_one_thread() {
+async fn many_handles_of_one_file_leave_one_thread(protocol: Protocol) {
     if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
         return;
     }
-    for protocol in PROTOCOLS {
-        let mut server = FuseServer::new();
-        let mut handles = Vec::new();
-        for _ in 0..100 {
-            handles.push(open(server.lock_file(protocol), protocol).await);
-        }
-        // As many as the opening has left, and one that asks.
-        in_time(handles[0].lock_shared()).await.unwrap().unlock().await.unwrap();
-        let before = wait_threads();
-        server.answer_lookups(Answer::Hang);
-        let waiting: Vec<_> =
-            handles.iter().map(|lock| tokio::spawn(lock.lock_shared().timeout(MOMENT))).collect();
-        for task in waiting {
-            let error = in_time(task).await.unwrap().map(drop).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-        }
-        // One that looks at the path, and one that looked for those who hold the lock.
-        let more = wait_threads().saturating_sub(before);
-        assert!(more <= 2, "{more} threads more");
-        server.kill();
+    let mut server = FuseServer::new();
+    let mut handles = Vec::new();
+    for _ in 0..100 {
+        handles.push(open(server.lock_file(protocol), protocol).await);
     }
+    // As many as the opening has left, and one that asks.
+    in_time(handles[0].lock_shared()).await.unwrap().unlock().await.unwrap();
+    let before = wait_threads();
+    server.answer_lookups(Answer::Hang);
+    let waiting: Vec<_> =
+        handles.iter().map(|lock| tokio::spawn(lock.lock_shared().timeout(MOMENT))).collect();
+    for task in waiting {
+        let error = in_time(task).await.unwrap().map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    }
+    // One that looks at the path, and one that looked for those who hold the lock.
+    let more = wait_threads().saturating_sub(before);
+    assert!(more <= 2, "{more} threads more");
+    server.kill();
 }
 
 fn wait_threads() -> usize {
@@ -460,33 +455,28 @@ fn wait_threads() -> usize {
     names.iter().filter(|name| *name == "filelock-wait").count()
 }
 
-#[tokio::test]
-async fn a_server_that_is_started_anew_is_found_by_the_old_handle() {
+each_protocol!(#[tokio::test] async fn a_server_that_is_started_anew_is_found_by_the_old_handle);
+async fn a_server_that_is_started_anew_is_found_by_the_old_handle(protocol: Protocol) {
     if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
         return;
     }
-    for protocol in PROTOCOLS {
-        for verify in [false, true] {
-            let mut server = FuseServer::new();
-            let path = server.lock_file(protocol);
-            let lock = options(protocol).verify_path(verify).open(&path).await.unwrap();
-            let idle = options(protocol).verify_path(verify).open(&path).await.unwrap();
-            let guard = in_time(lock.lock()).await.unwrap();
-            server.kill();
-            drop(guard);
-            let error = in_time(lock.lock()).await.unwrap_err();
-            println!("{error}");
-            assert_eq!((error.kind(), error.path()), (ErrorKind::Io, &*path));
-            server.start_anew();
-            for lock in [&lock, &idle] {
-                in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
-                drop(lock.try_lock().unwrap());
-            }
-            let calls = server.calls();
-            assert!(
-                calls.iter().filter(|call| call.ends_with("exclusive")).count() >= 4,
-                "{calls:?}"
-            );
+    for verify in [false, true] {
+        let mut server = FuseServer::new();
+        let path = server.lock_file(protocol);
+        let lock = options(protocol).verify_path(verify).open(&path).await.unwrap();
+        let idle = options(protocol).verify_path(verify).open(&path).await.unwrap();
+        let guard = in_time(lock.lock()).await.unwrap();
+        server.kill();
+        drop(guard);
+        let error = in_time(lock.lock()).await.unwrap_err();
+        println!("{error}");
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Io, &*path));
+        server.start_anew();
+        for lock in [&lock, &idle] {
+            in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
+            drop(lock.try_lock().unwrap());
         }
+        let calls = server.calls();
+        assert!(calls.iter().filter(|call| call.ends_with("exclusive")).count() >= 4, "{calls:?}");
     }
 }

@@ -11,7 +11,7 @@ use tokio_filelock::{ErrorKind, FileLock, Protocol};
 
 use crate::support::locker::Locker;
 use crate::support::place::Place;
-use crate::support::{Mode, PROTOCOLS, assert_names, in_time, open, returns};
+use crate::support::{Mode, assert_names, each_protocol, in_time, open, returns};
 
 /// A running server; started again when dropped.
 struct Server {
@@ -49,25 +49,26 @@ fn mounts() -> [PathBuf; 2] {
     [one, other].map(PathBuf::from)
 }
 
+each_protocol!(
+    #[test]
+    #[ignore = "needs an NFS server: run .ci/netfs"]
+    fn a_lock_outlives_a_restart_of_the_server
+);
 /// The clients claim their locks again before others get them.
-#[test]
-#[ignore = "needs an NFS server: run .ci/netfs"]
-fn a_lock_outlives_a_restart_of_the_server() {
+fn a_lock_outlives_a_restart_of_the_server(protocol: Protocol) {
     let server = Server::new();
-    for protocol in PROTOCOLS {
-        let [one, other] = mounts().map(|mount| mount.join(format!("restart {protocol:?}.lock")));
-        let mut holder = Locker::holding(&one, protocol, Mode::Exclusive);
-        let mut waiter = Locker::open(&other, protocol);
-        waiter.start_to_wait(Mode::Exclusive);
-        server.stop();
-        server.start();
-        let mut third = Locker::open(&other, protocol);
-        assert_eq!(third.try_lock(Mode::Shared), "would block", "{protocol:?}");
-        holder.release();
-        waiter.expect_held();
-        assert_eq!(holder.try_lock(Mode::Shared), "would block", "{protocol:?}");
-        waiter.release();
-    }
+    let [one, other] = mounts().map(|mount| mount.join(format!("restart {protocol:?}.lock")));
+    let mut holder = Locker::holding(&one, protocol, Mode::Exclusive);
+    let mut waiter = Locker::open(&other, protocol);
+    waiter.start_to_wait(Mode::Exclusive);
+    server.stop();
+    server.start();
+    let mut third = Locker::open(&other, protocol);
+    assert_eq!(third.try_lock(Mode::Shared), "would block", "{protocol:?}");
+    holder.release();
+    waiter.expect_held();
+    assert_eq!(holder.try_lock(Mode::Shared), "would block", "{protocol:?}");
+    waiter.release();
 }
 
 /// Neither workers, nor other locks, nor the end of a runtime.
@@ -117,18 +118,25 @@ async fn on_a_soft_mount_a_server_that_is_gone_is_an_error() {
     in_time(lock.lock()).await.unwrap().unlock().await.unwrap();
 }
 
+each_protocol!(
+    #[tokio::test]
+    #[ignore = "needs an NFS server: run .ci/netfs"]
+    async fn a_root_that_is_squashed_gets_the_shared_lock_only
+);
 /// Root is nobody there: it may read the file of the server's root and not write it.
+async fn a_root_that_is_squashed_gets_the_shared_lock_only(protocol: Protocol) {
+    let squashed = PathBuf::from(variable("TOKIO_FILELOCK_TEST_SQUASHED"));
+    let lock = open(squashed.join(format!("root {protocol:?}.lock")), protocol).await;
+    in_time(lock.lock_shared()).await.unwrap().unlock().await.unwrap();
+    let error = in_time(lock.lock()).await.unwrap_err();
+    println!("{error}");
+    assert_names(&error, ErrorKind::WrongAccess, lock.path());
+}
+
 #[tokio::test]
 #[ignore = "needs an NFS server: run .ci/netfs"]
-async fn a_root_that_is_squashed_gets_the_shared_lock_only() {
+async fn a_root_that_is_squashed_creates_nothing() {
     let squashed = PathBuf::from(variable("TOKIO_FILELOCK_TEST_SQUASHED"));
-    for protocol in PROTOCOLS {
-        let lock = open(squashed.join(format!("root {protocol:?}.lock")), protocol).await;
-        in_time(lock.lock_shared()).await.unwrap().unlock().await.unwrap();
-        let error = in_time(lock.lock()).await.unwrap_err();
-        println!("{error}");
-        assert_names(&error, ErrorKind::WrongAccess, lock.path());
-    }
     let path = squashed.join("new.lock");
     let error = in_time(FileLock::open(&path)).await.unwrap_err();
     println!("{error}");

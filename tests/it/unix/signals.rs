@@ -22,7 +22,7 @@ use crate::child::Role;
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
-use crate::support::{Mode, PROTOCOLS, kernel, protocol, until};
+use crate::support::{Mode, each_protocol, kernel, protocol, until};
 
 // Elsewhere there is no second choice.
 #[cfg(not(tokio_filelock_posix))]
@@ -134,41 +134,43 @@ fn where_no_signal_can_be_sent_a_wait_polls() {
     }
 }
 
+each_protocol!(#[test] fn without_timers_a_stopped_process_that_is_next_is_passed);
 /// The limit of a wait for the turnstile is a signal, too.
-#[test]
-fn without_timers_a_stopped_process_that_is_next_is_passed() {
-    a_stopped_process_that_is_next_is_passed("passes");
+fn without_timers_a_stopped_process_that_is_next_is_passed(protocol: Protocol) {
+    a_stopped_process_that_is_next_is_passed("passes", protocol);
 }
 
 #[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
-#[test]
-fn with_timers_that_cannot_be_armed_a_stopped_process_that_is_next_is_passed() {
-    a_stopped_process_that_is_next_is_passed("passes where timers cannot be armed");
+each_protocol!(
+    #[test]
+    fn with_timers_that_cannot_be_armed_a_stopped_process_that_is_next_is_passed
+);
+#[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
+fn with_timers_that_cannot_be_armed_a_stopped_process_that_is_next_is_passed(protocol: Protocol) {
+    a_stopped_process_that_is_next_is_passed("passes where timers cannot be armed", protocol);
 }
 
-fn a_stopped_process_that_is_next_is_passed(case: &str) {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let mut holder = Locker::holding(&path, protocol, Mode::Exclusive);
-        let mut next = Locker::open(&path, protocol);
-        next.start_to_wait(Mode::Exclusive);
-        kernel::await_waiting_calls(&path, 1);
-        let pid = Pid::from_raw(next.pid().try_into().unwrap());
-        kill(pid, Signal::SIGSTOP).unwrap();
-        kernel::await_stop(next.pid());
-        let name = format!("{protocol:?}");
-        let other = Process::in_role(Role::Signals, &[case, path.to_str().unwrap(), &name]);
-        // At the turnstile. The call of the one who is stopped is not listed.
-        kernel::await_waiting_calls(&path, 1);
-        holder.unlock();
-        other.expect("held");
-        other.finish();
-        kill(pid, Signal::SIGCONT).unwrap();
-        next.expect_held();
-        next.finish();
-        holder.finish();
-    }
+fn a_stopped_process_that_is_next_is_passed(case: &str, protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let mut holder = Locker::holding(&path, protocol, Mode::Exclusive);
+    let mut next = Locker::open(&path, protocol);
+    next.start_to_wait(Mode::Exclusive);
+    kernel::await_waiting_calls(&path, 1);
+    let pid = Pid::from_raw(next.pid().try_into().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    kernel::await_stop(next.pid());
+    let name = format!("{protocol:?}");
+    let other = Process::in_role(Role::Signals, &[case, path.to_str().unwrap(), &name]);
+    // At the turnstile. The call of the one who is stopped is not listed.
+    kernel::await_waiting_calls(&path, 1);
+    holder.unlock();
+    other.expect("held");
+    other.finish();
+    kill(pid, Signal::SIGCONT).unwrap();
+    next.expect_held();
+    next.finish();
+    holder.finish();
 }
 
 /// The wait ends although the holder does not let go.

@@ -11,7 +11,7 @@ use crate::support::locker::Locker;
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
 use crate::support::tracer::{Traced, between_marks};
-use crate::support::{Mode, PROTOCOLS, protocol};
+use crate::support::{Mode, each_protocol, protocol};
 
 #[cfg(target_pointer_width = "64")]
 const FCNTL: libc::c_long = libc::SYS_fcntl;
@@ -55,21 +55,23 @@ fn calls(what: &str, path: &Path, holder: &str) -> (Vec<libc::c_long>, String) {
     (calls, message)
 }
 
+each_protocol!(#[test] fn of_a_lock_that_another_process_holds);
+fn of_a_lock_that_another_process_holds(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let other = Locker::holding(&path, protocol, Mode::Exclusive);
+    let (calls, message) = calls(&format!("{protocol:?}"), &path, "another process");
+    // The turnstile, and the try; or both in one question, and the pid in the range.
+    let expected = match protocol {
+        Protocol::Flock => [FCNTL, libc::SYS_flock],
+        _ => [FCNTL; 2],
+    };
+    assert_eq!(calls, expected, "{protocol:?}: {message}");
+    other.finish();
+}
+
 #[test]
-fn of_a_lock_that_another_process_holds() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let other = Locker::holding(&path, protocol, Mode::Exclusive);
-        let (calls, message) = calls(&format!("{protocol:?}"), &path, "another process");
-        // The turnstile, and the try; or both in one question, and the pid in the range.
-        let expected = match protocol {
-            Protocol::Flock => [FCNTL, libc::SYS_flock],
-            _ => [FCNTL; 2],
-        };
-        assert_eq!(calls, expected, "{protocol:?}: {message}");
-        other.finish();
-    }
+fn of_a_key_that_another_process_holds() {
     let place = Place::new();
     let mut other = Locker::of_key(&place.lock_file(), "name");
     assert_eq!(other.try_lock(Mode::Exclusive), "held");

@@ -21,7 +21,7 @@ use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, gather, meet, say};
 use crate::support::{
-    Mode, PATIENCE, PROTOCOLS, assert_would_block, in_time, kernel, open, protocol,
+    Mode, PATIENCE, assert_would_block, each_protocol, in_time, kernel, open, protocol,
 };
 
 // ---- readers and a writer ----
@@ -29,24 +29,21 @@ use crate::support::{
 const READERS: usize = 16;
 const WRITES: usize = 20;
 
-#[test]
-fn a_writer_gets_in_among_sixteen_processes_of_readers() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        fs::write(place.data_file(), "0 0").unwrap();
-        let arguments = arguments(&place, protocol);
-        let readers: Vec<_> = (0..READERS)
-            .map(|_| Process::in_role(Role::ReadUntilTold, &as_str(&arguments)))
-            .collect();
-        // Each holds the shared lock for 2 ms, again and again, so they overlap.
-        readers.iter().for_each(|reader| reader.expect("reading"));
-        let writer = Process::in_role(Role::Write, &as_str(&arguments));
-        writer.expect("written");
-        writer.finish();
-        let reads: u64 = readers.into_iter().map(stopped).sum();
-        assert!(reads > 0, "the readers went on");
-        println!("{protocol:?}: {WRITES} writes among {READERS} processes, {reads} reads");
-    }
+each_protocol!(#[test] fn a_writer_gets_in_among_sixteen_processes_of_readers);
+fn a_writer_gets_in_among_sixteen_processes_of_readers(protocol: Protocol) {
+    let place = Place::new();
+    fs::write(place.data_file(), "0 0").unwrap();
+    let arguments = arguments(&place, protocol);
+    let readers: Vec<_> =
+        (0..READERS).map(|_| Process::in_role(Role::ReadUntilTold, &as_str(&arguments))).collect();
+    // Each holds the shared lock for 2 ms, again and again, so they overlap.
+    readers.iter().for_each(|reader| reader.expect("reading"));
+    let writer = Process::in_role(Role::Write, &as_str(&arguments));
+    writer.expect("written");
+    writer.finish();
+    let reads: u64 = readers.into_iter().map(stopped).sum();
+    assert!(reads > 0, "the readers went on");
+    println!("{protocol:?}: {WRITES} writes among {READERS} processes, {reads} reads");
 }
 
 /// The counts of a process that is told to stop.
@@ -97,25 +94,21 @@ pub(crate) fn write(arguments: &[String]) {
 
 const TURNS: u64 = 50;
 
-#[test]
-fn a_process_that_locks_again_at_once_does_not_overtake_one_that_waits() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        fs::write(place.data_file(), 0_u64.to_le_bytes()).unwrap();
-        let arguments = arguments(&place, protocol);
-        let hot = Process::in_role(Role::CountUntilTold, &as_str(&arguments));
-        hot.expect("counting");
-        let waiter = Process::in_role(Role::TakeTurns, &as_str(&arguments));
-        let overtaken: u64 = waiter.event().parse().unwrap();
-        waiter.finish();
-        let locks = stopped(hot);
-        println!(
-            "{protocol:?}: {TURNS} turns, overtaken {overtaken} times by one with {locks} locks"
-        );
-        // A smoke test: the waiter locks again without a pause, too, so it passes without turns. The
-        // tests of readers, stopped owners and holders below do not.
-        assert!(overtaken < TURNS * 100, "overtaken {overtaken} times in {TURNS} turns");
-    }
+each_protocol!(#[test] fn a_process_that_locks_again_at_once_does_not_overtake_one_that_waits);
+fn a_process_that_locks_again_at_once_does_not_overtake_one_that_waits(protocol: Protocol) {
+    let place = Place::new();
+    fs::write(place.data_file(), 0_u64.to_le_bytes()).unwrap();
+    let arguments = arguments(&place, protocol);
+    let hot = Process::in_role(Role::CountUntilTold, &as_str(&arguments));
+    hot.expect("counting");
+    let waiter = Process::in_role(Role::TakeTurns, &as_str(&arguments));
+    let overtaken: u64 = waiter.event().parse().unwrap();
+    waiter.finish();
+    let locks = stopped(hot);
+    println!("{protocol:?}: {TURNS} turns, overtaken {overtaken} times by one with {locks} locks");
+    // A smoke test: the waiter locks again without a pause, too, so it passes without turns. The
+    // tests of readers, stopped owners and holders below do not.
+    assert!(overtaken < TURNS * 100, "overtaken {overtaken} times in {TURNS} turns");
 }
 
 /// Counts in the data file, under the lock, with no pause.
@@ -161,23 +154,21 @@ fn read_count(data: &Path) -> u64 {
 const TASKS: usize = 100;
 const ROUNDS: usize = 20;
 
-#[test]
-fn two_processes_of_a_hundred_tasks_change_turns_and_lose_no_increment() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        fs::write(place.data_file(), "").unwrap();
-        let arguments = arguments(&place, protocol);
-        let mut processes = [(); 2].map(|()| Process::in_role(Role::Sign, &as_str(&arguments)));
-        gather(&mut processes);
-        processes.iter().for_each(|process| process.expect("signed"));
-        processes.into_iter().for_each(Process::finish);
-        let signatures = fs::read_to_string(place.data_file()).unwrap();
-        let owners: Vec<&str> = signatures.lines().collect();
-        assert_eq!(owners.len(), 2 * TASKS * ROUNDS);
-        let changes = owners.windows(2).filter(|pair| pair[0] != pair[1]).count();
-        println!("{protocol:?}: {} locks, {changes} changes of the process", owners.len());
-        assert!(changes >= 4, "one process went first, and the other one after it");
-    }
+each_protocol!(#[test] fn two_processes_of_a_hundred_tasks_change_turns_and_lose_no_increment);
+fn two_processes_of_a_hundred_tasks_change_turns_and_lose_no_increment(protocol: Protocol) {
+    let place = Place::new();
+    fs::write(place.data_file(), "").unwrap();
+    let arguments = arguments(&place, protocol);
+    let mut processes = [(); 2].map(|()| Process::in_role(Role::Sign, &as_str(&arguments)));
+    gather(&mut processes);
+    processes.iter().for_each(|process| process.expect("signed"));
+    processes.into_iter().for_each(Process::finish);
+    let signatures = fs::read_to_string(place.data_file()).unwrap();
+    let owners: Vec<&str> = signatures.lines().collect();
+    assert_eq!(owners.len(), 2 * TASKS * ROUNDS);
+    let changes = owners.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    println!("{protocol:?}: {} locks, {changes} changes of the process", owners.len());
+    assert!(changes >= 4, "one process went first, and the other one after it");
 }
 
 /// Appends the pid, read and written back as a whole: what is lost is seen.
@@ -298,120 +289,113 @@ fn refused_after_the_limit<G>(mut attempt: impl FnMut() -> Result<G, TryLockErro
     }
 }
 
-#[test]
-fn a_stopped_process_that_is_next_does_not_keep_the_others_out() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let stopped = Stopped::before(&path, protocol);
+each_protocol!(#[test] fn a_stopped_process_that_is_next_does_not_keep_the_others_out);
+fn a_stopped_process_that_is_next_does_not_keep_the_others_out(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let stopped = Stopped::before(&path, protocol);
 
-        // The lock is free now, and stays so but for the others: the one who is next is stopped.
-        let mut other = Locker::open(&path, protocol);
-        assert_eq!(other.try_lock(Mode::Exclusive), "would block", "as long as somebody is next");
-        for _ in 0..3 {
-            other.lock(Mode::Exclusive);
-            other.unlock();
-        }
-        stopped.go_on();
-        assert!(is_free(&path, protocol, Mode::Exclusive));
+    // The lock is free now, and stays so but for the others: the one who is next is stopped.
+    let mut other = Locker::open(&path, protocol);
+    assert_eq!(other.try_lock(Mode::Exclusive), "would block", "as long as somebody is next");
+    for _ in 0..3 {
+        other.lock(Mode::Exclusive);
+        other.unlock();
     }
+    stopped.go_on();
+    assert!(is_free(&path, protocol, Mode::Exclusive));
 }
 
-#[test]
-fn a_stopped_process_that_is_next_costs_a_try_the_limit_and_one_more() {
-    for protocol in PROTOCOLS {
-        for read_only in [false, true] {
-            let place = Place::new();
-            let stopped = Stopped::before(&place.lock_file(), protocol);
-            let options = FileLock::options().protocol(protocol).read_only(read_only);
-            let lock = options.blocking_open(place.lock_file()).unwrap();
-            let refused = refused_after_the_limit(|| lock.try_lock_shared());
-            assert!(refused <= 1, "{protocol:?}, read-only {read_only}: {refused} refused");
-            // One owner that does not go on is waited for once in a second.
-            drop(lock.try_lock_shared().unwrap());
-            stopped.go_on();
-        }
-    }
-}
-
-/// The tries are so far apart that there are two only.
-#[test]
-fn the_second_of_two_late_tries_is_granted() {
-    for protocol in PROTOCOLS {
+each_protocol!(#[test] fn a_stopped_process_that_is_next_costs_a_try_the_limit_and_one_more);
+fn a_stopped_process_that_is_next_costs_a_try_the_limit_and_one_more(protocol: Protocol) {
+    for read_only in [false, true] {
         let place = Place::new();
         let stopped = Stopped::before(&place.lock_file(), protocol);
-        let lock = FileLock::options().protocol(protocol);
-        let lock = lock.blocking_open(place.lock_file()).unwrap();
-        assert_would_block(lock.try_lock());
-        std::thread::sleep(LIMIT);
-        assert_would_block(lock.try_lock());
-        drop(lock.try_lock().expect("the limit, and one more try"));
+        let options = FileLock::options().protocol(protocol).read_only(read_only);
+        let lock = options.blocking_open(place.lock_file()).unwrap();
+        let refused = refused_after_the_limit(|| lock.try_lock_shared());
+        assert!(refused <= 1, "{protocol:?}, read-only {read_only}: {refused} refused");
+        // One owner that does not go on is waited for once in a second.
+        drop(lock.try_lock_shared().unwrap());
         stopped.go_on();
     }
 }
 
-#[tokio::test]
-async fn waits_that_are_given_up_again_and_again_get_a_lock_that_nobody_holds() {
-    for protocol in PROTOCOLS {
-        for (read_only, patience) in [(false, 1), (false, 20), (true, 1), (true, 20)] {
-            let place = Place::new();
-            let stopped = Stopped::before(&place.lock_file(), protocol);
-            let options = FileLock::options().protocol(protocol).read_only(read_only);
-            let lock = options.open(place.lock_file()).await.unwrap();
-            let patience = Duration::from_millis(patience);
-            let begun = tokio::time::Instant::now();
-            let mut given_up = 0_u128;
-            loop {
-                let late = begun.elapsed() > LIMIT * 2;
-                if tokio::time::timeout(patience, lock.lock_shared()).await.is_ok() {
-                    break;
-                }
-                given_up += u128::from(late);
-                assert!(begun.elapsed() < PATIENCE, "never granted");
+each_protocol!(#[test] fn the_second_of_two_late_tries_is_granted);
+/// The tries are so far apart that there are two only.
+fn the_second_of_two_late_tries_is_granted(protocol: Protocol) {
+    let place = Place::new();
+    let stopped = Stopped::before(&place.lock_file(), protocol);
+    let lock = FileLock::options().protocol(protocol);
+    let lock = lock.blocking_open(place.lock_file()).unwrap();
+    assert_would_block(lock.try_lock());
+    std::thread::sleep(LIMIT);
+    assert_would_block(lock.try_lock());
+    drop(lock.try_lock().expect("the limit, and one more try"));
+    stopped.go_on();
+}
+
+each_protocol!(
+    #[tokio::test]
+    async fn waits_that_are_given_up_again_and_again_get_a_lock_that_nobody_holds
+);
+async fn waits_that_are_given_up_again_and_again_get_a_lock_that_nobody_holds(protocol: Protocol) {
+    for (read_only, patience) in [(false, 1), (false, 20), (true, 1), (true, 20)] {
+        let place = Place::new();
+        let stopped = Stopped::before(&place.lock_file(), protocol);
+        let options = FileLock::options().protocol(protocol).read_only(read_only);
+        let lock = options.open(place.lock_file()).await.unwrap();
+        let patience = Duration::from_millis(patience);
+        let begun = tokio::time::Instant::now();
+        let mut given_up = 0_u128;
+        loop {
+            let late = begun.elapsed() > LIMIT * 2;
+            if tokio::time::timeout(patience, lock.lock_shared()).await.is_ok() {
+                break;
             }
-            // One that comes late itself, and those within the time that the owner has after it.
-            let most = 1 + 40 / patience.as_millis();
-            assert!(given_up <= most, "{protocol:?}, {read_only}, {patience:?}: {given_up}");
-            stopped.go_on();
+            given_up += u128::from(late);
+            assert!(begun.elapsed() < PATIENCE, "never granted");
         }
+        // One that comes late itself, and those within the time that the owner has after it.
+        let most = 1 + 40 / patience.as_millis();
+        assert!(given_up <= most, "{protocol:?}, {read_only}, {patience:?}: {given_up}");
+        stopped.go_on();
     }
 }
 
+each_protocol!(#[test] fn a_process_that_is_next_and_awake_is_not_passed_by_tries);
 /// However often others try: the one that is next and awake has the lock before them.
-#[test]
-fn a_process_that_is_next_and_awake_is_not_passed_by_tries() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let mut holder = Locker::open(&path, protocol);
-        let mut next = Locker::open(&path, protocol);
-        let lock = FileLock::options().protocol(protocol).blocking_open(&path).unwrap();
-        let mut tries = 0_u64;
-        for _ in 0..10 {
-            holder.lock(Mode::Exclusive);
-            next.start_to_wait(Mode::Exclusive);
-            kernel::await_waiting_calls(&path, 1);
-            // It has been seen for longer than the limit when the lock becomes free.
-            assert_would_block(lock.try_lock());
-            std::thread::sleep(LIMIT);
-            let held = AtomicBool::new(false);
-            std::thread::scope(|scope| {
-                let (holder, next) = (&mut holder, &mut next);
-                let held = &held;
-                scope.spawn(move || {
-                    holder.unlock();
-                    next.expect_held();
-                    held.store(true, Ordering::Relaxed);
-                });
-                while !held.load(Ordering::Relaxed) {
-                    assert_would_block(lock.try_lock());
-                    tries += 1;
-                }
+fn a_process_that_is_next_and_awake_is_not_passed_by_tries(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let mut holder = Locker::open(&path, protocol);
+    let mut next = Locker::open(&path, protocol);
+    let lock = FileLock::options().protocol(protocol).blocking_open(&path).unwrap();
+    let mut tries = 0_u64;
+    for _ in 0..10 {
+        holder.lock(Mode::Exclusive);
+        next.start_to_wait(Mode::Exclusive);
+        kernel::await_waiting_calls(&path, 1);
+        // It has been seen for longer than the limit when the lock becomes free.
+        assert_would_block(lock.try_lock());
+        std::thread::sleep(LIMIT);
+        let held = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (holder, next) = (&mut holder, &mut next);
+            let held = &held;
+            scope.spawn(move || {
+                holder.unlock();
+                next.expect_held();
+                held.store(true, Ordering::Relaxed);
             });
-            next.unlock();
-        }
-        println!("{protocol:?}: {tries} tries");
+            while !held.load(Ordering::Relaxed) {
+                assert_would_block(lock.try_lock());
+                tries += 1;
+            }
+        });
+        next.unlock();
     }
+    println!("{protocol:?}: {tries} tries");
 }
 
 #[test]
@@ -442,29 +426,29 @@ fn reader_and_writer(path: &Path, protocol: Protocol) -> (Locker, Locker) {
     (reader, writer)
 }
 
+each_protocol!(
+    #[tokio::test]
+    async fn readers_pass_a_writer_that_is_stopped_and_wait_for_one_that_is_awake
+);
 /// Nothing shows whether a writer would take a lock that others read, but whether its call waits.
-#[tokio::test]
-async fn readers_pass_a_writer_that_is_stopped_and_wait_for_one_that_is_awake() {
-    let in_all = async |protocol| {
-        let place = Place::new();
-        let path = place.lock_file();
-        let (mut reader, mut writer) = reader_and_writer(&path, protocol);
-        let lock = open(&path, protocol).await;
-        let mut other = Box::pin(lock.lock_shared());
-        // Longer than one owner of the turnstile is waited for that does not seem to be awake.
-        assert!(tokio::time::timeout(Duration::from_secs(2), &mut other).await.is_err());
-        kill(Pid::from_raw(writer.pid().try_into().unwrap()), Signal::SIGSTOP).unwrap();
-        kernel::await_stop(writer.pid());
-        drop(in_time(&mut other).await.unwrap());
-        for _ in 0..10 {
-            drop(in_time(lock.lock_shared()).await.unwrap());
-        }
-        kill(Pid::from_raw(writer.pid().try_into().unwrap()), Signal::SIGCONT).unwrap();
-        reader.unlock();
-        writer.expect_held();
-        writer.unlock();
-    };
-    futures::future::join_all(PROTOCOLS.map(in_all)).await;
+async fn readers_pass_a_writer_that_is_stopped_and_wait_for_one_that_is_awake(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let (mut reader, mut writer) = reader_and_writer(&path, protocol);
+    let lock = open(&path, protocol).await;
+    let mut other = Box::pin(lock.lock_shared());
+    // Longer than one owner of the turnstile is waited for that does not seem to be awake.
+    assert!(tokio::time::timeout(Duration::from_secs(2), &mut other).await.is_err());
+    kill(Pid::from_raw(writer.pid().try_into().unwrap()), Signal::SIGSTOP).unwrap();
+    kernel::await_stop(writer.pid());
+    drop(in_time(&mut other).await.unwrap());
+    for _ in 0..10 {
+        drop(in_time(lock.lock_shared()).await.unwrap());
+    }
+    kill(Pid::from_raw(writer.pid().try_into().unwrap()), Signal::SIGCONT).unwrap();
+    reader.unlock();
+    writer.expect_held();
+    writer.unlock();
 }
 
 /// What strangers do with the bytes of the turnstile while the lock is free.
@@ -511,89 +495,81 @@ mod strangers {
         drop(in_time(lock.lock_shared()).await.unwrap());
     }
 
-    #[tokio::test]
-    async fn one_that_keeps_the_turnstile_keeps_the_lock_from_nobody() {
-        for protocol in PROTOCOLS {
-            for kind in [libc::F_WRLCK, libc::F_RDLCK] {
-                // As long as it would be for a pid; one byte; up to the end.
-                for length in [4712, 1, 0] {
-                    let place = Place::new();
-                    let lock = open(place.lock_file(), protocol).await;
-                    let stranger = opened_again(&place);
-                    set(&stranger, kind, turnstile(protocol), length);
-                    every_kind_of_request_is_granted(&lock).await;
-                }
+    each_protocol!(#[tokio::test] async fn one_that_keeps_the_turnstile_keeps_the_lock_from_nobody);
+    async fn one_that_keeps_the_turnstile_keeps_the_lock_from_nobody(protocol: Protocol) {
+        for kind in [libc::F_WRLCK, libc::F_RDLCK] {
+            // As long as it would be for a pid; one byte; up to the end.
+            for length in [4712, 1, 0] {
+                let place = Place::new();
+                let lock = open(place.lock_file(), protocol).await;
+                let stranger = opened_again(&place);
+                set(&stranger, kind, turnstile(protocol), length);
+                every_kind_of_request_is_granted(&lock).await;
             }
         }
     }
 
+    each_protocol!(#[tokio::test] async fn one_that_covers_the_turnstile_delays_nobody);
     /// A lock that begins elsewhere is not one on the turnstile.
-    #[tokio::test]
-    async fn one_that_covers_the_turnstile_delays_nobody() {
-        for protocol in PROTOCOLS {
-            let place = Place::new();
-            let lock = open(place.lock_file(), protocol).await;
-            let stranger = opened_again(&place);
-            set(&stranger, libc::F_WRLCK, turnstile(protocol) - 1, 0);
-            for _ in 0..100 {
-                drop(lock.try_lock().unwrap());
-                drop(in_time(lock.lock_shared()).await.unwrap());
-            }
+    async fn one_that_covers_the_turnstile_delays_nobody(protocol: Protocol) {
+        let place = Place::new();
+        let lock = open(place.lock_file(), protocol).await;
+        let stranger = opened_again(&place);
+        set(&stranger, libc::F_WRLCK, turnstile(protocol) - 1, 0);
+        for _ in 0..100 {
+            drop(lock.try_lock().unwrap());
+            drop(in_time(lock.lock_shared()).await.unwrap());
         }
     }
 
+    each_protocol!(#[test] fn one_that_takes_turn_after_turn_keeps_the_lock_from_nobody);
     /// Another turn at every look, and never the lock.
-    #[test]
-    fn one_that_takes_turn_after_turn_keeps_the_lock_from_nobody() {
-        for protocol in PROTOCOLS {
-            let place = Place::new();
-            let lock = FileLock::options().protocol(protocol);
-            let lock = lock.blocking_open(place.lock_file()).unwrap();
-            let stranger = opened_again(&place);
-            let start = turnstile(protocol);
-            set(&stranger, libc::F_WRLCK, start, 1);
-            let (stop, stopped) = mpsc::channel::<()>();
-            let turns = std::thread::spawn(move || {
-                let mut length = 1;
-                while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
-                    // The first byte is locked all the time.
-                    length = length % 1000 + 1;
-                    set(&stranger, libc::F_WRLCK, start, length);
-                    set(&stranger, libc::F_UNLCK, start + length, 2000);
-                    std::thread::yield_now();
-                }
-                stranger
-            });
-            drop(lock.blocking_lock().unwrap());
-            let begun = Instant::now();
-            while lock.try_lock().is_err() {
-                assert!(begun.elapsed() < PATIENCE, "never granted");
+    fn one_that_takes_turn_after_turn_keeps_the_lock_from_nobody(protocol: Protocol) {
+        let place = Place::new();
+        let lock = FileLock::options().protocol(protocol);
+        let lock = lock.blocking_open(place.lock_file()).unwrap();
+        let stranger = opened_again(&place);
+        let start = turnstile(protocol);
+        set(&stranger, libc::F_WRLCK, start, 1);
+        let (stop, stopped) = mpsc::channel::<()>();
+        let turns = std::thread::spawn(move || {
+            let mut length = 1;
+            while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                // The first byte is locked all the time.
+                length = length % 1000 + 1;
+                set(&stranger, libc::F_WRLCK, start, length);
+                set(&stranger, libc::F_UNLCK, start + length, 2000);
+                std::thread::yield_now();
             }
-            drop(stop);
-            turns.join().unwrap();
+            stranger
+        });
+        drop(lock.blocking_lock().unwrap());
+        let begun = Instant::now();
+        while lock.try_lock().is_err() {
+            assert!(begun.elapsed() < PATIENCE, "never granted");
         }
+        drop(stop);
+        turns.join().unwrap();
     }
 }
 
 // ---- tenures ----
 
-#[tokio::test]
-async fn a_tenure_is_as_long_as_the_strictest_handle_allows() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let options = FileLock::options().protocol(protocol);
-        let lock = options.clone().open(place.lock_file()).await.unwrap();
-        hand_over(&lock, 100).await;
-        let by_default = lock.counters();
-        assert!(by_default.tenures < 50, "{by_default:?}");
+each_protocol!(#[tokio::test] async fn a_tenure_is_as_long_as_the_strictest_handle_allows);
+async fn a_tenure_is_as_long_as_the_strictest_handle_allows(protocol: Protocol) {
+    let place = Place::new();
+    let options = FileLock::options().protocol(protocol);
+    let lock = options.clone().open(place.lock_file()).await.unwrap();
+    hand_over(&lock, 100).await;
+    let by_default = lock.counters();
+    assert!(by_default.tenures < 50, "{by_default:?}");
 
-        let single = options.tenure(Tenure::single()).open(place.lock_file()).await.unwrap();
-        hand_over(&lock, 100).await;
-        let strict = lock.counters();
-        assert_eq!(strict.tenures - by_default.tenures, 100, "{strict:?}");
-        assert_eq!(strict.handovers, by_default.handovers);
-        drop(single);
-    }
+    let single = options.tenure(Tenure::single()).open(place.lock_file()).await.unwrap();
+    hand_over(&lock, 100).await;
+    let strict = lock.counters();
+    assert_eq!(strict.tenures - by_default.tenures, 100, "{strict:?}");
+    assert_eq!(strict.handovers, by_default.handovers);
+    drop(single);
 }
 
 /// So many exclusive locks, of which all but the first wait in line.
@@ -609,149 +585,142 @@ async fn hand_over(lock: &FileLock, locks: usize) {
     in_time(tasks.join_all()).await;
 }
 
+each_protocol!(
+    #[tokio::test]
+    async fn readers_that_always_overlap_let_a_writer_of_another_process_in
+);
 /// A stream of shared guards in one process, none of which waits for another.
-#[tokio::test]
-async fn readers_that_always_overlap_let_a_writer_of_another_process_in() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = open(place.lock_file(), protocol).await;
-        let mut reader = lock.lock_shared().await.unwrap();
-        let mut writer = Locker::open(&place.lock_file(), protocol);
-        writer.start_to_wait(Mode::Exclusive);
-        kernel::await_waiting_calls(&place.lock_file(), 1);
-        let mut joined = 0;
-        // The next one comes before the last one goes, until one has to wait.
-        let waiting = loop {
-            let mut next = tokio_test::task::spawn(lock.lock_shared());
-            match next.poll() {
-                std::task::Poll::Ready(guard) => reader = guard.unwrap(),
-                std::task::Poll::Pending => break next,
-            }
-            joined += 1;
-            // Far more than fit into the 50 µs in which nobody looks.
-            assert!(joined <= 10_000, "the writer is not seen");
-        };
-        drop(reader);
-        writer.expect_held();
-        writer.unlock();
-        drop(in_time(waiting).await.unwrap());
-    }
+async fn readers_that_always_overlap_let_a_writer_of_another_process_in(protocol: Protocol) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
+    let mut reader = lock.lock_shared().await.unwrap();
+    let mut writer = Locker::open(&place.lock_file(), protocol);
+    writer.start_to_wait(Mode::Exclusive);
+    kernel::await_waiting_calls(&place.lock_file(), 1);
+    let mut joined = 0;
+    // The next one comes before the last one goes, until one has to wait.
+    let waiting = loop {
+        let mut next = tokio_test::task::spawn(lock.lock_shared());
+        match next.poll() {
+            std::task::Poll::Ready(guard) => reader = guard.unwrap(),
+            std::task::Poll::Pending => break next,
+        }
+        joined += 1;
+        // Far more than fit into the 50 µs in which nobody looks.
+        assert!(joined <= 10_000, "the writer is not seen");
+    };
+    drop(reader);
+    writer.expect_held();
+    writer.unlock();
+    drop(in_time(waiting).await.unwrap());
 }
 
+each_protocol!(#[tokio::test] async fn readers_do_not_join_one_that_has_seen_a_writer_wait);
 /// The holder has been told that another process waits. Requests of its own tasks do not join it then,
 /// however soon they come.
-#[tokio::test]
-async fn readers_do_not_join_one_that_has_seen_a_writer_wait() {
-    for protocol in PROTOCOLS {
-        for joins_before in [0, 1, 5] {
-            let place = Place::new();
-            let lock = open(place.lock_file(), protocol).await;
-            let reader = lock.lock_shared().await.unwrap();
-            for _ in 0..joins_before {
-                drop(lock.lock_shared().await.unwrap());
-            }
-            let mut writer = Locker::open(&place.lock_file(), protocol);
-            writer.start_to_wait(Mode::Exclusive);
-            in_time(reader.until_contended()).await;
-            let mut newcomers = [(); 3].map(|()| tokio_test::task::spawn(lock.lock_shared()));
-            for newcomer in &mut newcomers {
-                assert!(newcomer.poll().is_pending(), "past the writer that was seen");
-            }
-            assert_would_block(lock.try_lock_shared());
-            drop(reader);
-            writer.expect_held();
-            writer.unlock();
-            for newcomer in newcomers {
-                drop(in_time(newcomer).await.unwrap());
-            }
-        }
-    }
-}
-
-/// Nobody has looked since the tenure began: the first that would join does.
-#[tokio::test]
-async fn the_first_to_join_looks_whether_a_writer_waits() {
-    for protocol in PROTOCOLS {
+async fn readers_do_not_join_one_that_has_seen_a_writer_wait(protocol: Protocol) {
+    for joins_before in [0, 1, 5] {
         let place = Place::new();
         let lock = open(place.lock_file(), protocol).await;
         let reader = lock.lock_shared().await.unwrap();
+        for _ in 0..joins_before {
+            drop(lock.lock_shared().await.unwrap());
+        }
         let mut writer = Locker::open(&place.lock_file(), protocol);
         writer.start_to_wait(Mode::Exclusive);
-        kernel::await_waiting_calls(&place.lock_file(), 1);
-        let mut newcomer = tokio_test::task::spawn(lock.lock_shared());
-        assert!(newcomer.poll().is_pending(), "past a writer that waits");
+        in_time(reader.until_contended()).await;
+        let mut newcomers = [(); 3].map(|()| tokio_test::task::spawn(lock.lock_shared()));
+        for newcomer in &mut newcomers {
+            assert!(newcomer.poll().is_pending(), "past the writer that was seen");
+        }
+        assert_would_block(lock.try_lock_shared());
         drop(reader);
         writer.expect_held();
         writer.unlock();
-        drop(in_time(newcomer).await.unwrap());
+        for newcomer in newcomers {
+            drop(in_time(newcomer).await.unwrap());
+        }
     }
 }
 
+each_protocol!(#[tokio::test] async fn the_first_to_join_looks_whether_a_writer_waits);
+/// Nobody has looked since the tenure began: the first that would join does.
+async fn the_first_to_join_looks_whether_a_writer_waits(protocol: Protocol) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
+    let reader = lock.lock_shared().await.unwrap();
+    let mut writer = Locker::open(&place.lock_file(), protocol);
+    writer.start_to_wait(Mode::Exclusive);
+    kernel::await_waiting_calls(&place.lock_file(), 1);
+    let mut newcomer = tokio_test::task::spawn(lock.lock_shared());
+    assert!(newcomer.poll().is_pending(), "past a writer that waits");
+    drop(reader);
+    writer.expect_held();
+    writer.unlock();
+    drop(in_time(newcomer).await.unwrap());
+}
+
+each_protocol!(#[tokio::test] async fn readers_join_readers_whatever_the_bounds_of_the_tenure);
 /// Nobody writes, and nobody waits to: the bounds of a tenure are none for readers, one of whom may
 /// wait for another one.
-#[tokio::test]
-async fn readers_join_readers_whatever_the_bounds_of_the_tenure() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let tenure = Tenure::single().time(Duration::ZERO);
-        let options = FileLock::options().protocol(protocol).tenure(tenure);
-        let lock = options.open(place.lock_file()).await.unwrap();
-        let _reader = lock.lock_shared().await.unwrap();
-        for _ in 0..100 {
-            let _other = in_time(lock.lock_shared()).await.unwrap();
-            drop(lock.try_lock_shared().unwrap());
-        }
-        assert_eq!(lock.counters().tenures, 1);
-        // A writer of this process that gives up leaves nobody out, either.
-        let mut writer = tokio_test::task::spawn(lock.lock());
-        assert!(writer.poll().is_pending());
-        let mut behind = tokio_test::task::spawn(lock.lock_shared());
-        assert!(behind.poll().is_pending());
-        drop(writer);
-        drop(in_time(behind).await.unwrap());
+async fn readers_join_readers_whatever_the_bounds_of_the_tenure(protocol: Protocol) {
+    let place = Place::new();
+    let tenure = Tenure::single().time(Duration::ZERO);
+    let options = FileLock::options().protocol(protocol).tenure(tenure);
+    let lock = options.open(place.lock_file()).await.unwrap();
+    let _reader = lock.lock_shared().await.unwrap();
+    for _ in 0..100 {
+        let _other = in_time(lock.lock_shared()).await.unwrap();
+        drop(lock.try_lock_shared().unwrap());
     }
+    assert_eq!(lock.counters().tenures, 1);
+    // A writer of this process that gives up leaves nobody out, either.
+    let mut writer = tokio_test::task::spawn(lock.lock());
+    assert!(writer.poll().is_pending());
+    let mut behind = tokio_test::task::spawn(lock.lock_shared());
+    assert!(behind.poll().is_pending());
+    drop(writer);
+    drop(in_time(behind).await.unwrap());
 }
 
 // ---- asking the holder ----
 
-#[tokio::test]
-async fn a_holder_sees_who_waits() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let lock = open(place.lock_file(), protocol).await;
-        let guard = lock.lock().await.unwrap();
-        assert!(!guard.contended());
-        let mut local = tokio_test::task::spawn(lock.lock());
-        assert!(local.poll().is_pending());
-        assert!(guard.contended());
-        in_time(guard.until_contended()).await;
-        drop(local);
-        assert!(!guard.contended());
+each_protocol!(#[tokio::test] async fn a_holder_sees_who_waits);
+async fn a_holder_sees_who_waits(protocol: Protocol) {
+    let place = Place::new();
+    let lock = open(place.lock_file(), protocol).await;
+    let guard = lock.lock().await.unwrap();
+    assert!(!guard.contended());
+    let mut local = tokio_test::task::spawn(lock.lock());
+    assert!(local.poll().is_pending());
+    assert!(guard.contended());
+    in_time(guard.until_contended()).await;
+    drop(local);
+    assert!(!guard.contended());
 
-        let mut other = Locker::open(&place.lock_file(), protocol);
-        other.start_to_wait(Mode::Exclusive);
-        in_time(guard.until_contended()).await;
-        assert!(guard.contended());
-        drop(guard);
-        other.expect_held();
-        // Nobody waits any more, but one who tries is not let in.
-        assert_would_block(lock.try_lock());
-        other.unlock();
-        let reader = in_time(lock.lock_shared()).await.unwrap();
-        assert!(!reader.contended());
-        other.start_to_wait(Mode::Exclusive);
-        in_time(reader.until_contended()).await;
-        // It is the writer's turn: a new reader does not overtake it, nor does one that tries.
-        kernel::await_waiting_calls(&place.lock_file(), 1);
-        let newcomer = Locker::open(&place.lock_file(), protocol);
-        let mut newcomer = newcomer;
-        assert_eq!(newcomer.try_lock(Mode::Shared), "would block");
-        drop(reader);
-        other.expect_held();
-        other.finish();
-        assert_eq!(newcomer.try_lock(Mode::Shared), "held");
-        newcomer.finish();
-    }
+    let mut other = Locker::open(&place.lock_file(), protocol);
+    other.start_to_wait(Mode::Exclusive);
+    in_time(guard.until_contended()).await;
+    assert!(guard.contended());
+    drop(guard);
+    other.expect_held();
+    // Nobody waits any more, but one who tries is not let in.
+    assert_would_block(lock.try_lock());
+    other.unlock();
+    let reader = in_time(lock.lock_shared()).await.unwrap();
+    assert!(!reader.contended());
+    other.start_to_wait(Mode::Exclusive);
+    in_time(reader.until_contended()).await;
+    // It is the writer's turn: a new reader does not overtake it, nor does one that tries.
+    kernel::await_waiting_calls(&place.lock_file(), 1);
+    let newcomer = Locker::open(&place.lock_file(), protocol);
+    let mut newcomer = newcomer;
+    assert_eq!(newcomer.try_lock(Mode::Shared), "would block");
+    drop(reader);
+    other.expect_held();
+    other.finish();
+    assert_eq!(newcomer.try_lock(Mode::Shared), "held");
+    newcomer.finish();
 }
 
 // ---- what the roles share ----

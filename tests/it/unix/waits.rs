@@ -16,31 +16,34 @@ use nix::unistd::Pid;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, yield_now};
-use tokio_filelock::{Error, ErrorKind, ExclusiveGuard, FileLock, OpenOptions, Tenure, WaitOn};
+use tokio_filelock::{
+    Error, ErrorKind, ExclusiveGuard, FileLock, OpenOptions, Protocol, Tenure, WaitOn,
+};
 
 use crate::child::Role;
 use crate::support::locker::{Locker, is_free};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
-use crate::support::{Mode, PROTOCOLS, assert_names, in_time, kernel, protocol, returns};
+use crate::support::{Mode, assert_names, each_protocol, in_time, kernel, protocol, returns};
 
 // ---- cancelled waits ----
 
-#[test]
-fn a_storm_of_cancels_leaves_nothing_behind() {
-    for protocol in PROTOCOLS {
-        storm(protocol, |_, _| {});
-    }
+each_protocol!(#[test] fn a_storm_of_cancels_leaves_nothing_behind);
+fn a_storm_of_cancels_leaves_nothing_behind(protocol: Protocol) {
+    storm(protocol, |_, _| {});
 }
 
-#[test]
-fn a_storm_of_cancels_against_a_holder_that_is_stopped_and_continued_leaves_nothing_behind() {
-    for protocol in PROTOCOLS {
-        storm(protocol, |holder, round| {
-            let signal = if round % 2 == 0 { Signal::SIGSTOP } else { Signal::SIGCONT };
-            kill(Pid::from_raw(holder.pid().try_into().unwrap()), signal).unwrap();
-        });
-    }
+each_protocol!(
+    #[test]
+    fn a_storm_of_cancels_against_a_holder_that_is_stopped_and_continued_leaves_nothing_behind
+);
+fn a_storm_of_cancels_against_a_holder_that_is_stopped_and_continued_leaves_nothing_behind(
+    protocol: Protocol,
+) {
+    storm(protocol, |holder, round| {
+        let signal = if round % 2 == 0 { Signal::SIGSTOP } else { Signal::SIGCONT };
+        kill(Pid::from_raw(holder.pid().try_into().unwrap()), signal).unwrap();
+    });
 }
 
 const REQUESTS: usize = 10_000;
@@ -193,20 +196,17 @@ pub(crate) fn contend_in_child(arguments: &[String]) {
 
 const CROWD: usize = 10_000;
 
-#[test]
-fn ten_thousand_waiting_tasks_cost_one_thread_and_leave_none() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let holder = Locker::holding(&path, protocol, Mode::Exclusive);
-        let crowd =
-            Process::in_role(Role::Crowd, &[path.to_str().unwrap(), &format!("{protocol:?}")]);
-        crowd.expect("1 thread more");
-        holder.finish();
-        crowd.expect(&format!("{CROWD} acquisitions"));
-        crowd.expect("no thread left");
-        crowd.finish();
-    }
+each_protocol!(#[test] fn ten_thousand_waiting_tasks_cost_one_thread_and_leave_none);
+fn ten_thousand_waiting_tasks_cost_one_thread_and_leave_none(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let holder = Locker::holding(&path, protocol, Mode::Exclusive);
+    let crowd = Process::in_role(Role::Crowd, &[path.to_str().unwrap(), &format!("{protocol:?}")]);
+    crowd.expect("1 thread more");
+    holder.finish();
+    crowd.expect(&format!("{CROWD} acquisitions"));
+    crowd.expect("no thread left");
+    crowd.finish();
 }
 
 pub(crate) fn crowd(arguments: &[String]) {
@@ -225,21 +225,19 @@ pub(crate) fn crowd(arguments: &[String]) {
     say("no thread left");
 }
 
-#[test]
-fn a_crowd_that_moves_to_a_new_lock_file_costs_two_threads() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        let holder = Locker::holding(&path, protocol, Mode::Exclusive);
-        let arguments = [path.to_str().unwrap(), &format!("{protocol:?}")];
-        let mut crowd = Process::in_role(Role::MovingCrowd, &arguments);
-        crowd.expect("waiting");
-        fs::remove_file(&path).unwrap();
-        holder.finish();
-        crowd.tell("count");
-        crowd.expect(&format!("{CROWD} acquisitions"));
-        crowd.finish();
-    }
+each_protocol!(#[test] fn a_crowd_that_moves_to_a_new_lock_file_costs_two_threads);
+fn a_crowd_that_moves_to_a_new_lock_file_costs_two_threads(protocol: Protocol) {
+    let place = Place::new();
+    let path = place.lock_file();
+    let holder = Locker::holding(&path, protocol, Mode::Exclusive);
+    let arguments = [path.to_str().unwrap(), &format!("{protocol:?}")];
+    let mut crowd = Process::in_role(Role::MovingCrowd, &arguments);
+    crowd.expect("waiting");
+    fs::remove_file(&path).unwrap();
+    holder.finish();
+    crowd.tell("count");
+    crowd.expect(&format!("{CROWD} acquisitions"));
+    crowd.finish();
 }
 
 pub(crate) fn moving_crowd(arguments: &[String]) {
@@ -390,22 +388,25 @@ fn wait_once(
 
 // ---- the process that may not have more threads ----
 
-#[test]
-fn without_a_thread_to_be_had_a_wait_is_an_error_and_the_tasks_of_the_process_need_none() {
-    for protocol in PROTOCOLS {
-        let place = Place::new();
-        let path = place.lock_file();
-        fs::write(&path, "").unwrap();
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
-        let holder = Locker::holding(&path, protocol, Mode::Exclusive);
-        let arguments = [path.to_str().unwrap(), &format!("{protocol:?}")];
-        let mut child = Process::in_role(Role::NoMoreThreads, &arguments);
-        child.expect("refused");
-        holder.finish();
-        child.tell("the lock is free");
-        child.expect("counted");
-        child.finish();
-    }
+each_protocol!(
+    #[test]
+    fn without_a_thread_to_be_had_a_wait_is_an_error_and_the_tasks_of_the_process_need_none
+);
+fn without_a_thread_to_be_had_a_wait_is_an_error_and_the_tasks_of_the_process_need_none(
+    protocol: Protocol,
+) {
+    let place = Place::new();
+    let path = place.lock_file();
+    fs::write(&path, "").unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let holder = Locker::holding(&path, protocol, Mode::Exclusive);
+    let arguments = [path.to_str().unwrap(), &format!("{protocol:?}")];
+    let mut child = Process::in_role(Role::NoMoreThreads, &arguments);
+    child.expect("refused");
+    holder.finish();
+    child.tell("the lock is free");
+    child.expect("counted");
+    child.finish();
 }
 
 /// No panic is part of it: one would end the process.
