@@ -1,23 +1,13 @@
 //! What the tests share: processes and their events, lock files to play with, ways to look.
 
-#[cfg(target_os = "linux")]
-pub(crate) mod disk;
-#[cfg(unix)]
-pub(crate) mod foreign;
-#[cfg(unix)]
-pub(crate) mod fuse;
-#[cfg_attr(windows, path = "kernel_windows.rs")]
-pub(crate) mod kernel;
 pub(crate) mod locker;
-#[cfg(unix)]
-pub(crate) mod needs;
 pub(crate) mod place;
 pub(crate) mod process;
-#[cfg(target_os = "linux")]
-pub(crate) mod seccomp;
 pub(crate) mod snapshot;
 #[cfg(unix)]
-pub(crate) mod tracer;
+mod unix;
+#[cfg(windows)]
+mod windows;
 
 use std::any::Any;
 use std::fmt;
@@ -28,6 +18,13 @@ use std::str::FromStr;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+#[cfg(target_os = "linux")]
+pub(crate) use unix::{disk, seccomp};
+#[cfg(unix)]
+pub(crate) use unix::{foreign, fuse, kernel, needs, tracer};
+#[cfg(windows)]
+pub(crate) use windows::kernel;
 
 use tokio_filelock::{Error, ErrorKind, FileLock, OpenOptions, Protocol, TryLockError};
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::until;
+use crate::support::until;
 
 /// Returns when at least so many lock calls wait in the kernel for this file.
 #[track_caller]

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use tokio_filelock::Protocol;
 
-use super::Mode;
-use super::process::Process;
+use crate::support::Mode;
+use crate::support::process::Process;
 
 /// A foreign way to lock a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

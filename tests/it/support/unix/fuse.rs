@@ -19,8 +19,8 @@ use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 use tokio_filelock::Protocol;
 
-use super::process::{Process, commands, say};
 use crate::child::Role;
+use crate::support::process::{Process, commands, say};
 
 /// The mounted file system. Killed and unmounted when dropped.
 pub(crate) struct FuseServer {

@@ -17,8 +17,8 @@ use std::thread;
 use nix::libc;
 use nix::unistd::geteuid;
 
-use super::process;
 use crate::child::Role;
+use crate::support::process;
 
 /// Each is tried for real, once, in a process of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

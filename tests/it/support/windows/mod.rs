@@ -1,0 +1,3 @@
+//! What stands in on Windows for what the tests of Unix share.
+
+pub(crate) mod kernel;
