@@ -70,5 +70,5 @@ pub fn check_record_parser(content: &[u8]) {
 /// A program started by exec(2) finds the default disposition.
 pub mod interrupt {
     #[cfg(unix)]
-    pub use crate::os::interrupt::{SetSignalError, set_signal};
+    pub use crate::os::{SetSignalError, set_signal};
 }

@@ -12,7 +12,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::platform::directory::Directory;
+use super::Directory;
 use crate::error::{Error, ErrorKind, Operation};
 
 /// Where a lock file is; derefs to its path for people.

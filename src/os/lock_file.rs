@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 
 use super::file_system::{FileSystem, Keyed, Kind};
 use super::foreign::foreign_descriptor;
-use super::interrupt::Interrupt;
 use super::names::{Answer, Names, Sameness};
 use super::platform::holders::{self, Inode};
+use super::platform::interrupt::Interrupt;
 use super::platform::mount::Reach;
-use super::platform::{self, content, open, remove, same};
+use super::platform::{content, errors, file_system, open, remove, same};
 use super::turnstile::{
     self, Gate, Turn, Turnstile, Turnstiles, lock_in_turn, new_number, try_in_turn,
 };
 use super::{
     Access, Descriptor, Effort, Identity, Kept, Location, Lock, Opened, Protocol, Question, Region,
-    Standing, Tried, Waited, is_busy_and_did_not_wait, is_contention,
+    Standing, Tried, Waited,
 };
 use crate::error::{Error, ErrorKind};
 use crate::holder::Holder;
@@ -71,7 +71,7 @@ impl LockFile {
     pub(crate) fn open(at: &Location, access: Access) -> Result<Self, Error> {
         let Opened { file, writable } = open::open(at, access)?;
         let Kind { file_system, keyed } =
-            platform::file_system::of(&file).map_err(|error| open::open_error(at, error))?;
+            file_system::of(&file).map_err(|error| open::open_error(at, error))?;
         let names = open::names(&file, file.identity(), keyed);
         let is_local = file_system == FileSystem::Local;
         // Overlayfs has copied a file up that is open for writing.
@@ -211,7 +211,7 @@ impl LockFile {
     }
 
     fn is_contention(&self, error: &io::Error) -> bool {
-        is_contention(error, self.file_system)
+        errors::is_contention(error, self.file_system)
     }
 
     /// Blocks until the lock is there, or until the interrupt asks for an end.
@@ -454,9 +454,7 @@ impl Wait<'_> {
         match self.call.carrier().wait(self.file(), self.call.mode, self.end) {
             // It did not wait, although it was asked to. What says so in other words than the system has for
             // that answers in place of the kernel, and would for ever.
-            Err(error) if cannot_be_ended(&error) || is_busy_and_did_not_wait(&error) => {
-                self.poll()
-            }
+            Err(error) if cannot_be_ended(&error) || Lock::did_not_wait(&error) => self.poll(),
             waited => waited,
         }
     }
@@ -470,7 +468,7 @@ impl Wait<'_> {
                 Ok(Some(waited)) => return Ok(waited),
                 Err(error)
                     if self.call.file.is_contention(&error)
-                        || is_busy_and_did_not_wait(&error)
+                        || Lock::did_not_wait(&error)
                         || cannot_be_ended(&error) =>
                 {
                     return self.poll();

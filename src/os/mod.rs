@@ -5,7 +5,12 @@
 //! runtimes. [`LockFile`] is the open file with its lock calls; under loom, [`model`] takes its
 //! place.
 
+// Without file locks most words here stand for nothing that there is.
+#![cfg_attr(not(any(unix, windows)), allow(dead_code))]
+
+mod contract;
 // The real kernel is compiled under loom as well, so that it stays checked there; it is not used.
+#[cfg(any(unix, windows))]
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod file_system;
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]
@@ -13,6 +18,7 @@ mod foreign;
 #[cfg_attr(not(unix), allow(dead_code))] // no forks
 mod forks;
 mod location;
+#[cfg(any(unix, windows))]
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod lock_file;
 mod made_once;
@@ -20,25 +26,29 @@ mod made_once;
 #[cfg_attr(not(all(test, tokio_filelock_loom)), allow(dead_code))] // used in models
 pub(crate) mod model;
 mod names;
+#[cfg(not(unix))]
+mod not_unix;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod scenarios;
+pub(crate) mod shared_directory;
+#[cfg(any(unix, windows))]
 mod turnstile;
 #[allow(dead_code)] // each system has some of them
 pub(crate) mod wire;
 
-// One of these is the platform. They have the same items.
+// One of these is the platform, which has what `contract` lists.
+#[cfg(not(any(unix, windows)))]
+mod none;
 #[cfg(unix)]
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]
 mod unix;
-#[cfg(not(any(unix, windows)))]
-mod unsupported;
 #[cfg(windows)]
 mod windows;
 
+#[cfg(not(any(unix, windows)))]
+use none as platform;
 #[cfg(unix)]
 use unix as platform;
-#[cfg(not(any(unix, windows)))]
-use unsupported as platform;
 #[cfg(windows)]
 use windows as platform;
 
@@ -46,20 +56,32 @@ pub(crate) use foreign::foreign_descriptor;
 pub(crate) use location::Location;
 pub(crate) use made_once::MadeOnce;
 pub(crate) use names::{Answer, Names, Sameness};
+#[cfg(not(unix))]
+pub(crate) use not_unix::fork;
 pub(crate) use platform::errors::{is_gone, lock_error_kind};
 pub(crate) use platform::holders::{describe_this_process, look_up, tells_holders, this_process};
 pub(crate) use platform::remove::remove_unused;
-pub(crate) use platform::{fork, interrupt, shared_directory};
-#[cfg(not(tokio_filelock_loom))]
-pub(crate) use {interrupt::Interrupt, lock_file::LockFile};
+#[cfg(unix)]
+pub(crate) use unix::fork;
+#[cfg(unix)]
+pub use unix::interrupt::{SetSignalError, set_signal};
+#[cfg(all(any(unix, windows), not(tokio_filelock_loom)))]
+pub(crate) use {lock_file::LockFile, platform::interrupt::Interrupt};
 #[cfg(tokio_filelock_loom)]
 pub(crate) use {model::Interrupt, model::LockFile};
+#[cfg(not(any(unix, windows, tokio_filelock_loom)))]
+pub(crate) use {none::Interrupt, none::LockFile};
 
+#[cfg(any(unix, windows))]
 use std::fs::File;
 
-use platform::descriptor::Descriptor;
-use platform::errors::{is_busy_and_did_not_wait, is_contention};
-use platform::lock::Lock;
+#[cfg(not(unix))]
+use not_unix::directory::Directory;
+#[cfg(unix)]
+use unix::directory::Directory;
+
+#[cfg(any(unix, windows))]
+use platform::{descriptor::Descriptor, lock::Lock};
 
 /// Which OS lock is taken. A wire format: all programs that share a lock file must take the same.
 ///
@@ -191,6 +213,7 @@ pub(crate) enum Waited {
 
 /// Who holds this lock?
 #[derive(Debug)]
+#[cfg(any(unix, windows))]
 #[cfg_attr(not(unix), allow(dead_code))] // other systems do not tell
 struct Question<'a> {
     file: &'a File,
@@ -203,6 +226,7 @@ struct Question<'a> {
 }
 
 /// A lock file as it was opened.
+#[cfg(any(unix, windows))]
 struct Opened {
     file: Descriptor,
     writable: bool,

@@ -30,7 +30,7 @@ pub(super) fn is_interrupted(error: &io::Error) -> bool {
 /// owners, and sees some that are none: POSIX record locks have the process as their owner, all the keys in
 /// a file of an NFS mount have one for the server. Tasks of two hosts that wait for each other's other locks
 /// look like a circle, and none of them waits for itself.
-pub(in crate::os) fn is_busy_and_did_not_wait(error: &io::Error) -> bool {
+pub(super) fn did_not_wait(error: &io::Error) -> bool {
     errno(error) == Some(Errno::EDEADLK)
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use super::errors::is_interrupted;
+use super::errors::{self, is_interrupted};
 use super::fcntl::{self, Range};
 use super::flock;
 use super::interrupt::Interrupt;
@@ -93,6 +93,11 @@ impl Lock {
         limit: Duration,
     ) -> io::Result<Option<Waited>> {
         end.wait_for(limit, || self.call(file, mode))
+    }
+
+    /// A wait failed with this error although the lock is only busy.
+    pub(in crate::os) fn did_not_wait(error: &io::Error) -> bool {
+        errors::did_not_wait(error)
     }
 
     /// The lock call that blocks.

@@ -27,11 +27,15 @@ use super::descriptor::Descriptor;
 use super::errors::errno;
 use super::kernel;
 use crate::os::Identity;
+use crate::os::shared_directory::{Found, Purpose, Status};
 
 const PERMISSIONS: u32 = 0o777;
 
 /// So many bytes at a time.
 const COPIED: usize = 256 * 1024;
+
+/// Which file it is.
+pub(in crate::os) type Known = Identity;
 
 /// A directory, whatever becomes of its name.
 #[derive(Debug)]
@@ -70,37 +74,6 @@ impl MadeFile {
         self.0.check()?;
         Ok(&self.0)
     }
-}
-
-/// What stands under a name.
-pub(crate) enum Found {
-    File(File, Status),
-    Nothing,
-    /// A directory, a symbolic link, a FIFO, a socket, a device.
-    NotAFile,
-}
-
-/// What a file is opened for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    Read,
-    /// To write it over in place.
-    Write,
-}
-
-/// What can be said of a file.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Status {
-    pub(crate) is_file: bool,
-    pub(crate) is_directory: bool,
-    /// Which file it is.
-    pub(crate) identity: Identity,
-    /// Names that lead to it.
-    pub(crate) links: u64,
-    pub(crate) length: u64,
-    pub(crate) modified: SystemTime,
-    /// As far as the file system notes it.
-    pub(crate) accessed: SystemTime,
 }
 
 impl Directory {

@@ -16,7 +16,7 @@ use windows_sys::core::BOOL;
 
 use super::errors::code;
 use super::event::Event;
-use super::open;
+use super::information;
 use super::overlapped::at;
 
 pub(in crate::os) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -64,5 +64,5 @@ fn transfer(
 }
 
 pub(in crate::os) fn has_other_names(file: &File) -> io::Result<bool> {
-    open::has_other_names(file)
+    information::has_other_names(file)
 }

@@ -7,18 +7,12 @@ use windows_sys::Win32::Foundation::{
     ERROR_NO_SYSTEM_RESOURCES, ERROR_NOT_SUPPORTED, ERROR_POSSIBLE_DEADLOCK,
 };
 
-use super::overlapped;
 use crate::error::ErrorKind;
 use crate::os::file_system::FileSystem;
 
 /// Whether a failed lock call means that somebody else holds the lock.
 pub(in crate::os) fn is_contention(error: &io::Error, _file_system: FileSystem) -> bool {
     code(error) == Some(ERROR_LOCK_VIOLATION)
-}
-
-/// A call that was to wait came back at once, as wine's do: the lock is busy, no more.
-pub(in crate::os) fn is_busy_and_did_not_wait(error: &io::Error) -> bool {
-    is_contention(error, FileSystem::Local) && !overlapped::is_usable()
 }
 
 /// Whether a failed call on an open file means that no path leads to the file any more.

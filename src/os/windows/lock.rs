@@ -18,26 +18,23 @@ use windows_sys::Win32::Storage::FileSystem::{
 };
 
 use super::interrupt::Interrupt;
-use super::overlapped;
+use super::overlapped::{self, Range};
 use crate::mode::Mode;
 use crate::os::file_system::FileSystem;
 use crate::os::turnstile::{Taken, Turnstile};
 use crate::os::{Protocol, Region, Waited, wire};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::os) struct Lock {
-    pub(super) start: u64,
-    pub(super) length: u64,
-}
+pub(in crate::os) struct Lock(Range);
 
 impl Lock {
-    const WHOLE_FILE: Self = Self { start: 0, length: u64::MAX };
+    const WHOLE_FILE: Self = Self(Range { start: 0, length: u64::MAX });
 
     /// The lock that stands for a region.
     pub(in crate::os) fn of(protocol: Protocol, region: Region, _pid: u32) -> Self {
         match protocol {
             Protocol::Flock => Self::WHOLE_FILE,
-            Protocol::Fcntl => Self { start: beyond_data(region), length: 1 },
+            Protocol::Fcntl => Self(Range { start: beyond_data(region), length: 1 }),
         }
     }
 
@@ -55,15 +52,15 @@ impl Lock {
         region: Region,
         _number: u32,
     ) -> Option<Self> {
-        match protocol {
-            Protocol::Flock => None,
-            Protocol::Fcntl => overlapped::is_usable()
-                .then(|| Self { start: beyond_data(region) + wire::TURNSTILE_IN_SLOT, length: 1 }),
+        if protocol == Protocol::Flock || !overlapped::is_usable() {
+            return None;
         }
+        let start = beyond_data(region) + wire::TURNSTILE_IN_SLOT;
+        Some(Self(Range { start, length: 1 }))
     }
 
     pub(in crate::os) fn try_lock(self, file: &File, mode: Mode) -> io::Result<()> {
-        overlapped::call(file, self, flags(mode) | LOCKFILE_FAIL_IMMEDIATELY)
+        overlapped::call(file, self.0, flags(mode) | LOCKFILE_FAIL_IMMEDIATELY)
     }
 
     /// Blocks until the lock is there, or until the interrupt asks for an end.
@@ -74,14 +71,14 @@ impl Lock {
         end: &Interrupt,
     ) -> io::Result<Waited> {
         if overlapped::is_usable() {
-            let waited = overlapped::wait(file, self, flags(mode), end, None)?;
+            let waited = overlapped::wait(file, self.0, flags(mode), end, None)?;
             return Ok(waited.expect("the time is never up"));
         }
         if end.is_requested() {
             return Ok(Waited::Interrupted);
         }
         // The handle is a synchronous one.
-        overlapped::call(file, self, flags(mode))?;
+        overlapped::call(file, self.0, flags(mode))?;
         Ok(Waited::Acquired)
     }
 
@@ -100,11 +97,16 @@ impl Lock {
         if !overlapped::is_usable() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        overlapped::wait(file, self, flags(mode), end, Some(limit))
+        overlapped::wait(file, self.0, flags(mode), end, Some(limit))
+    }
+
+    /// A wait failed with this error although the lock is only busy.
+    pub(in crate::os) fn did_not_wait(error: &io::Error) -> bool {
+        overlapped::did_not_wait(error)
     }
 
     pub(in crate::os) fn unlock(self, file: &File) -> io::Result<()> {
-        overlapped::unlock(file, self)
+        overlapped::unlock(file, self.0)
     }
 
     /// From exclusive to shared without letting go in between; `false` where that is not possible,

@@ -7,7 +7,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::mem::{self, MaybeUninit};
 use std::os::windows::fs::OpenOptionsExt;
 use std::os::windows::io::AsRawHandle;
 use std::path::Path;
@@ -18,15 +17,14 @@ use windows_sys::Win32::Foundation::{
     ERROR_ACCESS_DENIED, ERROR_DELETE_PENDING, ERROR_SHARING_VIOLATION, ERROR_WRITE_PROTECT,
 };
 use windows_sys::Win32::Storage::FileSystem::{
-    BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_REPARSE_POINT,
-    FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT, FILE_FLAG_OVERLAPPED, FILE_ID_INFO,
-    FILE_INFO_BY_HANDLE_CLASS, FILE_READ_ATTRIBUTES, FILE_STANDARD_INFO, FILE_TYPE_DISK,
-    FileIdInfo, FileStandardInfo, GetFileInformationByHandle, GetFileInformationByHandleEx,
+    FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_REPARSE_POINT, FILE_FLAG_BACKUP_SEMANTICS,
+    FILE_FLAG_OPEN_REPARSE_POINT, FILE_FLAG_OVERLAPPED, FILE_READ_ATTRIBUTES, FILE_TYPE_DISK,
     GetFileType,
 };
 
 use super::descriptor::Descriptor;
 use super::errors::code;
+use super::information::{by_handle, number};
 use super::overlapped;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::os::file_system::Keyed;
@@ -79,17 +77,6 @@ pub(in crate::os) fn names(_file: &File, identity: Identity, _keyed: Keyed) -> N
 /// The number that an open file has now.
 pub(in crate::os) fn number_of(file: &File) -> io::Result<Identity> {
     Ok(number(file, &by_handle(file)?))
-}
-
-/// Some path still leads to the file, and it is not on its way to deletion.
-pub(super) fn is_linked(file: &File) -> io::Result<bool> {
-    let standard: FILE_STANDARD_INFO = information(file, FileStandardInfo)?;
-    Ok(standard.NumberOfLinks > 0 && !standard.DeletePending)
-}
-
-pub(super) fn has_other_names(file: &File) -> io::Result<bool> {
-    let standard: FILE_STANDARD_INFO = information(file, FileStandardInfo)?;
-    Ok(standard.NumberOfLinks > 1)
 }
 
 pub(in crate::os) fn open_error(path: &Path, error: io::Error) -> Error {
@@ -158,53 +145,7 @@ fn regular(file: &File, path: &Path) -> Result<Identity, Error> {
     Ok(number(file, &by_handle))
 }
 
-fn number(file: &File, by_handle: &BY_HANDLE_FILE_INFORMATION) -> Identity {
-    match information::<FILE_ID_INFO>(file, FileIdInfo) {
-        Ok(id) => Identity {
-            device: id.VolumeSerialNumber,
-            inode: u128::from_le_bytes(id.FileId.Identifier),
-        },
-        // Older file systems, and wine, have the shorter one only.
-        Err(_) => Identity {
-            device: by_handle.dwVolumeSerialNumber.into(),
-            inode: u128::from(by_handle.nFileIndexHigh) << 32 | u128::from(by_handle.nFileIndexLow),
-        },
-    }
-}
-
 fn no_file(path: &Path, what: &str, remedy: &str) -> Error {
     let detail = format!("it is {what}; {remedy}");
     Error::found(ErrorKind::NotAFile, Operation::Open, path, detail)
-}
-
-fn by_handle(file: &File) -> io::Result<BY_HANDLE_FILE_INFORMATION> {
-    let mut information = MaybeUninit::uninit();
-    // SAFETY: the handle is open, and the pointer valid for the call.
-    let known =
-        unsafe { GetFileInformationByHandle(file.as_raw_handle(), information.as_mut_ptr()) };
-    if known == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: on success it is filled in.
-    Ok(unsafe { information.assume_init() })
-}
-
-/// The structure that belongs to this class.
-fn information<T>(file: &File, class: FILE_INFO_BY_HANDLE_CLASS) -> io::Result<T> {
-    let mut information = MaybeUninit::<T>::zeroed();
-    let size = u32::try_from(mem::size_of::<T>()).expect("a small structure");
-    // SAFETY: the handle is open, and the pointer valid for as many bytes as it says.
-    let known = unsafe {
-        GetFileInformationByHandleEx(
-            file.as_raw_handle(),
-            class,
-            information.as_mut_ptr().cast(),
-            size,
-        )
-    };
-    if known == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: plain data, of which all zeros is valid, and the call has filled it in.
-    Ok(unsafe { information.assume_init() })
 }

@@ -29,15 +29,22 @@ use windows_sys::Win32::Storage::FileSystem::{
 };
 use windows_sys::Win32::System::IO::{CancelIoEx, GetOverlappedResult, OVERLAPPED, OVERLAPPED_0_0};
 
-use super::errors::code;
+use super::errors::{code, is_contention};
 use super::event::{Event, wait_for_any};
 use super::interrupt::Interrupt;
-use super::lock::Lock;
 use crate::os::Waited;
+use crate::os::file_system::FileSystem;
+
+/// The bytes that a lock covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) start: u64,
+    pub(super) length: u64,
+}
 
 /// Locks, and waits until the call has an answer. On a synchronous handle as on an overlapped one.
-pub(super) fn call(file: &File, lock: Lock, flags: LOCK_FILE_FLAGS) -> io::Result<()> {
-    match Call::start(file, lock, flags)? {
+pub(super) fn call(file: &File, range: Range, flags: LOCK_FILE_FLAGS) -> io::Result<()> {
+    match Call::start(file, range, flags)? {
         Started::Granted => Ok(()),
         Started::UnderWay(mut call) => call.answer(),
     }
@@ -46,7 +53,7 @@ pub(super) fn call(file: &File, lock: Lock, flags: LOCK_FILE_FLAGS) -> io::Resul
 /// Locks; gives up when the end is asked for, or after the limit (`None`).
 pub(super) fn wait(
     file: &File,
-    lock: Lock,
+    range: Range,
     flags: LOCK_FILE_FLAGS,
     end: &Interrupt,
     limit: Option<Duration>,
@@ -54,7 +61,7 @@ pub(super) fn wait(
     if end.is_requested() {
         return Ok(Some(Waited::Interrupted));
     }
-    let mut call = match Call::start(file, lock, flags)? {
+    let mut call = match Call::start(file, range, flags)? {
         Started::Granted => return Ok(Some(Waited::Acquired)),
         Started::UnderWay(call) => call,
     };
@@ -75,9 +82,9 @@ pub(super) fn wait(
     }
 }
 
-pub(super) fn unlock(file: &File, lock: Lock) -> io::Result<()> {
-    let mut overlapped = at(lock.start, ptr::null_mut());
-    let [low, high] = halves(lock.length);
+pub(super) fn unlock(file: &File, range: Range) -> io::Result<()> {
+    let mut overlapped = at(range.start, ptr::null_mut());
+    let [low, high] = halves(range.length);
     // SAFETY: the handle is open. The structure only says where, and is valid for the call, which
     // has an end: an unlock is never pending.
     let unlocked = unsafe { UnlockFileEx(file.as_raw_handle(), 0, low, high, &mut overlapped) };
@@ -102,11 +109,11 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn start(file: &'a File, lock: Lock, flags: LOCK_FILE_FLAGS) -> io::Result<Started<'a>> {
+    fn start(file: &'a File, range: Range, flags: LOCK_FILE_FLAGS) -> io::Result<Started<'a>> {
         let event = Event::new()?;
-        let overlapped = Box::into_raw(Box::new(at(lock.start, event.handle())));
+        let overlapped = Box::into_raw(Box::new(at(range.start, event.handle())));
         let mut call = Self { file, event, overlapped, has_ended: false };
-        let [low, high] = halves(lock.length);
+        let [low, high] = halves(range.length);
         // SAFETY: the handle is open, and the structure lives until the call has ended.
         let granted = unsafe { LockFileEx(file.as_raw_handle(), flags, 0, low, high, overlapped) };
         let error = io::Error::last_os_error();
@@ -170,6 +177,11 @@ fn halves(number: u64) -> [u32; 2] {
     [number as u32, (number >> 32) as u32]
 }
 
+/// A call that was to wait came back at once, as wine's do: the lock is busy, no more.
+pub(super) fn did_not_wait(error: &io::Error) -> bool {
+    is_contention(error, FileSystem::Local) && !is_usable()
+}
+
 /// Whether calls that wait on an overlapped handle end, by a release and by being cancelled. Found
 /// out once, on a file of our own. Where it cannot be found out, they count as ones that do not.
 pub(super) fn is_usable() -> bool {
@@ -180,7 +192,7 @@ pub(super) fn is_usable() -> bool {
 fn probe() -> io::Result<bool> {
     /// Only a kernel that does not do it, or a machine that has come to a halt, takes so long.
     const PATIENCE: Duration = Duration::from_secs(10);
-    const BYTE: Lock = Lock { start: 0, length: 1 };
+    const BYTE: Range = Range { start: 0, length: 1 };
     const NOW: LOCK_FILE_FLAGS = LOCKFILE_EXCLUSIVE_LOCK | LOCKFILE_FAIL_IMMEDIATELY;
 
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -11,16 +11,21 @@ use std::io::{self, Write};
 use std::os::windows::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use windows_sys::Win32::Storage::FileSystem::{
     FILE_ATTRIBUTE_REPARSE_POINT, FILE_FLAG_OPEN_REPARSE_POINT,
 };
 
+use crate::os::shared_directory::{Found, Purpose, Status};
+
 /// So many bytes are copied at a time.
 const COPIED: usize = 256 * 1024;
 /// A deeper tree is refused.
 const DEEPEST: usize = 128;
+
+/// Which file it is, as far as its times and its length tell.
+pub(in crate::os) type Known = [u64; 3];
 
 /// A directory, for as long as it keeps its name.
 #[derive(Debug)]
@@ -38,36 +43,6 @@ impl MadeFile {
     pub(crate) fn checked(&self) -> io::Result<&File> {
         Ok(&self.0)
     }
-}
-
-/// What stands under a name.
-pub(crate) enum Found {
-    File(File, Status),
-    Nothing,
-    /// A directory, a reparse point, a device.
-    NotAFile,
-}
-
-/// What a file is opened for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    Read,
-    /// To write it over in place.
-    Write,
-}
-
-/// What can be said of a file.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Status {
-    pub(crate) is_file: bool,
-    pub(crate) is_directory: bool,
-    /// Which file it is, as far as its times and its length tell.
-    pub(crate) identity: [u64; 3],
-    /// Names that lead to it; not looked at.
-    pub(crate) links: u64,
-    pub(crate) length: u64,
-    pub(crate) modified: SystemTime,
-    pub(crate) accessed: SystemTime,
 }
 
 impl Directory {

@@ -1,10 +1,10 @@
-//! Where other code has no business with a descriptor: its value is not chosen by anybody.
+//! An open lock file. Other code has no business with its handle, for no code chooses the value of one.
 
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
 
-use super::open::is_linked;
+use super::information::is_linked;
 use crate::os::file_system::Keyed;
 use crate::os::{Identity, Names, Standing};
 
@@ -16,7 +16,6 @@ pub(in crate::os) struct Descriptor {
 }
 
 impl Descriptor {
-    #[cfg_attr(not(windows), allow(dead_code))] // nothing is ever opened
     pub(super) fn new(file: File, identity: Identity) -> Self {
         Self { file, identity }
     }
@@ -25,7 +24,7 @@ impl Descriptor {
         self.identity
     }
 
-    /// No handle is taken for that of another file.
+    /// A handle never stands for another file.
     pub(in crate::os) fn may_change(&self, _keyed: Keyed, _names: &Names) {}
 
     #[inline]
