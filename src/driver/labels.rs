@@ -1,29 +1,29 @@
-//! What the requests and holders of an entry say that they do.
+//! What the requests and holders of a lock say that they do.
 //!
 //! A table beside the queue: most requests say nothing, and pay for nothing of it.
 
 use std::collections::HashMap;
 
 use crate::holder::Label;
-use crate::queue::Place;
+use crate::queue::Index;
 
 #[derive(Debug, Default)]
 pub(super) struct Labels {
-    /// Of requests with a place in the queue: in line, or granted and not polled since.
-    placed: HashMap<Place, Label>,
+    /// Of requests with a slot in the queue: in line, or granted and not polled since.
+    waiting: HashMap<Index, Label>,
     /// Of holders; as often as there are holders that say so.
     holding: Vec<Label>,
 }
 
 impl Labels {
-    /// A request has got this place.
-    pub(super) fn place(&mut self, at: Place, label: Label) {
-        self.placed.insert(at, label);
+    /// A request has got this slot.
+    pub(super) fn insert(&mut self, at: Index, label: Label) {
+        self.waiting.insert(at, label);
     }
 
-    /// A request has given its place up, or has been told what became of it.
-    pub(super) fn leave(&mut self, at: Place) {
-        self.placed.remove(&at);
+    /// A request has given its slot up, or has been told what became of it.
+    pub(super) fn leave(&mut self, at: Index) {
+        self.waiting.remove(&at);
     }
 
     /// A request has become a holder.
@@ -38,14 +38,14 @@ impl Labels {
         }
     }
 
-    /// What the request at this place says.
-    pub(super) fn at(&self, place: Place) -> Option<&Label> {
-        self.placed.get(&place)
+    /// What the request in this slot says.
+    pub(super) fn at(&self, slot: Index) -> Option<&Label> {
+        self.waiting.get(&slot)
     }
 
-    /// What those say that hold the lock, among the placed those who do.
-    pub(super) fn of_holders(&self, holds: impl Fn(Place) -> bool) -> Vec<Label> {
-        let placed = self.placed.iter().filter(|&(&place, _)| holds(place)).map(|(_, label)| label);
-        self.holding.iter().chain(placed).cloned().collect()
+    /// What those say that hold the lock. Of those with a slot, `holds` tells which do.
+    pub(super) fn of_holders(&self, holds: impl Fn(Index) -> bool) -> Vec<Label> {
+        let granted = self.waiting.iter().filter(|&(&slot, _)| holds(slot)).map(|(_, label)| label);
+        self.holding.iter().chain(granted).cloned().collect()
     }
 }

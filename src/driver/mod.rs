@@ -73,7 +73,7 @@ impl State {
     #[cold]
     fn label(&mut self, requested: &Requested<io::Error>, label: Label) {
         match requested {
-            Requested::Queued(ticket) => self.labels().place(ticket.place(), label),
+            Requested::Queued(ticket) => self.labels().insert(ticket.index(), label),
             Requested::Now(queue::Outcome::Granted(())) => self.labels().hold(label),
             Requested::Now(_) => {}
         }
@@ -165,7 +165,7 @@ impl Driver {
         waker: Waker,
     ) -> (Option<queue::Outcome<io::Error>>, Option<Waker>) {
         let mut state = self.state.lock();
-        let place = ticket.as_ref().expect("polled with its ticket").place();
+        let place = ticket.as_ref().expect("polled with its ticket").index();
         let Some(outcome) = state.queue.poll(ticket) else {
             let ticket = ticket.as_ref().expect("still in line");
             return (None, state.queue.register(ticket, waker));
@@ -182,7 +182,7 @@ impl Driver {
     fn cancel(&self, ticket: Ticket, label: Option<&Label>, effects: &mut Effects<Waker>) {
         let mut state = self.state.lock();
         if label.is_some() {
-            state.labels().leave(ticket.place());
+            state.labels().leave(ticket.index());
         }
         state.queue.cancel(ticket, effects);
     }
@@ -344,7 +344,7 @@ impl Driver {
         let (mode, labels, others) = {
             let state = self.state.lock();
             let Some(mode) = state.queue.os_mode() else { return Vec::new() };
-            let is_granted = |place| state.queue.is_granted(place);
+            let is_granted = |slot| state.queue.is_granted(slot);
             let labels = state.labels.as_ref().map(|labels| labels.of_holders(is_granted));
             let labels = labels.unwrap_or_default();
             let others = state.queue.holders().saturating_sub(labels.len());

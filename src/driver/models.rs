@@ -603,7 +603,7 @@ fn two_files_of_one_number() {
         let other = Registry::join(&fixture.registry, &other, &WANTED).unwrap();
         drop(leaving);
         let member = thread.join().unwrap();
-        assert!(!member.is_same_lock(&other), "two files, one entry");
+        assert!(!member.is_same_lock(&other), "two files, one lock");
         let [one, two] = [&member, &other].map(|member| try_lock(member, Mode::Exclusive).unwrap());
         drop((one, two));
         drop((member, other));

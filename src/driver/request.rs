@@ -28,12 +28,12 @@ pub(crate) struct Request {
 
 #[derive(Debug)]
 enum State {
-    /// In line. `None` only for a moment, when it is settled.
+    /// In line. `None` only for a moment, when it is completed.
     Queued(Option<Ticket>),
     /// In line with the waker of the first poll, which is still to come.
     Registered(Ticket),
-    /// Settled when it was made.
-    Settled(queue::Outcome<io::Error>),
+    /// Completed when it was made.
+    Completed(queue::Outcome<io::Error>),
     Done,
 }
 
@@ -93,7 +93,7 @@ impl Request {
         let state = match requested {
             Requested::Queued(ticket) if polled && waker.is_none() => State::Registered(ticket),
             Requested::Queued(ticket) => State::Queued(Some(ticket)),
-            Requested::Now(outcome) => State::Settled(outcome),
+            Requested::Now(outcome) => State::Completed(outcome),
         };
         // The request owns its place before anything of the effects can go wrong.
         let request = Self { registration: Some(registration), state };
@@ -111,7 +111,7 @@ impl Request {
 
     /// What became of it, once that is known.
     #[inline]
-    fn settled(&mut self, outcome: queue::Outcome<io::Error>) -> Outcome {
+    fn completed(&mut self, outcome: queue::Outcome<io::Error>) -> Outcome {
         self.state = State::Done;
         match outcome {
             queue::Outcome::Granted(()) => Outcome::Granted(RawGuard(self.registration.take())),
@@ -130,7 +130,7 @@ pub(crate) fn try_lock(registration: &Arc<Registration>, mode: Mode) -> Outcome 
     // The try was made on this thread, so it has been answered.
     match Pin::new(&mut request).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(outcome) => outcome,
-        Poll::Pending => unreachable!("a request that does not wait is settled at once"),
+        Poll::Pending => unreachable!("a request that does not wait is completed at once"),
     }
 }
 
@@ -147,39 +147,39 @@ impl Future for Request {
             this.state = State::Queued(Some(ticket));
             return Poll::Pending;
         }
-        // It keeps its ticket until it is settled, whatever foreign code does.
+        // It keeps its ticket until it is completed, whatever foreign code does.
         let State::Queued(ticket) = &mut this.state else {
-            let State::Settled(outcome) = mem::replace(&mut this.state, State::Done) else {
+            let State::Completed(outcome) = mem::replace(&mut this.state, State::Done) else {
                 panic!("polled after completion")
             };
-            return Poll::Ready(this.settled(outcome));
+            return Poll::Ready(this.completed(outcome));
         };
         let registration = this.registration.as_ref().expect("not given out yet");
         let driver = registration.driver();
         if let Some(label) = registration.label() {
-            let (settled, discard) = driver.poll_labelled(ticket, label, cx.waker().clone());
+            let (completed, discard) = driver.poll_labelled(ticket, label, cx.waker().clone());
             if let Some(waker) = discard {
                 foreign::let_go(waker);
             }
-            return match settled {
-                Some(settled) => Poll::Ready(this.settled(settled)),
+            return match completed {
+                Some(completed) => Poll::Ready(this.completed(completed)),
                 None => Poll::Pending,
             };
         }
-        let mut settled = driver.event(|queue| {
-            let settled = queue.poll(ticket);
+        let mut completed = driver.event(|queue| {
+            let completed = queue.poll(ticket);
             let waker = ticket.as_ref().and_then(|ticket| queue.waker(ticket));
             match waker {
                 Some(waker) if waker.will_wake(cx.waker()) => Err(()),
-                _ => Ok(settled),
+                _ => Ok(completed),
             }
         });
-        if let Ok(None) = settled {
+        if let Ok(None) = completed {
             // Cloning is foreign code, and so is dropping: both outside the mutex.
             let waker = cx.waker().clone();
             let discard;
-            (settled, discard) = driver.event(|queue| match queue.poll(ticket) {
-                Some(settled) => (Ok(Some(settled)), Some(waker)),
+            (completed, discard) = driver.event(|queue| match queue.poll(ticket) {
+                Some(completed) => (Ok(Some(completed)), Some(waker)),
                 None => {
                     let ticket = ticket.as_ref().expect("still in line");
                     (Ok(None), queue.register(ticket, waker))
@@ -189,8 +189,8 @@ impl Future for Request {
                 foreign::let_go(waker);
             }
         }
-        match settled {
-            Ok(Some(settled)) => Poll::Ready(this.settled(settled)),
+        match completed {
+            Ok(Some(completed)) => Poll::Ready(this.completed(completed)),
             Ok(None) | Err(()) => Poll::Pending,
         }
     }
@@ -206,8 +206,8 @@ impl Drop for Request {
             State::Queued(Some(ticket)) | State::Registered(ticket) => {
                 registration.driver().cancel(ticket, registration.label(), &mut effects);
             }
-            State::Settled(queue::Outcome::Granted(())) => release(&registration, &mut effects),
-            State::Queued(None) | State::Settled(_) | State::Done => return,
+            State::Completed(queue::Outcome::Granted(())) => release(&registration, &mut effects),
+            State::Queued(None) | State::Completed(_) | State::Done => return,
         }
         let _ = drive(&registration, effects, Thread::may_block(MayBlock::No));
     }

@@ -209,7 +209,7 @@ impl<G: Guard> FusedFuture for AcquireAll<G> {
 }
 
 /// A lock, and where its handle leads now.
-type Place = (FileLock, Arc<Registration>);
+type Target = (FileLock, Arc<Registration>);
 
 async fn acquire_all<G: Guard>(
     locks: Vec<FileLock>,
@@ -236,7 +236,7 @@ async fn acquire_all<G: Guard>(
 }
 
 /// The locks as they are to be taken, each once. Several at a time only where several files have one number.
-fn in_order(locks: &[FileLock], mode: Mode) -> Result<Vec<Vec<Place>>, Error> {
+fn in_order(locks: &[FileLock], mode: Mode) -> Result<Vec<Vec<Target>>, Error> {
     let mut places = Vec::with_capacity(locks.len());
     for lock in locks {
         lock.check_owner(operation(mode))?;
@@ -244,7 +244,7 @@ fn in_order(locks: &[FileLock], mode: Mode) -> Result<Vec<Vec<Place>>, Error> {
     }
     // Of two handles the one that looks at the path for each guard comes first, and stays.
     places.sort_by_key(|(lock, at)| (at.engine().id(), !lock.handle.origin().always_confirms()));
-    let mut ordered: Vec<Vec<Place>> = Vec::with_capacity(locks.len());
+    let mut ordered: Vec<Vec<Target>> = Vec::with_capacity(locks.len());
     for (lock, at) in places {
         let id = at.engine().id();
         match ordered.last_mut().filter(|alike| alike[0].1.engine().id() == id) {
@@ -257,10 +257,10 @@ fn in_order(locks: &[FileLock], mode: Mode) -> Result<Vec<Vec<Place>>, Error> {
 }
 
 /// Leaves one of those that turn out to be in one file, which was in doubt when it was opened.
-async fn tell_apart(alike: Vec<Place>, mode: Mode) -> Result<Vec<Place>, Error> {
+async fn tell_apart(alike: Vec<Target>, mode: Mode) -> Result<Vec<Target>, Error> {
     let first = alike[0].1.clone();
     let ask = move || {
-        let mut apart: Vec<Place> = Vec::with_capacity(alike.len());
+        let mut apart: Vec<Target> = Vec::with_capacity(alike.len());
         'next: for (lock, at) in alike {
             for (_, other) in &apart {
                 match lock.handle.origin().is_same_lock(&at, other) {
@@ -284,7 +284,7 @@ async fn tell_apart(alike: Vec<Place>, mode: Mode) -> Result<Vec<Place>, Error> 
 /// Locks of files that have one number, and so no order that all processes know: nobody waits for one of them
 /// while he holds another one. `None` if one of the files was replaced.
 async fn acquire_alike<G: Guard>(
-    alike: &[Place],
+    alike: &[Target],
     deadline: Option<Instant>,
 ) -> Result<Option<Vec<G>>, Error> {
     let mut awaited = 0;
@@ -307,7 +307,7 @@ async fn acquire_alike<G: Guard>(
 
 /// `None` if the lock file was replaced.
 async fn acquire_one<G: Guard>(
-    (lock, at): &Place,
+    (lock, at): &Target,
     deadline: Option<Instant>,
 ) -> Result<Option<G>, Error> {
     let mut acquire = Acquire::of_registration(lock.clone(), at.clone());
@@ -329,7 +329,7 @@ enum Tried<G> {
     Moved,
 }
 
-async fn try_one<G: Guard>((lock, at): &Place) -> Result<Tried<G>, Error> {
+async fn try_one<G: Guard>((lock, at): &Target) -> Result<Tried<G>, Error> {
     let (trying, from) = (lock.clone(), at.clone());
     let tried = move || {
         match try_lock(&from, G::MODE) {

@@ -97,7 +97,7 @@ macro_rules! contract {
 
 contract! { impl LockFile {
     /// What the lock file at this path is; `None` if there is none. Opens nothing.
-    fn look(at: &Location) -> Result<Option<Names>, Error>, or no_file_locks(at);
+    fn names_at(at: &Location) -> Result<Option<Names>, Error>, or no_file_locks(at);
 
     fn open(at: &Location, access: Access) -> Result<LockFile, Error>, or no_file_locks(at);
 
@@ -384,7 +384,7 @@ mod of_lock_file {
     use crate::os::platform::lock::Lock;
     use crate::os::platform::mount::Reach;
     use crate::os::platform::{content, file_system, open, same};
-    use crate::os::turnstile::Turnstile;
+    use crate::os::turnstile::TurnstileState;
     use crate::os::{Descriptor, Opened, Question};
 
     contract! { functions open {
@@ -392,10 +392,10 @@ mod of_lock_file {
         fn open(at: &Location, access: Access) -> Result<Opened, Error>;
 
         /// What the lock file at this place is; `None` if there is none. Opens nothing.
-        fn look(at: &Location) -> Result<Option<Names>, Error>;
+        fn names_at(at: &Location) -> Result<Option<Names>, Error>;
 
-        /// As `look`, where a server may know better than this machine's cache.
-        fn look_at_server(at: &Location) -> Result<Option<Names>, Error>;
+        /// As `names_at`, where a server may know better than this machine's cache.
+        fn names_at_server(at: &Location) -> Result<Option<Names>, Error>;
 
         /// What an open file is.
         fn names(file: &File, identity: Identity, keyed: Keyed) -> Names;
@@ -463,10 +463,10 @@ mod of_lock_file {
         fn downgrade(lock: Lock, file: &File) -> bool;
 
         /// Whether another open file has this turnstile. `Free` if that cannot be told.
-        fn look(lock: Lock, file: &File) -> Turnstile;
+        fn check_turnstile(lock: Lock, file: &File) -> TurnstileState;
 
-        /// As `look`, and asks in the same call whether the lock behind this turnstile could be had: `None` if not.
-        fn look_with(turnstile: Lock, lock: Lock, file: &File, mode: Mode) -> Option<Turnstile>;
+        /// As `check_turnstile`, and asks in the same call whether the lock behind this turnstile could be had: `None` if not.
+        fn check_turnstile_with(turnstile: Lock, lock: Lock, file: &File, mode: Mode) -> Option<TurnstileState>;
 
         /// No process has the lock, exclusively or shared. For a moment this one may have it.
         fn is_free(lock: Lock, file: &File) -> io::Result<bool>;

@@ -18,7 +18,7 @@ use super::platform::interrupt::Interrupt;
 use super::platform::mount::Reach;
 use super::platform::{content, errors, file_system, open, remove, same};
 use super::turnstile::{
-    self, Gate, Turn, Turnstile, Turnstiles, lock_in_turn, new_number, try_in_turn,
+    self, Turn, Turnstile, TurnstileState, Turnstiles, lock_in_turn, new_number, try_in_turn,
 };
 use super::{
     Access, Descriptor, Effort, Identity, Kept, Location, Lock, Opened, Protocol, Question, Region,
@@ -64,8 +64,8 @@ pub(crate) struct LockFile {
 
 impl LockFile {
     /// What the lock file at this path is; `None` if there is none. Opens nothing.
-    pub(crate) fn look(at: &Location) -> Result<Option<Names>, Error> {
-        open::look(at)
+    pub(crate) fn names_at(at: &Location) -> Result<Option<Names>, Error> {
+        open::names_at(at)
     }
 
     pub(crate) fn open(at: &Location, access: Access) -> Result<Self, Error> {
@@ -121,8 +121,8 @@ impl LockFile {
 
     /// Whether the path leads to this file; on a remote file system, as the server sees it.
     pub(crate) fn is_at(&self, at: &Location) -> Result<bool, Error> {
-        let look = if self.is_local() { open::look(at) } else { open::look_at_server(at) };
-        let there = match look {
+        let found = if self.is_local() { open::names_at(at) } else { open::names_at_server(at) };
+        let there = match found {
             Ok(Some(there)) => there,
             Ok(None) => return Ok(false),
             // Something else is there now.
@@ -189,7 +189,7 @@ impl LockFile {
         Call { file: self, protocol, region, mode }
     }
 
-    fn carrier(&self, protocol: Protocol, region: Region) -> Lock {
+    fn os_lock(&self, protocol: Protocol, region: Region) -> Lock {
         Lock::of(protocol, region, self.pid)
     }
 
@@ -199,7 +199,7 @@ impl LockFile {
         region: Region,
         mode: Mode,
     ) -> io::Result<Tried> {
-        self.attempt(self.carrier(protocol, region), mode)
+        self.attempt(self.os_lock(protocol, region), mode)
     }
 
     fn attempt(&self, lock: Lock, mode: Mode) -> io::Result<Tried> {
@@ -272,9 +272,9 @@ impl LockFile {
         if !self.is_local() {
             return false;
         }
-        match self.call(protocol, region, Mode::Shared).look() {
-            Turnstile::Free | Turnstile::Covered => false,
-            Turnstile::Taken(taken) => !self.turnstiles.ignores(region, taken, Instant::now()),
+        match self.call(protocol, region, Mode::Shared).check() {
+            TurnstileState::Free | TurnstileState::Covered => false,
+            TurnstileState::Taken(taken) => !self.turnstiles.ignores(region, taken, Instant::now()),
         }
     }
 
@@ -349,13 +349,13 @@ impl LockFile {
         if self.file.is_known_to_be_foreign() {
             return Err(foreign_descriptor());
         }
-        self.carrier(protocol, region).unlock(&self.file)
+        self.os_lock(protocol, region).unlock(&self.file)
     }
 
     /// Turns an exclusive lock into a shared one without letting go in between; `false` where the
     /// protocol cannot, and then the lock is as it was.
     pub(crate) fn downgrade(&self, protocol: Protocol, region: Region) -> bool {
-        self.carrier(protocol, region).downgrade(&self.file)
+        self.os_lock(protocol, region).downgrade(&self.file)
     }
 }
 
@@ -374,8 +374,8 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn carrier(&self) -> Lock {
-        self.file.carrier(self.protocol, self.region)
+    fn os_lock(&self) -> Lock {
+        self.file.os_lock(self.protocol, self.region)
     }
 
     fn turnstile(&self, number: u32) -> Option<Lock> {
@@ -383,24 +383,24 @@ impl Call<'_> {
     }
 }
 
-impl Gate for Call<'_> {
+impl Turnstile for Call<'_> {
     #[inline]
-    fn look(&self) -> Turnstile {
+    fn check(&self) -> TurnstileState {
         match self.turnstile(self.file.pid) {
-            Some(turnstile) => turnstile.look(&self.file.file),
-            None => Turnstile::Free,
+            Some(turnstile) => turnstile.check_turnstile(&self.file.file),
+            None => TurnstileState::Free,
         }
     }
 
     #[inline]
-    fn look_before_try(&self) -> Option<Turnstile> {
+    fn check_before_try(&self) -> Option<TurnstileState> {
         // Of a descriptor that is no good for this lock, a try says so, held or not.
         let may_try = self.file.writable || self.mode == Mode::Shared;
         match self.turnstile(self.file.pid) {
             Some(turnstile) if may_try => {
-                turnstile.look_with(self.carrier(), &self.file.file, self.mode)
+                turnstile.check_turnstile_with(self.os_lock(), &self.file.file, self.mode)
             }
-            _ => Some(self.look()),
+            _ => Some(self.check()),
         }
     }
 
@@ -421,7 +421,7 @@ impl Gate for Call<'_> {
     }
 
     fn is_free(&self) -> io::Result<bool> {
-        match self.carrier().is_free(&self.file.file) {
+        match self.os_lock().is_free(&self.file.file) {
             Err(error) if self.file.is_contention(&error) => Ok(false),
             answer => answer,
         }
@@ -451,7 +451,7 @@ struct Wait<'a> {
 impl Wait<'_> {
     /// Leaves the wait to the kernel. Where the kernel's wait cannot be ended this is a poll.
     fn park(&self) -> io::Result<Waited> {
-        match self.call.carrier().wait(self.file(), self.call.mode, self.end) {
+        match self.call.os_lock().wait(self.file(), self.call.mode, self.end) {
             // It did not wait, although it was asked to. What says so in other words than the system has for
             // that answers in place of the kernel, and would for ever.
             Err(error) if cannot_be_ended(&error) || Lock::did_not_wait(&error) => self.poll(),
@@ -463,8 +463,8 @@ impl Wait<'_> {
     /// be given a limit this is a poll.
     fn park_and_ask_again(&self) -> io::Result<Waited> {
         loop {
-            let carrier = self.call.carrier();
-            match carrier.wait_for(self.file(), self.call.mode, self.end, ASK_AGAIN) {
+            let os_lock = self.call.os_lock();
+            match os_lock.wait_for(self.file(), self.call.mode, self.end, ASK_AGAIN) {
                 Ok(Some(waited)) => return Ok(waited),
                 Err(error)
                     if self.call.file.is_contention(&error)
@@ -519,9 +519,9 @@ impl Wait<'_> {
 }
 
 impl<'a> turnstile::Wait for Wait<'a> {
-    type Gate = Call<'a>;
+    type Turnstile = Call<'a>;
 
-    fn gate(&self) -> &Call<'a> {
+    fn turnstile(&self) -> &Call<'a> {
         &self.call
     }
 

@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 
 use super::names::{Answer, Names, Proof};
 use super::platform::FileId;
-use super::turnstile::{self, Gate, Taken, Turn, Turnstile, Turnstiles, lock_in_turn, try_in_turn};
+use super::turnstile::{
+    self, Taken, Turn, Turnstile, TurnstileState, Turnstiles, lock_in_turn, try_in_turn,
+};
 use super::{Access, Effort, Identity, Kept, Location, Protocol, Region, Standing, Tried, Waited};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::Holder;
@@ -170,7 +172,7 @@ pub(crate) struct LockFile {
 }
 
 impl LockFile {
-    pub(crate) fn look(at: &Location) -> Result<Option<Names>, Error> {
+    pub(crate) fn names_at(at: &Location) -> Result<Option<Names>, Error> {
         Ok(DISK.lock().paths.get(&**at).map(|inode| names(inode)))
     }
 
@@ -285,9 +287,9 @@ impl LockFile {
 
     pub(crate) fn is_turnstile_taken(&self, protocol: Protocol, region: Region) -> bool {
         let call = Call { file: self, protocol, mode: Mode::Shared };
-        match call.look() {
-            Turnstile::Taken(taken) => !self.turnstiles.ignores(region, taken, call.now()),
-            Turnstile::Free | Turnstile::Covered => false,
+        match call.check() {
+            TurnstileState::Taken(taken) => !self.turnstiles.ignores(region, taken, call.now()),
+            TurnstileState::Free | TurnstileState::Covered => false,
         }
     }
 
@@ -442,12 +444,12 @@ struct Call<'a> {
     mode: Mode,
 }
 
-impl Gate for Call<'_> {
-    fn look(&self) -> Turnstile {
+impl Turnstile for Call<'_> {
+    fn check(&self) -> TurnstileState {
         let state = self.file.inode.state.lock();
         match state.turnstile {
-            Some((by, _)) if by != self.file.opened => Turnstile::Taken(Taken(state.turns)),
-            _ => Turnstile::Free,
+            Some((by, _)) if by != self.file.opened => TurnstileState::Taken(Taken(state.turns)),
+            _ => TurnstileState::Free,
         }
     }
 
@@ -499,9 +501,9 @@ struct Wait<'a> {
 }
 
 impl<'a> turnstile::Wait for Wait<'a> {
-    type Gate = Call<'a>;
+    type Turnstile = Call<'a>;
 
-    fn gate(&self) -> &Call<'a> {
+    fn turnstile(&self) -> &Call<'a> {
         &self.call
     }
 

@@ -415,7 +415,9 @@ macro_rules! kernel {
             }
 
             fn identity_at(path: &Path) -> Option<Identity> {
-                <$file>::look(&path.to_owned().into()).expect("a look").map(|names| names.identity)
+                <$file>::names_at(&path.to_owned().into())
+                    .expect("a look")
+                    .map(|names| names.identity)
             }
 
             fn identity(&self) -> Identity {
@@ -470,7 +472,7 @@ fn blocked_by_the_kernel(_path: &Path) -> usize {
 /// lock is of one moment, and in a scenario one lock blocks all.
 #[cfg(target_os = "linux")]
 fn blocked_by_the_kernel(path: &Path) -> usize {
-    let names = LockFile::look(&path.to_owned().into()).expect("a look");
+    let names = LockFile::names_at(&path.to_owned().into()).expect("a look");
     let identity = names.expect("a file at the path").identity;
     let inode = format!(":{} ", identity.inode);
     let locks = std::fs::read_to_string("/proc/locks").expect("the kernel lists its locks");

@@ -32,7 +32,7 @@
 //! owner, for a hostile one can change its number. An exclusive one waits in the kernel's line from
 //! then on, where it overtakes none.
 //!
-//! The steps are here, what they call is a [`Gate`]: the kernel's, or under loom the model's.
+//! The steps are here, what they call is a [`Turnstile`]: the kernel's, or under loom the model's.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -90,7 +90,7 @@ pub(super) fn new_number(pid: u32) -> u32 {
 
 /// What a look at the turnstile shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turnstile {
+pub(super) enum TurnstileState {
     /// It is free, or there is none.
     Free,
     Taken(Taken),
@@ -112,12 +112,12 @@ pub(super) enum Turn {
 }
 
 /// A lock and its turnstile, as an attempt sees them.
-pub(super) trait Gate {
-    fn look(&self) -> Turnstile;
+pub(super) trait Turnstile {
+    fn check(&self) -> TurnstileState;
     /// As `look`, by a call that asks for the lock as well: `None` if another one has that, so that a try would be
     /// refused.
-    fn look_before_try(&self) -> Option<Turnstile> {
-        Some(self.look())
+    fn check_before_try(&self) -> Option<TurnstileState> {
+        Some(self.check())
     }
     fn remembered(&self) -> &Turnstiles;
     fn region(&self) -> Region;
@@ -135,8 +135,8 @@ pub(super) trait Gate {
 
 /// The same, for an attempt that may wait.
 pub(super) trait Wait {
-    type Gate: Gate;
-    fn gate(&self) -> &Self::Gate;
+    type Turnstile: Turnstile;
+    fn turnstile(&self) -> &Self::Turnstile;
     /// Waits for no longer than this; not at all with a limit of zero.
     fn take_turnstile(&self, limit: Duration) -> Turn;
     fn leave_turnstile(&self);
@@ -146,21 +146,21 @@ pub(super) trait Wait {
 /// Tries the lock, if it is not the turn of another process. One that `may_pause` blocks for up to
 /// [`CHANCE`] when all that is missing is that the owner of the turnstile has had its chance.
 #[inline]
-pub(super) fn try_in_turn(gate: &impl Gate, may_pause: bool) -> io::Result<Tried> {
-    let turnstile = match gate.look_before_try() {
-        Some(turnstile) => turnstile,
-        None if gate.remembered().is_empty() => return Ok(Tried::Busy),
+pub(super) fn try_in_turn(turnstile: &impl Turnstile, may_pause: bool) -> io::Result<Tried> {
+    let state = match turnstile.check_before_try() {
+        Some(state) => state,
+        None if turnstile.remembered().is_empty() => return Ok(Tried::Busy),
         // What is remembered must not become old.
-        None => gate.look(),
+        None => turnstile.check(),
     };
-    let mut next = judge(gate, turnstile)?;
+    let mut next = judge(turnstile, state)?;
     if let (Next::HasAChance(left), true) = (next, may_pause) {
-        gate.pause(left);
-        next = ask(gate)?;
+        turnstile.pause(left);
+        next = ask(turnstile)?;
     }
     match next {
-        Next::Mine | Next::Ignored => gate.try_lock(),
-        Next::Held { too_long: true } if may_share(gate) => gate.try_lock(),
+        Next::Mine | Next::Ignored => turnstile.try_lock(),
+        Next::Held { too_long: true } if may_share(turnstile) => turnstile.try_lock(),
         Next::Acquired => Ok(Tried::Acquired),
         Next::OfAnother(_) | Next::HasAChance(_) | Next::Held { .. } => Ok(Tried::Busy),
     }
@@ -168,10 +168,10 @@ pub(super) fn try_in_turn(gate: &impl Gate, may_pause: bool) -> io::Result<Tried
 
 /// Waits for the lock, in turn if possible.
 pub(super) fn lock_in_turn(wait: &impl Wait) -> io::Result<Waited> {
-    let gate = wait.gate();
+    let turnstile = wait.turnstile();
     let mut missed = 0;
     loop {
-        let limit = match ask(gate)? {
+        let limit = match ask(turnstile)? {
             Next::Mine if missed == MOST_MISSED => break,
             Next::Mine => {
                 missed += 1;
@@ -179,14 +179,16 @@ pub(super) fn lock_in_turn(wait: &impl Wait) -> io::Result<Waited> {
             }
             Next::OfAnother(left) | Next::HasAChance(left) => left,
             Next::Held { too_long: false } => ASK_EVERY,
-            Next::Held { too_long: true } if !gate.is_shared() || may_share(gate) => break,
+            Next::Held { too_long: true } if !turnstile.is_shared() || may_share(turnstile) => {
+                break;
+            }
             Next::Held { too_long: true } => ASK_EVERY,
             Next::Acquired => return Ok(Waited::Acquired),
             Next::Ignored => break,
         };
         match wait.take_turnstile(limit) {
             Turn::Taken => {
-                gate.remembered().forget(gate.region());
+                turnstile.remembered().forget(turnstile.region());
                 let waited = wait.lock();
                 wait.leave_turnstile();
                 return waited;
@@ -201,15 +203,15 @@ pub(super) fn lock_in_turn(wait: &impl Wait) -> io::Result<Waited> {
 
 /// Whether the lock is shared past the owner of the turnstile, which has had it for too long.
 #[cold]
-fn may_share(gate: &impl Gate) -> bool {
-    if !gate.is_shared() {
+fn may_share(turnstile: &impl Turnstile) -> bool {
+    if !turnstile.is_shared() {
         return false;
     }
-    if gate.is_lock_waited_for() {
-        gate.remembered().is_awake(gate.region(), gate.now());
+    if turnstile.is_lock_waited_for() {
+        turnstile.remembered().is_awake(turnstile.region(), turnstile.now());
         return false;
     }
-    gate.remembered().passed(gate.region(), gate.now());
+    turnstile.remembered().passed(turnstile.region(), turnstile.now());
     true
 }
 
@@ -236,49 +238,49 @@ enum Next {
 }
 
 #[inline]
-fn ask(gate: &impl Gate) -> io::Result<Next> {
-    judge(gate, gate.look())
+fn ask(turnstile: &impl Turnstile) -> io::Result<Next> {
+    judge(turnstile, turnstile.check())
 }
 
 #[inline]
-fn judge(gate: &impl Gate, turnstile: Turnstile) -> io::Result<Next> {
-    match turnstile {
-        Turnstile::Free => {
-            gate.remembered().forget(gate.region());
+fn judge(turnstile: &impl Turnstile, state: TurnstileState) -> io::Result<Next> {
+    match state {
+        TurnstileState::Free => {
+            turnstile.remembered().forget(turnstile.region());
             Ok(Next::Mine)
         }
-        Turnstile::Covered => Ok(Next::Ignored),
-        Turnstile::Taken(taken) => ask_beside_owner(gate, taken),
+        TurnstileState::Covered => Ok(Next::Ignored),
+        TurnstileState::Taken(taken) => ask_beside_owner(turnstile, taken),
     }
 }
 
 #[cold]
-fn ask_beside_owner(gate: &impl Gate, taken: Taken) -> io::Result<Next> {
-    let (remembered, region) = (gate.remembered(), gate.region());
-    match remembered.see(region, taken, gate.now()) {
+fn ask_beside_owner(turnstile: &impl Turnstile, taken: Taken) -> io::Result<Next> {
+    let (remembered, region) = (turnstile.remembered(), turnstile.region());
+    match remembered.see(region, taken, turnstile.now()) {
         Seen::Wait(left) => return Ok(Next::OfAnother(left)),
         Seen::Chance(left) => return Ok(Next::HasAChance(left)),
         Seen::Passed => return Ok(Next::Ignored),
         Seen::Ask => {}
     }
-    let is_free = match gate.is_free() {
+    let is_free = match turnstile.is_free() {
         Ok(is_free) => is_free,
         // If it was free and could not be given back, it is this process's, and must not stay so unused.
         Err(error) => {
-            let is_kept = gate.try_lock().is_ok_and(|tried| tried == Tried::Acquired);
+            let is_kept = turnstile.try_lock().is_ok_and(|tried| tried == Tried::Acquired);
             return if is_kept { Ok(Next::Acquired) } else { Err(error) };
         }
     };
-    match remembered.saw_lock(region, is_free, gate.now()) {
+    match remembered.saw_lock(region, is_free, turnstile.now()) {
         Answer::Wait(left) => return Ok(Next::OfAnother(left)),
         Answer::Held { too_long } => return Ok(Next::Held { too_long }),
         Answer::Pass => {}
     }
-    if gate.try_lock()? == Tried::Acquired {
-        remembered.passed(region, gate.now());
+    if turnstile.try_lock()? == Tried::Acquired {
+        remembered.passed(region, turnstile.now());
         return Ok(Next::Acquired);
     }
-    remembered.saw_lock(region, false, gate.now());
+    remembered.saw_lock(region, false, turnstile.now());
     Ok(Next::Held { too_long: false })
 }
 
@@ -470,13 +472,13 @@ mod tests {
 
     use super::*;
 
-    const ASLEEP: Turnstile = Turnstile::Taken(Taken(1));
+    const ASLEEP: TurnstileState = TurnstileState::Taken(Taken(1));
 
     /// A lock whose turnstile shows what the test says, at the time that the test says.
     struct Told {
         begun: Instant,
         passed: Cell<Duration>,
-        turnstile: Cell<Turnstile>,
+        turnstile: Cell<TurnstileState>,
         is_free: Cell<bool>,
         /// Those who have it read.
         is_read: Cell<bool>,
@@ -491,7 +493,7 @@ mod tests {
         is_waited_for: Cell<bool>,
     }
 
-    fn told(turnstile: Turnstile) -> Told {
+    fn told(turnstile: TurnstileState) -> Told {
         Told {
             begun: Instant::now(),
             passed: Cell::default(),
@@ -539,13 +541,13 @@ mod tests {
         }
     }
 
-    impl Gate for Told {
-        fn look(&self) -> Turnstile {
+    impl Turnstile for Told {
+        fn check(&self) -> TurnstileState {
             self.turnstile.get()
         }
 
-        fn look_before_try(&self) -> Option<Turnstile> {
-            self.is_to_be_had().then(|| self.look())
+        fn check_before_try(&self) -> Option<TurnstileState> {
+            self.is_to_be_had().then(|| self.check())
         }
 
         fn remembered(&self) -> &Turnstiles {
@@ -586,9 +588,9 @@ mod tests {
     }
 
     impl Wait for Told {
-        type Gate = Self;
+        type Turnstile = Self;
 
-        fn gate(&self) -> &Self {
+        fn turnstile(&self) -> &Self {
             self
         }
 
@@ -606,7 +608,7 @@ mod tests {
 
     #[test]
     fn nobody_is_next() {
-        for turnstile in [Turnstile::Free, Turnstile::Covered] {
+        for turnstile in [TurnstileState::Free, TurnstileState::Covered] {
             let told = told(turnstile);
             told.granted();
             told.is_free.set(false);
@@ -656,7 +658,7 @@ mod tests {
         told.is_free.set(false);
         told.refused();
         told.is_free.set(true);
-        told.turnstile.set(Turnstile::Free);
+        told.turnstile.set(TurnstileState::Free);
         told.granted();
     }
 
@@ -664,7 +666,7 @@ mod tests {
     fn another_owner_is_trusted_anew() {
         let told = told(ASLEEP);
         told.refusals(5);
-        told.turnstile.set(Turnstile::Taken(Taken(2)));
+        told.turnstile.set(TurnstileState::Taken(Taken(2)));
         told.refused();
         told.pass(10);
         told.refused();
@@ -706,7 +708,7 @@ mod tests {
             while try_in_turn(&told, true).unwrap() == Tried::Busy {
                 refused += 1;
                 told.pass(every);
-                told.turnstile.set(Turnstile::Taken(Taken(refused)));
+                told.turnstile.set(TurnstileState::Taken(Taken(refused)));
             }
             let limit = LONGEST.as_millis() as u64;
             assert!(refused * every >= limit, "passed after {refused} tries");
@@ -835,7 +837,7 @@ mod tests {
         let mut number = 0;
         let mut is_refused = |told: &Told| {
             number += 1;
-            told.turnstile.set(Turnstile::Taken(Taken(number)));
+            told.turnstile.set(TurnstileState::Taken(Taken(number)));
             told.pass(400);
             try_in_turn(told, true).unwrap() == Tried::Busy
         };
@@ -854,7 +856,7 @@ mod tests {
         }
         assert_eq!(told.remembered.owners().len(), MOST_REMEMBERED);
         assert_eq!(told.refusals(60), 2, "the last one is remembered");
-        told.turnstile.set(Turnstile::Free);
+        told.turnstile.set(TurnstileState::Free);
         for start in 0..3_000 {
             told.region.set(start);
             told.granted();

@@ -15,7 +15,7 @@
 //!    in line or moves to `Releasing`.
 //! 4. Waiters are granted from the head only. A newcomer is granted at once only if the line is empty. One that
 //!    comes from the line of a file that was removed stands before the newcomers.
-//! 5. A waiter leaves the line by an outcome or by its own cancel, never otherwise; a settled
+//! 5. A waiter leaves the line by an outcome or by its own cancel, never otherwise; a completed
 //!    grant that is cancelled counts as released.
 //!
 //! Liveness follows from 2 and 3: while a request waits there is a call under way or a holder, and
@@ -30,7 +30,7 @@ mod properties;
 mod tests;
 
 pub(crate) use pacing::{Check, Pacing};
-pub(crate) use waiters::{Place, Rank, Ticket};
+pub(crate) use waiters::{Index, Rank, Ticket};
 
 use waiters::Waiters;
 
@@ -164,7 +164,7 @@ pub(crate) enum Requested<E> {
     Queued(Ticket),
 }
 
-/// What the queue has counted since the entry exists.
+/// What the queue has counted since it exists.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// Locks granted.
@@ -274,14 +274,14 @@ impl<W, E> Queue<W, E> {
         }
     }
 
-    /// The place at the head of the line.
-    pub(crate) fn head(&self) -> Option<Place> {
-        self.waiters.first_place()
+    /// Where the head of the line is.
+    pub(crate) fn head(&self) -> Option<Index> {
+        self.waiters.first_index()
     }
 
-    /// Whether the request at this place holds the lock, and does not know yet.
-    pub(crate) fn is_granted(&self, place: Place) -> bool {
-        self.waiters.is_granted(place)
+    /// Whether the request with this index holds the lock, and does not know yet.
+    pub(crate) fn is_granted(&self, at: Index) -> bool {
+        self.waiters.is_granted(at)
     }
 
     /// A request waits in line.
@@ -338,7 +338,7 @@ impl<W, E> Queue<W, E> {
         Requested::Queued(ticket)
     }
 
-    /// `Some` once the request is settled; `None` leaves it in line. Consumes the slot when it
+    /// `Some` once the request is completed; `None` leaves it in line. Consumes the slot when it
     /// answers `Some`: the ticket is then void.
     #[inline]
     pub(crate) fn poll(&mut self, ticket: &mut Option<Ticket>) -> Option<Outcome<E>> {
@@ -348,7 +348,7 @@ impl<W, E> Queue<W, E> {
         self.waiters.remove(ticket).ok()
     }
 
-    /// The waker to call when a waiting request is settled.
+    /// The waker to call when a waiting request is completed.
     pub(crate) fn waker(&self, ticket: &Ticket) -> Option<&W> {
         self.waiters.outcome(ticket).err().flatten()
     }
@@ -359,7 +359,7 @@ impl<W, E> Queue<W, E> {
         self.waiters.register(ticket, waker)
     }
 
-    /// Gives up a request: in line, settled, or granted and never polled.
+    /// Gives up a request: in line, completed, or granted and never polled.
     pub(crate) fn cancel(&mut self, ticket: Ticket, effects: &mut Effects<W>) {
         match self.waiters.remove(ticket) {
             Ok(Outcome::Granted(())) => self.release(effects),
@@ -407,7 +407,7 @@ impl<W, E> Queue<W, E> {
     pub(crate) fn send_on(&mut self, effects: &mut Effects<W>) {
         while let Some(first) = self.waiters.first() {
             let rank = first.rank.unwrap_or_else(self.new_rank);
-            effects.wake(self.waiters.settle_first(Outcome::Moved(rank)));
+            effects.wake(self.waiters.complete_first(Outcome::Moved(rank)));
         }
     }
 
@@ -444,7 +444,7 @@ impl<W, E> Queue<W, E> {
             (Phase::Trying(_) | Phase::Waiting { .. }, Answer::Failed(error)) => {
                 self.phase = Phase::Free;
                 if !self.waiters.is_empty() {
-                    effects.wake(self.waiters.settle_first(Outcome::Failed(error)));
+                    effects.wake(self.waiters.complete_first(Outcome::Failed(error)));
                 }
                 self.advance(effects);
             }
@@ -456,7 +456,7 @@ impl<W, E> Queue<W, E> {
     fn busy(&mut self, tried: Mode, effects: &mut Effects<W>) {
         // It was alone when it came, so there is one at most.
         if self.waiters.first().is_some_and(|first| first.patience == Patience::Try) {
-            effects.wake(self.waiters.settle_first(Outcome::Busy));
+            effects.wake(self.waiters.complete_first(Outcome::Busy));
         }
         match self.waiters.first() {
             Some(first) if first.mode == tried => self.wait(tried, Call::Wait(tried), effects),
@@ -548,7 +548,7 @@ impl<W, E> Queue<W, E> {
                 return;
             }
             self.grant(mode);
-            effects.wake(self.waiters.settle_first(Outcome::Granted(())));
+            effects.wake(self.waiters.complete_first(Outcome::Granted(())));
         }
     }
 

@@ -24,7 +24,7 @@ const NO_LATER: Duration = Duration::from_millis(1);
 const CLOCK_EVERY: u32 = 8;
 const QUICK: Duration = Duration::from_micros(100);
 
-/// How one entry paces its checks and its tenures.
+/// How one lock paces its checks and its tenures.
 #[derive(Debug)]
 pub(crate) struct Pacing {
     /// Handing over for longer than this ends a tenure.

@@ -1,6 +1,6 @@
 //! The queue under random sequences of events.
 //!
-//! - Against a [`Reference`], which says in the plainest way who is settled by an event, and how.
+//! - Against a [`Reference`], which says in the plainest way which requests complete by an event, and how.
 //! - Against a [`Kernel`], which answers the OS calls as it likes and complains of every call that
 //!   is out of turn; and a ledger of wakers, in which each comes back exactly once.
 //! - Against tokio's `RwLock`, which knows nothing of either: see [`oracle`].
@@ -26,7 +26,7 @@ fn mode() -> impl Strategy<Value = Mode> {
     prop_oneof![Just(Mode::Shared), Just(Mode::Exclusive)]
 }
 
-// ---- who is settled, and how ----
+// ---- which requests complete, and how ----
 
 struct Reference {
     max_handovers: u32,
@@ -34,8 +34,8 @@ struct Reference {
     holders: BTreeMap<Id, Mode>,
     tenure: Option<Tenure>,
     counts: Counts,
-    /// What the event settled, in order.
-    settled: Vec<(Id, Outcome<&'static str>)>,
+    /// What the event completed, in order.
+    completed: Vec<(Id, Outcome<&'static str>)>,
 }
 
 struct Request {
@@ -67,7 +67,7 @@ impl Reference {
             holders: BTreeMap::new(),
             tenure: None,
             counts: Counts::default(),
-            settled: Vec::new(),
+            completed: Vec::new(),
         }
     }
 
@@ -82,7 +82,7 @@ impl Reference {
         let may_ask_the_os = idle && self.tenure.is_none() && self.line.is_empty();
         self.line.push_back(request);
         self.admit();
-        if self.settled.pop().is_some() {
+        if self.completed.pop().is_some() {
             assert!(self.holders.contains_key(&id), "it was the last in line");
             Expected::Granted
         } else if patience == Patience::Try && !may_ask_the_os {
@@ -114,13 +114,13 @@ impl Reference {
     fn busy(&mut self) {
         while self.line.front().is_some_and(|front| front.patience == Patience::Try) {
             let id = self.line.pop_front().expect("looked at above").id;
-            self.settled.push((id, Outcome::Busy));
+            self.completed.push((id, Outcome::Busy));
         }
     }
 
     fn failed(&mut self) {
         if let Some(request) = self.line.pop_front() {
-            self.settled.push((request.id, Outcome::Failed(ERROR)));
+            self.completed.push((request.id, Outcome::Failed(ERROR)));
         }
     }
 
@@ -149,7 +149,7 @@ impl Reference {
             }
             self.counts.granted += 1;
             self.holders.insert(front.id, front.mode);
-            self.settled.push((front.id, Outcome::Granted(())));
+            self.completed.push((front.id, Outcome::Granted(())));
             self.line.pop_front();
         }
         if self.holders.is_empty() {
@@ -263,7 +263,7 @@ struct World {
     requests: usize,
     tickets: Vec<(Id, Ticket)>,
     /// What a poll will say.
-    settled: BTreeMap<Id, Outcome<&'static str>>,
+    completed: BTreeMap<Id, Outcome<&'static str>>,
     wakers: usize,
     /// The wakers in the queue, by request.
     registered: BTreeMap<Id, usize>,
@@ -281,7 +281,7 @@ impl World {
             kernel: Kernel::default(),
             requests: 0,
             tickets: Vec::new(),
-            settled: BTreeMap::new(),
+            completed: BTreeMap::new(),
             wakers: 0,
             registered: BTreeMap::new(),
             end: None,
@@ -358,7 +358,7 @@ impl World {
         let (id, ticket) = &self.tickets[at.index(self.tickets.len())];
         self.wakers += 1;
         let discarded = self.queue.register(ticket, self.wakers);
-        if self.settled.contains_key(id) {
+        if self.completed.contains_key(id) {
             assert_eq!(discarded, Some(self.wakers), "nobody will call it");
         } else {
             assert_eq!(discarded, self.registered.insert(*id, self.wakers));
@@ -369,7 +369,7 @@ impl World {
         let (id, ticket) = self.tickets.swap_remove(at);
         let mut ticket = Some(ticket);
         let found = self.queue.poll(&mut ticket);
-        assert_eq!(found, self.settled.remove(&id), "poll of request {id}");
+        assert_eq!(found, self.completed.remove(&id), "poll of request {id}");
         if let Some(ticket) = ticket {
             assert_eq!(found, None, "a ticket that is void");
             self.tickets.push((id, ticket));
@@ -383,7 +383,7 @@ impl World {
             return;
         }
         let (id, ticket) = self.tickets.swap_remove(at.index(self.tickets.len()));
-        self.settled.remove(&id);
+        self.completed.remove(&id);
         self.reference.leave(id);
         let mut effects = Effects::default();
         self.queue.cancel(ticket, &mut effects);
@@ -393,7 +393,7 @@ impl World {
 
     fn polled_holders(&self) -> Vec<Id> {
         let holders = self.reference.holders.keys().copied();
-        holders.filter(|id| !self.settled.contains_key(id)).collect()
+        holders.filter(|id| !self.completed.contains_key(id)).collect()
     }
 
     fn release(&mut self, id: Id) {
@@ -458,17 +458,17 @@ impl World {
             self.kernel.accept(ask, self.reference.wanted(), before);
         }
         let woken: Vec<usize> = wake.into_iter().chain(wake_more).collect();
-        let settled = mem::take(&mut self.reference.settled);
+        let completed = mem::take(&mut self.reference.completed);
         let expected: Vec<usize> =
-            settled.iter().filter_map(|(id, _)| self.registered.remove(id)).collect();
-        assert_eq!(woken, expected, "the wakers of those who are settled, in their order");
-        self.settled.extend(settled);
+            completed.iter().filter_map(|(id, _)| self.registered.remove(id)).collect();
+        assert_eq!(woken, expected, "the wakers of the completed requests, in their order");
+        self.completed.extend(completed);
     }
 
     fn look(&self) {
         for (id, ticket) in &self.tickets {
             let outcome = self.queue.waiters.outcome(ticket);
-            assert_eq!(outcome.ok(), self.settled.get(id), "request {id}");
+            assert_eq!(outcome.ok(), self.completed.get(id), "request {id}");
             assert_eq!(self.queue.waker(ticket), self.registered.get(id), "request {id}");
         }
         assert_eq!(self.queue.counts(), self.reference.counts);
@@ -501,7 +501,7 @@ impl World {
             if self.kernel.call.is_some() {
                 self.answer(OsAnswer::Positive);
             } else if let Some(at) =
-                self.tickets.iter().position(|(id, _)| self.settled.contains_key(id))
+                self.tickets.iter().position(|(id, _)| self.completed.contains_key(id))
             {
                 self.poll(at);
             } else if let Some(id) = self.polled_holders().first() {

@@ -669,7 +669,7 @@ fn one_of_several_shared_grants_that_is_cancelled_takes_nothing_from_the_others(
 }
 
 #[test]
-fn a_settled_request_that_is_not_a_grant_is_cancelled_without_effect() {
+fn a_completed_request_that_is_not_a_grant_is_cancelled_without_effect() {
     play(
         UNBOUNDED,
         &[

@@ -4,7 +4,7 @@
 //! Invariants:
 //! 1. A slot exists from `push` until its owner takes it with `remove`; nobody else frees it, so
 //!    a [`Ticket`] never points to another waiter's slot.
-//! 2. A slot is linked exactly while its state is `Waiting`. `settle` unlinks.
+//! 2. A slot is linked exactly while its state is `Waiting`. `complete_first` unlinks.
 //!
 //! 3. Waiters with a rank are linked together, from the lowest rank to the highest. Before them is none, or one
 //!    that does not wait.
@@ -20,22 +20,22 @@ use slab::Slab;
 use super::{Outcome, Patience};
 use crate::mode::Mode;
 
-/// A place in the queue. Owned by one request, given back by polling or cancelling.
+/// A slot of the queue. Owned by one request, given back by polling or cancelling.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Ticket(Place);
+pub(crate) struct Ticket(Index);
 
-/// Where a slot is: its index and one, so that `Option<Place>` takes four bytes.
+/// Where a slot is: its index and one, so that `Option<Index>` takes four bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Place(NonZeroU32);
+pub(crate) struct Index(NonZeroU32);
 
 impl Ticket {
     /// Nobody else has it for as long as the ticket lasts.
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn index(&self) -> Index {
         self.0
     }
 }
 
-impl Place {
+impl Index {
     #[inline]
     fn at(index: usize) -> Self {
         let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
@@ -58,22 +58,22 @@ pub(super) struct Waiter<W> {
     pub(super) patience: Patience,
     pub(super) rank: Option<Rank>,
     waker: Option<W>,
-    previous: Option<Place>,
-    next: Option<Place>,
+    previous: Option<Index>,
+    next: Option<Index>,
 }
 
 #[derive(Debug)]
 enum Slot<W, E> {
     Waiting(Waiter<W>),
-    Settled(Outcome<E>),
+    Completed(Outcome<E>),
 }
 
 #[derive(Debug)]
 pub(super) struct Waiters<W, E> {
     slots: Slab<Slot<W, E>>,
-    first: Option<Place>,
-    last: Option<Place>,
-    last_ranked: Option<Place>,
+    first: Option<Index>,
+    last: Option<Index>,
+    last_ranked: Option<Index>,
 }
 
 impl<W, E> Waiters<W, E> {
@@ -93,21 +93,21 @@ impl<W, E> Waiters<W, E> {
         self.first.map(|at| self.waiting(at))
     }
 
-    /// Its place.
-    pub(super) fn first_place(&self) -> Option<Place> {
+    /// Where the first one is.
+    pub(super) fn first_index(&self) -> Option<Index> {
         self.first
     }
 
-    /// Whether the request at this place holds the lock, and does not know yet.
-    pub(super) fn is_granted(&self, place: Place) -> bool {
-        matches!(self.slots.get(place.index()), Some(Slot::Settled(Outcome::Granted(()))))
+    /// Whether the request with this index holds the lock, and does not know yet.
+    pub(super) fn is_granted(&self, at: Index) -> bool {
+        matches!(self.slots.get(at.index()), Some(Slot::Completed(Outcome::Granted(()))))
     }
 
     #[inline]
     pub(super) fn push(&mut self, mode: Mode, patience: Patience) -> Ticket {
         let (rank, previous) = (None, self.last);
         let waiter = Waiter { mode, patience, rank, waker: None, previous, next: None };
-        let at = Place::at(self.slots.insert(Slot::Waiting(waiter)));
+        let at = Index::at(self.slots.insert(Slot::Waiting(waiter)));
         match self.last {
             Some(last) => self.waiting_mut(last).next = Some(at),
             None => self.first = Some(at),
@@ -133,7 +133,7 @@ impl<W, E> Waiters<W, E> {
         };
         let (patience, rank) = (Patience::Wait, Some(rank));
         let waiter = Waiter { mode, patience, rank, waker: None, previous, next };
-        let at = Place::at(self.slots.insert(Slot::Waiting(waiter)));
+        let at = Index::at(self.slots.insert(Slot::Waiting(waiter)));
         match previous {
             Some(previous) => self.waiting_mut(previous).next = Some(at),
             None => self.first = Some(at),
@@ -150,10 +150,10 @@ impl<W, E> Waiters<W, E> {
 
     /// Takes the head out of the line, leaves the outcome in its slot, and returns its waker.
     #[inline]
-    pub(super) fn settle_first(&mut self, outcome: Outcome<E>) -> Option<W> {
-        let at = self.first.expect("only a non-empty line is settled");
+    pub(super) fn complete_first(&mut self, outcome: Outcome<E>) -> Option<W> {
+        let at = self.first.expect("only a line with a waiter has a first one");
         let waker = self.unlink(at);
-        self.slots[at.index()] = Slot::Settled(outcome);
+        self.slots[at.index()] = Slot::Completed(outcome);
         waker
     }
 
@@ -162,7 +162,7 @@ impl<W, E> Waiters<W, E> {
     pub(super) fn outcome(&self, ticket: &Ticket) -> Result<&Outcome<E>, Option<&W>> {
         match &self.slots[ticket.0.index()] {
             Slot::Waiting(waiter) => Err(waiter.waker.as_ref()),
-            Slot::Settled(outcome) => Ok(outcome),
+            Slot::Completed(outcome) => Ok(outcome),
         }
     }
 
@@ -171,7 +171,7 @@ impl<W, E> Waiters<W, E> {
     pub(super) fn register(&mut self, ticket: &Ticket, waker: W) -> Option<W> {
         match &mut self.slots[ticket.0.index()] {
             Slot::Waiting(waiter) => waiter.waker.replace(waker),
-            Slot::Settled(_) => Some(waker),
+            Slot::Completed(_) => Some(waker),
         }
     }
 
@@ -185,31 +185,31 @@ impl<W, E> Waiters<W, E> {
             return Err(waker);
         }
         match self.slots.remove(at.index()) {
-            Slot::Settled(outcome) => Ok(outcome),
+            Slot::Completed(outcome) => Ok(outcome),
             Slot::Waiting(_) => unreachable!("handled above"),
         }
     }
 
     #[inline]
-    fn waiting(&self, at: Place) -> &Waiter<W> {
+    fn waiting(&self, at: Index) -> &Waiter<W> {
         match &self.slots[at.index()] {
             Slot::Waiting(waiter) => waiter,
-            Slot::Settled(_) => unreachable!("only waiting slots are linked"),
+            Slot::Completed(_) => unreachable!("only waiting slots are linked"),
         }
     }
 
     #[inline]
-    fn waiting_mut(&mut self, at: Place) -> &mut Waiter<W> {
+    fn waiting_mut(&mut self, at: Index) -> &mut Waiter<W> {
         match &mut self.slots[at.index()] {
             Slot::Waiting(waiter) => waiter,
-            Slot::Settled(_) => unreachable!("only waiting slots are linked"),
+            Slot::Completed(_) => unreachable!("only waiting slots are linked"),
         }
     }
 
     /// Takes a waiting slot out of the line, and its waker out of the slot. The slot itself is left
     /// for the caller to overwrite or free.
     #[inline]
-    fn unlink(&mut self, at: Place) -> Option<W> {
+    fn unlink(&mut self, at: Index) -> Option<W> {
         let waiter = self.waiting_mut(at);
         let (previous, next, waker) = (waiter.previous, waiter.next, waiter.waker.take());
         match previous {

@@ -152,16 +152,16 @@ fn run_on_runtime(pool: &Pool, job: Job) -> Option<Job> {
     if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread || !threads_can_be_had() {
         return Some(job);
     }
-    let carrier = SentToRuntime { job: Some(job), pool: pool.clone() };
-    drop(runtime.spawn_blocking(move || carrier.run()));
+    let sent = SentToRuntime { job: Some(job), pool: pool.clone() };
+    drop(runtime.spawn_blocking(move || sent.run()));
     None
 }
 
 #[cfg(tokio_filelock_loom)]
 fn run_on_runtime(pool: &Pool, job: Job) -> Option<Job> {
-    let carrier = SentToRuntime { job: Some(job), pool: pool.clone() };
-    let mut carrier = model_runtime::spawn_blocking(carrier)?;
-    carrier.job.take()
+    let sent = SentToRuntime { job: Some(job), pool: pool.clone() };
+    let mut sent = model_runtime::spawn_blocking(sent)?;
+    sent.job.take()
 }
 
 /// Takes the time of a thread that does nothing. Without threads what is given to tokio's pool would stay

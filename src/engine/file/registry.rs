@@ -110,7 +110,7 @@ impl Registry {
     ) -> Result<Arc<Registration>, Error> {
         // Looked up before opening: where the kernel drops a process's locks when any descriptor
         // of the file is closed (POSIX record locks), a needless open would be the mistake.
-        if let Some(names) = LockFile::look(path)? {
+        if let Some(names) = LockFile::names_at(path)? {
             if let Some(joined) = this.find(&names, path, wanted)? {
                 let file = &joined.lock.file;
                 if wanted.access.in_use {
@@ -196,7 +196,7 @@ impl Registry {
                 files = self.files.lock();
             }
             let alike = files.entry(identity).or_default();
-            let in_doubt = match known.look(&file, alike) {
+            let in_doubt = match known.compare(&file, alike) {
                 Looked::Found(registered) => {
                     let joined = registered.count_in(path, wanted, &self.pool);
                     let surplus = match joined {
@@ -328,7 +328,7 @@ enum Looked<'a> {
 
 impl Known {
     /// Looks for the file among those that have its number now.
-    fn look<'a>(&self, file: &LockFile, alike: &'a mut [Registered]) -> Looked<'a> {
+    fn compare<'a>(&self, file: &LockFile, alike: &'a mut [Registered]) -> Looked<'a> {
         let mut in_doubt = Vec::new();
         for (at, registered) in alike.iter().enumerate() {
             let is = |known: &Arc<OpenFile>| Arc::ptr_eq(known, &registered.file);

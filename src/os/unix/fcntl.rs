@@ -17,7 +17,7 @@ use nix::libc;
 
 use super::kernel::record;
 use crate::mode::Mode;
-use crate::os::turnstile::{Taken, Turnstile};
+use crate::os::turnstile::{Taken, TurnstileState};
 use crate::os::{Region, wire};
 
 // C libraries give the constants another width than the field has.
@@ -70,9 +70,9 @@ impl Range {
 
 impl Blocker {
     /// A turnstile that this one has.
-    pub(super) fn as_turnstile(&self) -> Turnstile {
+    pub(super) fn as_turnstile(&self) -> TurnstileState {
         // The pid is that of a POSIX record lock; an open file description lock has none.
-        Turnstile::Taken(Taken(self.range.length << 32 | u64::from(self.pid.unwrap_or(0))))
+        TurnstileState::Taken(Taken(self.range.length << 32 | u64::from(self.pid.unwrap_or(0))))
     }
 
     /// A lock of this range and mode can not be had beside it.

@@ -10,7 +10,7 @@ use super::flock;
 use super::interrupt::Interrupt;
 use super::kernel::record;
 use crate::mode::Mode;
-use crate::os::turnstile::Turnstile;
+use crate::os::turnstile::TurnstileState;
 use crate::os::{Protocol, Region, Waited, wire};
 
 /// So many times in a row a call that waits for nobody is made again when it was interrupted.
@@ -128,28 +128,33 @@ impl Lock {
 
     /// Another open file has a lock that begins as this turnstile does. `Free` if that cannot be told.
     #[inline]
-    pub(in crate::os) fn look(self, file: &File) -> Turnstile {
-        let Lock::Bytes(range) = self else { return Turnstile::Free };
+    pub(in crate::os) fn check_turnstile(self, file: &File) -> TurnstileState {
+        let Lock::Bytes(range) = self else { return TurnstileState::Free };
         match fcntl::blocker(file, Range::byte(range.start)) {
             Ok(Some(by)) if by.range.start == range.start => by.as_turnstile(),
-            Ok(Some(_)) => Turnstile::Covered,
-            Ok(None) | Err(_) => Turnstile::Free,
+            Ok(Some(_)) => TurnstileState::Covered,
+            Ok(None) | Err(_) => TurnstileState::Free,
         }
     }
 
-    /// As `look`, and whether the lock behind this turnstile could be had is asked by the same call: `None` if not.
+    /// As `check_turnstile`, and whether the lock behind this turnstile could be had is asked by the same call: `None` if not.
     /// The kernel names one lock of several, so a second call may be needed.
     #[inline]
-    pub(in crate::os) fn look_with(self, lock: Self, file: &File, mode: Mode) -> Option<Turnstile> {
+    pub(in crate::os) fn check_turnstile_with(
+        self,
+        lock: Self,
+        file: &File,
+        mode: Mode,
+    ) -> Option<TurnstileState> {
         let (Lock::Bytes(turnstile), Lock::Bytes(lock)) = (self, lock) else {
-            return Some(self.look(file));
+            return Some(self.check_turnstile(file));
         };
         let both = Range { start: lock.start, length: turnstile.start + 1 - lock.start };
         match fcntl::blocker(file, both) {
-            Ok(None) | Err(_) => Some(Turnstile::Free),
+            Ok(None) | Err(_) => Some(TurnstileState::Free),
             Ok(Some(by)) if by.range.start == turnstile.start => Some(by.as_turnstile()),
             Ok(Some(by)) if by.keeps_out(lock, mode) => None,
-            Ok(Some(_)) => Some(self.look(file)),
+            Ok(Some(_)) => Some(self.check_turnstile(file)),
         }
     }
 

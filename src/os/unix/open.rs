@@ -57,8 +57,8 @@ pub(in crate::os) fn open(location: &Location, access: Access) -> Result<Opened,
 }
 
 /// What the lock file at this place is; `None` if there is none.
-pub(in crate::os) fn look(location: &Location) -> Result<Option<Names>, Error> {
-    match names_at(location) {
+pub(in crate::os) fn names_at(location: &Location) -> Result<Option<Names>, Error> {
+    match mode_and_names(location) {
         Ok((mode, names)) => regular(mode, location).map(|()| Some(names)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(open_error(location, error)),
@@ -66,7 +66,7 @@ pub(in crate::os) fn look(location: &Location) -> Result<Option<Names>, Error> {
 }
 
 /// The type and the permissions of what is there, and what it is.
-fn names_at(location: &Location) -> io::Result<(u32, Names)> {
+fn mode_and_names(location: &Location) -> io::Result<(u32, Names)> {
     // Without a descriptor, where that is possible: the process may have none left.
     if let (None, path) = location.to_resolve() {
         let (mode, identity) = status(location)?;
@@ -85,8 +85,8 @@ fn names_at(location: &Location) -> io::Result<(u32, Names)> {
     Ok((look.mode(), look.names(location)?))
 }
 
-/// As `look`, where a server may know better than this machine's cache.
-pub(in crate::os) fn look_at_server(location: &Location) -> Result<Option<Names>, Error> {
+/// As `names_at`, where a server may know better than this machine's cache.
+pub(in crate::os) fn names_at_server(location: &Location) -> Result<Option<Names>, Error> {
     // To open a directory makes an NFS client ask whether the directory has changed, and to
     // forget what it knew of names in it if so ("close-to-open cache consistency", nfs(5)).
     // One that may be searched only cannot be opened.
@@ -94,7 +94,7 @@ pub(in crate::os) fn look_at_server(location: &Location) -> Result<Option<Names>
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
         let _ = open_at(from, directory_of(path), flags, Mode::empty());
     }
-    look(location)
+    names_at(location)
 }
 
 /// What an open file is.

@@ -21,7 +21,7 @@ use super::interrupt::Interrupt;
 use super::overlapped::{self, Range};
 use crate::mode::Mode;
 use crate::os::file_system::FileSystem;
-use crate::os::turnstile::{Taken, Turnstile};
+use crate::os::turnstile::{Taken, TurnstileState};
 use crate::os::{Protocol, Region, Waited, wire};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,12 +124,12 @@ impl Lock {
     /// Another handle has locked this turnstile. Which one can not be told, and the system has no question
     /// for it: it is asked for a shared lock, which those who ask do not keep from each other. `Free` if
     /// that cannot be told, either.
-    pub(in crate::os) fn look(self, file: &File) -> Turnstile {
+    pub(in crate::os) fn check_turnstile(self, file: &File) -> TurnstileState {
         match self.can_have(file, Mode::Shared) {
             Err(error) if super::errors::is_contention(&error, FileSystem::Local) => {
-                Turnstile::Taken(Taken(0))
+                TurnstileState::Taken(Taken(0))
             }
-            _ => Turnstile::Free,
+            _ => TurnstileState::Free,
         }
     }
 
@@ -144,13 +144,13 @@ impl Lock {
     }
 
     /// No question asks for both.
-    pub(in crate::os) fn look_with(
+    pub(in crate::os) fn check_turnstile_with(
         self,
         _lock: Self,
         file: &File,
         _mode: Mode,
-    ) -> Option<Turnstile> {
-        Some(self.look(file))
+    ) -> Option<TurnstileState> {
+        Some(self.check_turnstile(file))
     }
 
     /// The turnstile has no number here.
@@ -225,10 +225,10 @@ mod tests {
     fn looking_whether_it_is_taken_takes_nothing() {
         let (_directory, [one, other]) = opened_twice();
         let lock = Lock::of(Protocol::Fcntl, Region::ONLY, 0);
-        assert_eq!(lock.look(&one), Turnstile::Free);
+        assert_eq!(lock.check_turnstile(&one), TurnstileState::Free);
         lock.try_lock(&other, Mode::Exclusive).unwrap();
-        assert_eq!(lock.look(&one), Turnstile::Taken(Taken(0)));
+        assert_eq!(lock.check_turnstile(&one), TurnstileState::Taken(Taken(0)));
         lock.unlock(&other).unwrap();
-        assert_eq!(lock.look(&one), Turnstile::Free);
+        assert_eq!(lock.check_turnstile(&one), TurnstileState::Free);
     }
 }

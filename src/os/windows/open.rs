@@ -50,7 +50,7 @@ pub(in crate::os) fn open(path: &Location, access: Access) -> Result<Opened, Err
 }
 
 /// What the lock file at this path is; `None` if there is none.
-pub(in crate::os) fn look(path: &Location) -> Result<Option<Names>, Error> {
+pub(in crate::os) fn names_at(path: &Location) -> Result<Option<Names>, Error> {
     let mut options = OpenOptions::new();
     options
         .access_mode(FILE_READ_ATTRIBUTES)
@@ -64,9 +64,9 @@ pub(in crate::os) fn look(path: &Location) -> Result<Option<Names>, Error> {
     }
 }
 
-/// As `look`: to open the file asks the server.
-pub(in crate::os) fn look_at_server(path: &Location) -> Result<Option<Names>, Error> {
-    look(path)
+/// As `names_at`: to open the file asks the server.
+pub(in crate::os) fn names_at_server(path: &Location) -> Result<Option<Names>, Error> {
+    names_at(path)
 }
 
 /// What an open file is: the number is 128 bits, or those of a file system that has no more.
@@ -122,7 +122,7 @@ fn open_file(path: &Path, access: Access) -> io::Result<(File, bool)> {
 
 /// What stands at the path is no file, if that can be seen.
 fn not_a_file(path: &Location) -> Result<(), Error> {
-    match look(path) {
+    match names_at(path) {
         Err(error) if error.kind() == ErrorKind::NotAFile => Err(error),
         _ => Ok(()),
     }
