@@ -163,7 +163,7 @@ impl fmt::Debug for Pin {
 impl Drop for Pinned {
     fn drop(&mut self) {
         self.guard = None;
-        if self.process.is_past() {
+        if self.process.is_inherited() {
             return; // it is the parent's
         }
         let (cache, found) = (self.cache.clone(), self.found.clone());
@@ -204,7 +204,7 @@ impl Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         let staging = self.staging.take();
-        if let Some(staging) = staging.filter(|_| !self.process.is_past()) {
+        if let Some(staging) = staging.filter(|_| !self.process.is_inherited()) {
             let cache = self.cache.clone();
             wait::leave(process::pool(), move || cache.store.discard(staging, cache.writer()));
         }

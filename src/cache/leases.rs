@@ -13,7 +13,6 @@ use super::turns::{Turn, Turns};
 use crate::foreign;
 use crate::process;
 use crate::shim::{Arc, Mutex};
-use crate::wait;
 
 /// The kernel takes a lease away after 45 s (proc_sys_fs(5), `lease-break-time`).
 pub(super) const LEASES_END: Duration = Duration::from_secs(90);
@@ -47,7 +46,7 @@ impl Leases {
         };
         if is_first {
             let waiting = self.waiting.clone();
-            wait::errand(process::pool(), move || {
+            process::pool().spawn(move || {
                 thread::sleep(MOMENT);
                 let waiting = mem::take(&mut *waiting.lock());
                 for tell in waiting {

@@ -741,7 +741,7 @@ impl CacheDir {
         job: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let inner = self.inner.clone();
-        wait::errand_with_answer(process::pool(), move || job(&inner)).await
+        process::pool().run(move || job(&inner)).await
     }
 
     /// Makes file-system calls where they may block.

@@ -94,7 +94,7 @@ impl Handle {
     /// of all.
     #[inline]
     pub(crate) fn is_inherited(&self) -> bool {
-        self.generation.is_past()
+        self.generation.is_inherited()
     }
 
     #[inline]

@@ -93,7 +93,7 @@ impl Registration {
     /// and its locks are that process's: nothing may be done with it.
     #[inline]
     pub(crate) fn is_inherited(&self) -> bool {
-        self.generation.is_past()
+        self.generation.is_inherited()
     }
 
     /// Another process has had the lock or was next, for this one has had to wait.

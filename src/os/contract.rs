@@ -201,7 +201,7 @@ contract! { functions Generation {
     fn current() -> Generation;
 
     /// What was made in this generation is the parent's, or a grandparent's.
-    fn is_past(generation: Generation) -> bool;
+    fn is_inherited(generation: Generation) -> bool;
 
     /// How many forks lie between this process and the first one of the program.
     fn number(generation: Generation) -> usize;

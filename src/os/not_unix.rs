@@ -11,7 +11,7 @@ pub(crate) mod fork {
             Self
         }
 
-        pub(crate) fn is_past(self) -> bool {
+        pub(crate) fn is_inherited(self) -> bool {
             false
         }
 

@@ -90,22 +90,23 @@ pub(crate) fn park(
     pool.submit(job).map_err(|(_, error)| error)
 }
 
-/// Runs a short job that others depend on. Where no thread can be had, late on this one is better
-/// than never.
-pub(crate) fn errand(pool: &Pool, job: impl FnOnce() + Send + 'static) {
-    if let Err((job, error)) = pool.submit(Box::new(|_| job())) {
-        job(Err(error));
+impl Pool {
+    /// Runs an errand. Where no thread can be had, late on this one is better than never.
+    pub(crate) fn spawn(&self, job: impl FnOnce() + Send + 'static) {
+        if let Err((job, error)) = self.submit(Box::new(|_| job())) {
+            job(Err(error));
+        }
     }
-}
 
-/// Runs an errand and waits for its answer; the errand runs even if nobody waits any more.
-pub(crate) async fn errand_with_answer<T: Send + 'static>(
-    pool: &Pool,
-    job: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    let (job, answered) = with_answer(job);
-    errand(pool, job);
-    answered.await.expect("an errand runs")
+    /// Runs an errand and waits for its answer. The errand runs even if its caller does not wait any more.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        let (job, answered) = with_answer(job);
+        self.spawn(job);
+        answered.await.expect("an errand runs")
+    }
 }
 
 /// Runs a call for its caller; it runs even if the caller does not wait any more.

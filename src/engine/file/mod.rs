@@ -373,7 +373,7 @@ impl Engine for Lock {
         let answer = match asked.call {
             Call::Try(_) | Call::Unlock if !may_wait_for_server && !self.file.is_local() => {
                 let later = asked.later();
-                wait::errand(&self.pool, move || later.resume(MayBlock::ForServer));
+                self.pool.spawn(move || later.resume(MayBlock::ForServer));
                 return None;
             }
             Call::Try(mode) => self.try_lock(mode, &asked),
@@ -480,7 +480,7 @@ impl Engine for Lock {
     }
 
     fn run(&self, job: Box<dyn FnOnce() + Send>) {
-        wait::errand(&self.pool, job);
+        self.pool.spawn(job);
     }
 
     fn id(&self) -> LockId {

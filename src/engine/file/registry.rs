@@ -32,7 +32,7 @@ use crate::holder::Label;
 use crate::os::fork::Generation;
 use crate::os::{Access, Answer, Identity, Location, LockFile, Names, Protocol, Region, Sameness};
 use crate::shim::{Arc, Mutex};
-use crate::wait::{self, Pool, WaitOn};
+use crate::wait::{Pool, WaitOn};
 
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -444,7 +444,7 @@ impl driver::Seat for Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let lock = self.lock.take().expect("dropped once");
-        if self.generation.is_past() {
+        if self.generation.is_inherited() {
             return;
         }
         let Some(last) = self.registry.leave(lock) else { return };
@@ -453,7 +453,7 @@ impl Drop for Seat {
             self.registry.close(last);
         } else {
             let registry = self.registry.clone();
-            wait::errand(self.registry.pool(), move || registry.close(last));
+            self.registry.pool().spawn(move || registry.close(last));
         }
     }
 }

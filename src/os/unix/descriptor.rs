@@ -178,7 +178,7 @@ impl Drop for Descriptor {
             return;
         }
         // A child that no handler has told, in which a close may drop the locks that it has itself.
-        if record::CLOSING_RELEASES && self.generation.is_past() {
+        if record::CLOSING_RELEASES && self.generation.is_inherited() {
             return;
         }
         // The standard library aborts the process where what it closes is not open.

@@ -78,7 +78,7 @@ impl Generation {
 
     /// What was made in this generation is the parent's, or a grandparent's.
     #[inline]
-    pub(crate) fn is_past(self) -> bool {
+    pub(crate) fn is_inherited(self) -> bool {
         self.mark != mark().load(Ordering::Relaxed)
     }
 
@@ -188,7 +188,7 @@ pub(super) fn open_listed<T, E>(
         let generation = Generation::current();
         let opened = forks().open_unseen(&mut open_and_list);
         // Otherwise a signal handler has forked, and this is the child, which shares what the parent has opened.
-        if !generation.is_past() {
+        if !generation.is_inherited() {
             return opened;
         }
     }
