@@ -8,7 +8,7 @@ use tokio_filelock::FileLock;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
     let lock = FileLock::open(directory.path().join("app.lock")).await?;
-    println!("nobody: {:?}", lock.holders().await?);
+    println!("no holder: {:?}", lock.holders().await?);
 
     let guard = lock.lock().label("import 17").await?;
     for holder in lock.holders().await? {

@@ -1,4 +1,4 @@
-//! What users see of a lock that somebody else holds.
+//! What users see of a lock that another process holds.
 //!
 //! `cargo run --example who_holds_it` plays it through with a second process: a wait that is told, a
 //! try and a limit that name the holder, and a holder that is killed in the middle of its work.
@@ -45,7 +45,7 @@ async fn open(file: &Path, label: &str) -> Result<FileLock> {
 fn tell(guard: &ExclusiveGuard) {
     if let Some(dead) = guard.abandoned() {
         let (pid, token) = (dead.pid(), dead.token());
-        let label = dead.label().unwrap_or("nobody knows what");
+        let label = dead.label().unwrap_or("what it did not say");
         println!("process {pid} died in tenure {token}, in the middle of \"{label}\"");
     }
     println!("held, tenure {}", guard.token().expect("it was opened with records"));
@@ -63,7 +63,7 @@ async fn play() -> Result<()> {
             "{holder}: {:?}, by {:?}, run by {}",
             holder.mode(),
             holder.source(),
-            holder.user().unwrap_or("nobody knows whom")
+            holder.user().unwrap_or("an unknown user")
         );
     }
 

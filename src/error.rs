@@ -50,7 +50,7 @@ pub enum ErrorKind {
     /// The time given with [`Acquire::timeout`](crate::Acquire::timeout) or
     /// [`Acquire::deadline`](crate::Acquire::deadline) ran out.
     TimedOut,
-    /// Somebody else holds the lock, or waits for it, and the call does not wait.
+    /// Another task or process holds the lock, or waits for it, and the call does not wait.
     WouldBlock,
     /// An option that makes no sense, as it stands or together with another one.
     InvalidInput,
@@ -64,7 +64,7 @@ pub enum ErrorKind {
     /// The lock needs another access to the file than the descriptor has (`EBADF`): an exclusive
     /// lock of most kinds needs write permission.
     WrongAccess,
-    /// Something in this machine refuses the lock call itself, whoever holds the lock: a security module
+    /// Something in this machine refuses the lock call itself, held or free: a security module
     /// (AppArmor without `k`, SELinux without `lock`) or a sandbox's filter (seccomp): `EACCES` where
     /// the file system does not say so of a lock that is held, `EPERM`, or `EAGAIN` from a call that waits.
     PermissionDenied,
@@ -206,7 +206,7 @@ impl Error {
     /// The same error, met while an open lock file that was removed was opened again.
     pub(crate) fn met_while_reopening(mut self, operation: Operation) -> Self {
         // A name that can neither be opened nor made anew belongs, on CIFS, to a file that is
-        // removed as soon as everybody has closed it.
+        // removed as soon as every process has closed it.
         let replaced = |source: &io::Error| {
             matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists)
         };
@@ -415,7 +415,7 @@ impl From<Error> for io::Error {
 /// Has the variants of [`std::fs::TryLockError`].
 #[derive(Debug)]
 pub enum TryLockError {
-    /// Somebody else holds the lock, or waits for it. The error has
+    /// Another task or process holds the lock, or waits for it. The error has
     /// [`ErrorKind::WouldBlock`], and names whom it names for nothing ([`Error::holders`]).
     WouldBlock(Error),
     /// The lock could not be asked for.

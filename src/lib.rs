@@ -5,7 +5,7 @@ mod driver;
 mod engine;
 mod error;
 mod foreign;
-// Nobody is ever seen where there are no locks.
+// Unused on platforms without file locks.
 #[cfg_attr(not(any(unix, windows)), allow(dead_code, unused_imports))]
 mod holder;
 mod lock;
@@ -38,7 +38,7 @@ pub fn check_record_parser(content: &[u8]) {
     holder::check_parser(content);
 }
 
-/// How a parked wait is ended when nobody wants it any more.
+/// How a parked wait is ended when no task wants it any more.
 ///
 /// On Windows the wait is cancelled (CancelIoEx), and nothing here concerns it. On Unix a thread that
 /// waits in the kernel for another process is woken by a signal.
@@ -62,7 +62,7 @@ pub fn check_record_parser(content: &[u8]) {
 /// Exclusion never depends on a signal. Where none can be had, or the program has replaced its handler,
 /// waits are polls with pauses of 1 to 16 ms, which end without a signal; programs that sleep in the
 /// kernel get the lock before them. A handler that is replaced while a wait is parked, with or without
-/// `SA_RESTART`, lets that one wait go on until the lock arrives: if nobody wants it then, it is given
+/// `SA_RESTART`, lets that one wait go on until the lock arrives: if no task wants it then, it is given
 /// back at once. The disposition is looked at before each wait and each interrupt. The same signal
 /// limits the wait for another process's turn (docs/FAIRNESS.md), 50 ms or more ahead. So do not reset it to
 /// its default while tasks wait: the default action of a real-time signal ends the process.

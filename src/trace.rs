@@ -31,7 +31,7 @@ mod imp {
 
     const TARGET: &str = "tokio_filelock";
 
-    /// Who has waited for so long had a reason to ask why.
+    /// A request that has waited for so long had a reason to ask why.
     const LONG: Duration = Duration::from_secs(1);
 
     /// A task waits, from the first poll that was not enough.
@@ -114,7 +114,7 @@ mod imp {
     }
 
     impl Tenure {
-        /// `None` if nobody watches.
+        /// `None` if no subscriber watches.
         pub(crate) fn begin() -> Option<Self> {
             let is_watched = foreign::contained(|| enabled!(target: TARGET, Level::TRACE));
             is_watched.unwrap_or(false).then(|| Self { since: shim::now() })

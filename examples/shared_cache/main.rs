@@ -5,7 +5,7 @@
 //! ```
 //!
 //! N processes with M tasks each want the digest and a compressed copy of every file below a directory,
-//! each task in an order of its own. Whoever comes first to one makes it; the others find it in the
+//! each task in an order of its own. The first task to come to one makes it; the others find it in the
 //! cache, or wait for it. With `--kill` a random process is killed again and again, and another one
 //! takes its place. With `--tree` they want a copy of every directory as well, which is cached as a
 //! directory. At the end every value is made anew and compared, and the log of all fills is

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub(crate) struct Report {
     /// Values that were there.
     pub(crate) hits: u64,
-    /// Values that somebody else was about to make.
+    /// Values that another task or process was about to make.
     pub(crate) waits: u64,
     /// Values made.
     pub(crate) fills: u64,

@@ -23,7 +23,7 @@ use crate::escape::{Escaped, unescape};
 /// The first line. Its width is fixed, so that it can be written over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// Where the first `file` line begins that nobody has claimed, in bytes from the start.
+    /// Where the first `file` line begins that no task has claimed, in bytes from the start.
     pub(crate) next: u64,
     /// How many results stand in the index.
     pub(crate) recorded: u64,

@@ -6,7 +6,7 @@
 //! 1. who changes the index holds the exclusive lock, who reads it the shared one;
 //! 2. the lock is held for a handful of file-system calls, never while a file is hashed;
 //! 3. the guard lives on the thread that makes those calls, not in the task that asked for them.
-//!    A task can be cancelled at any `.await`; the call that is under way cannot, and nobody else
+//!    A task can be cancelled at any `.await`; the call that is under way cannot, and no other task
 //!    may come in before it is over.
 
 use std::fs::File;
@@ -21,8 +21,8 @@ use tokio_filelock::{Acquire, Counters, FileLock, Guard};
 use crate::Error;
 use crate::entry::{Entry, Header, Outcome, TaskId};
 
-/// A task's access to the index. All of one process share one queue for the lock, whoever opened
-/// it.
+/// A task's access to the index. All of one process share one queue for the lock, whichever task
+/// opened it.
 pub(crate) struct Index {
     path: PathBuf,
     lock: FileLock,
@@ -59,7 +59,7 @@ impl Index {
         Ok(Self { path: path.to_owned(), lock, waits: Vec::new() })
     }
 
-    /// Takes the next file that nobody has taken; `None` when there is none left.
+    /// Takes the next file that no task has taken; `None` when there is none left.
     pub(crate) async fn claim(&mut self, by: TaskId) -> Result<Option<PathBuf>, Error> {
         let path = self.path.clone();
         self.under(self.lock.lock(), move || IndexFile::open(&path)?.claim(by)).await

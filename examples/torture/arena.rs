@@ -28,7 +28,7 @@ pub(crate) enum Kind {
     Plain(Protocol),
     /// One with records.
     Recorded(Protocol),
-    /// One that its holders remove and replace: everybody looks at the path, as documented.
+    /// One that its holders remove and replace: every process looks at the path, as documented.
     Removed(Protocol),
     Key(&'static str),
 }
@@ -97,7 +97,7 @@ impl Lock {
         FileLock::options().protocol(self.protocol()).read_only(true).open(&self.path).await
     }
 
-    /// Whether there is such a handle: not of a key, nor of what whoever comes next may have to make.
+    /// Whether there is such a handle: not of a key, nor of what the next process may have to make.
     pub(crate) fn is_readable(&self) -> bool {
         matches!(self.kind, Plain(_) | Recorded(_))
     }

@@ -261,7 +261,7 @@ impl Task {
                 let testimony = self.testify(lock, Claim::Exclusive);
                 self.work().await;
                 examine(&testimony);
-                // From that moment on somebody may hold the next lock file.
+                // From that moment on another task may hold the next lock file.
                 drop(testimony);
                 let removed = if operation == Operation::Remove {
                     fs::remove_file(&lock.path)

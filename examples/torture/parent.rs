@@ -220,7 +220,7 @@ impl<'a> Torture<'a> {
         }
     }
 
-    /// Lets everybody end, and hears what they have left behind; not where something was found.
+    /// Lets all processes end, and hears what they have left behind; not where something was found.
     fn end(&mut self) -> io::Result<()> {
         for process in &mut self.processes {
             process.stopped = Some(Instant::now());

@@ -2,7 +2,7 @@
 //! and written without any lock.
 //!
 //! A holder writes its byte, and reads the others' afterwards. So of two who hold one lock at the same
-//! time at least the later one sees the earlier one. The byte goes before the lock does. Whoever
+//! time at least the later one sees the earlier one. The byte goes before the lock does. A process that
 //! is killed cannot take its byte back: before it is killed the parent marks it as doomed, and its
 //! bytes count no more.
 

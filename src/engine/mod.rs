@@ -1,7 +1,7 @@
 //! What carries a lock: the contract between the queue, which asks, and an engine, which answers.
 //!
 //! An [`Engine`] is one lock, as what carries it knows it. Files are one ([`file`]). The contract knows neither files nor
-//! who asks.
+//! the tasks that ask.
 //!
 //! A call goes in, and exactly one answer comes out: [`Asked`] is consumed by its answer, given in place, or by
 //! [`Later`], which an engine keeps until the answer comes, on any thread.

@@ -38,7 +38,7 @@ pub(crate) fn fate(
 ) -> Fate {
     let there = &record.process;
     let same = |one: &Option<String>, other: &Option<String>| one.is_some() && one == other;
-    // The kernel tells the start of a process in the time of whoever asks.
+    // The kernel tells the start of a process in the time of the process that asks.
     let same_clock = there.time_namespace.is_some() && there.time_namespace == here.time_namespace;
     let is_visible = same(&there.host, &here.host)
         && same(&there.boot, &here.boot)
@@ -106,12 +106,12 @@ mod tests {
 
     #[test]
     fn a_process_that_knows_nothing_of_itself_proves_nothing() {
-        let nobody = Process { time_namespace: None, ..process(6) };
+        let unknown = Process { time_namespace: None, ..process(6) };
         let record = Record::held(Process { time_namespace: None, ..process(5) }, 1, None, None);
-        assert_eq!(fate(&record, &nobody, |_| Started(78)), Fate::Alive);
-        let nobody = Process { host: None, boot: None, pid_namespace: None, ..process(6) };
+        assert_eq!(fate(&record, &unknown, |_| Started(78)), Fate::Alive);
+        let unknown = Process { host: None, boot: None, pid_namespace: None, ..process(6) };
         let there = Process { host: None, boot: None, pid_namespace: None, ..process(5) };
         let record = Record::held(there, 1, None, None);
-        assert_eq!(fate(&record, &nobody, |_| Gone), Fate::Alive);
+        assert_eq!(fate(&record, &unknown, |_| Gone), Fate::Alive);
     }
 }

@@ -281,7 +281,7 @@ pub(crate) fn is_fit_for_a_record(value: &str) -> bool {
     !value.is_empty() && value.len() <= LONGEST_VALUE && value.chars().all(is_printable)
 }
 
-/// It is seen, stays in its line and in its place. A process chooses its name, and whoever may write the
+/// It is seen, stays in its line and in its place. A process chooses its name, and each program that may write the
 /// lock file its record; they do not choose what an operator's terminal does, nor in which order it is
 /// read, nor hide a difference between two names.
 pub(crate) fn is_printable(letter: char) -> bool {

@@ -40,7 +40,7 @@ pin_project! {
     /// # Cancel safety
     ///
     /// Can be dropped at any time, polled or not, granted or not. You lose your place in the
-    /// queue; nothing stays locked, and nobody else loses anything.
+    /// queue; nothing stays locked, and no other task loses anything.
     ///
     /// # Panics
     ///

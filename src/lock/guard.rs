@@ -208,7 +208,7 @@ impl FileGuard<marker::Exclusive> {
     }
 
     /// What the previous exclusive holder left, if it died while it held the lock: its work may be
-    /// half done. Told to the first exclusive guard of the tenure, and to nobody else. Only with
+    /// half done. Told to the first exclusive guard of the tenure, and to no other one. Only with
     /// [records](crate::OpenOptions::record).
     ///
     /// A process has died with the lock if it ended in any way before it let go, also by an orderly
@@ -300,8 +300,8 @@ impl FileGuard<marker::Exclusive> {
         }
     }
 
-    /// Turns the exclusive lock into a shared one, without a moment in between in which somebody
-    /// else could take it. Shared requests at the head of the queue enter at once, unless the
+    /// Turns the exclusive lock into a shared one, without a moment in between in which another task
+    /// or process could take it. Shared requests at the head of the queue enter at once, unless the
     /// tenure is over.
     ///
     /// Other processes can share the lock at once with [`Protocol::Fcntl`](crate::Protocol), which

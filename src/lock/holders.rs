@@ -25,10 +25,11 @@ impl FileLock {
     /// Who holds the lock, and who waits for it in the kernel: in this process, in others that use
     /// this crate, and in programs that know nothing of it.
     ///
-    /// What tasks of this process hold is known. Others are asked for: the kernel (on Linux `/proc/locks`, and the open files of all processes if those who
-    /// took a lock do not keep it any more), and then the [`record`](crate::OpenOptions::record)
+    /// What tasks of this process hold is known. Other holders are asked for: first the kernel (on Linux
+    /// `/proc/locks`, and the open files of all processes if the process that took a lock does not keep it any
+    /// more), and then the [`record`](crate::OpenOptions::record)
     /// in the lock file. Processes on other hosts, and outside of this pid namespace, are known by
-    /// their records only; where the kernel shows nobody and a record names somebody, the lock is
+    /// their records only. Where the kernel shows no holder and a record names one, the lock is
     /// tried, shared, to see whether that is so.
     ///
     /// The answer is a snapshot: it may be out of date when it arrives. It is about the file that this
@@ -82,7 +83,7 @@ impl FileLock {
         self.told(all_holders(&self.registration()))
     }
 
-    /// Nobody is an answer only where somebody would have been seen.
+    /// No holder is an answer only where one would have been seen.
     fn told(&self, holders: io::Result<Vec<Holder>>) -> Result<Vec<Holder>, Error> {
         let holders = holders.map_err(|error| {
             let kind = os::lock_error_kind(&error);
@@ -113,7 +114,7 @@ fn all_holders(registration: &Arc<Registration>) -> io::Result<Vec<Holder>> {
 
 /// Makes system calls.
 fn holders(registration: &Arc<Registration>, effort: Effort) -> Vec<Holder> {
-    // Before the others: whoever shares the lock with it then is seen afterwards.
+    // Before the others: a process that shares the lock with it then is seen afterwards.
     let mut own = registration.own_holders();
     let mut holders = registration.engine().holders(effort);
     if let Some(first) = own.first() {

@@ -2,9 +2,9 @@
 //!
 //! Every process takes its locks one after the other in one order, that of the files' numbers and
 //! of the regions in them. Two files may have one number: those are taken without waiting for one while another
-//! one is held. So whoever waits for a lock holds only smaller ones, and among those who
-//! wait one waits for a lock that nobody waits with. The order is of what is locked, not of names or
-//! paths: two paths of one file, and two keys that share a slot, are one lock, and taken once.
+//! one is held. Each waiter holds only locks ordered before the one it waits for, so no cycle can form. The order
+//! is of what is locked, not of names or paths: two paths of one file, and two keys that share a slot, are one lock,
+//! and taken once.
 //!
 //! A lock file that is replaced gets another place in the order. So no request here follows it with
 //! locks in hand: they are given back, and all begins anew in the new order.
@@ -66,7 +66,7 @@ use crate::wait;
 /// let accounts = LockSpace::open(at("accounts.lock")).await?;
 /// let journal = FileLock::open(at("journal.lock")).await?;
 /// let guards = lock_all([accounts.key("anna"), accounts.key("bert"), journal]).await?;
-/// // Anna pays Bert, and nobody who holds two of the three waits for the third.
+/// // Anna pays Bert, and no task that holds two of the three waits for the third.
 /// for guard in guards {
 ///     guard.unlock().await?; // dropping them would do, too
 /// }
@@ -102,7 +102,7 @@ pub fn lock_all_shared(
 ///
 /// # Panics
 ///
-/// In a task or another async context, where it would block everybody else.
+/// In a task or another async context, where it would block every other task.
 #[track_caller]
 pub fn blocking_lock_all(
     locks: impl IntoIterator<Item = impl Borrow<FileLock>>,
@@ -118,7 +118,7 @@ pub fn blocking_lock_all(
 ///
 /// # Panics
 ///
-/// In a task or another async context, where it would block everybody else.
+/// In a task or another async context, where it would block every other task.
 #[track_caller]
 pub fn blocking_lock_all_shared(
     locks: impl IntoIterator<Item = impl Borrow<FileLock>>,
@@ -281,8 +281,8 @@ async fn tell_apart(alike: Vec<Target>, mode: Mode) -> Result<Vec<Target>, Error
     first.run(ask).await
 }
 
-/// Locks of files that have one number, and so no order that all processes know: nobody waits for one of them
-/// while he holds another one. `None` if one of the files was replaced.
+/// Locks of files that have one number, and so no order that all processes know: none of them is waited for
+/// while another one is held. `None` if one of the files was replaced.
 async fn acquire_alike<G: Guard>(
     alike: &[Target],
     deadline: Option<Instant>,

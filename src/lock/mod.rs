@@ -64,7 +64,7 @@ use crate::wait::{self, NoThread};
 /// # let index = directory.path().join("index.json");
 /// let lock = FileLock::beside(&index).await?;
 /// let guard = lock.lock().await?;
-/// tokio::fs::write(&index, "{}").await?; // nobody else is in here
+/// tokio::fs::write(&index, "{}").await?; // no other task or process is in here
 /// guard.unlock().await?; // dropping the guard would do, too
 /// # Ok(())
 /// # }
@@ -167,7 +167,7 @@ impl FileLock {
     /// The lock of a region of this file, under this name. Makes no system call.
     pub(crate) fn of_key(&self, name: &[u8], region: Region) -> Self {
         if self.handle.is_inherited() {
-            // The parent's mutexes are out of bounds. Whoever tries to lock is told so.
+            // The parent's mutexes are out of bounds. A task that tries to lock is told so.
             return self.clone();
         }
         Self { handle: Arc::new(Origin::of_key(&self.handle, name, region)) }
@@ -232,7 +232,7 @@ impl FileLock {
     /// a lock that was granted already goes to the next in line.
     ///
     /// A future that was polled once and is neither polled further nor dropped keeps its place;
-    /// granted the lock, it keeps everybody else out. Do not hold one across other awaits; see
+    /// granted the lock, it keeps all others out. Do not hold one across other awaits; see
     /// `tokio::select!` on a `&mut` future.
     ///
     /// # Errors
@@ -275,7 +275,7 @@ impl FileLock {
     ///
     /// # Errors
     ///
-    /// [`TryLockError::WouldBlock`] if somebody holds the lock or waits for it, in this process or
+    /// [`TryLockError::WouldBlock`] if a task holds the lock or waits for it, in this process or
     /// another one, or while a lock call of this process is under way whose outcome is not known
     /// yet. It costs what the calls on the lock cost, and names what they tell: this process, if it
     /// holds the lock, or with [`Protocol::Fcntl`] one of the others; [`holders`](FileLock::holders)
@@ -318,7 +318,7 @@ impl FileLock {
     ///
     /// # Panics
     ///
-    /// In a task or another async context, where it would block everybody else.
+    /// In a task or another async context, where it would block every other task.
     ///
     /// # Examples
     ///
@@ -346,7 +346,7 @@ impl FileLock {
     ///
     /// # Panics
     ///
-    /// In a task or another async context, where it would block everybody else.
+    /// In a task or another async context, where it would block every other task.
     #[track_caller]
     pub fn blocking_lock_shared(&self) -> Result<SharedGuard, Error> {
         wait::block_on(self.lock_shared())

@@ -72,7 +72,7 @@ impl OpenOptions {
         self
     }
 
-    /// For lock files that nobody locks by flock(2): they tell programs that remove old files that they
+    /// For lock files that no program locks by flock(2): they tell programs that remove old files that they
     /// are in use.
     pub(crate) fn in_use(mut self) -> Self {
         self.access.in_use = true;
@@ -119,7 +119,7 @@ impl OpenOptions {
     /// default.
     ///
     /// A lock file that no path leads to any more is noticed in any case whenever the process
-    /// acquires the lock of the operating system, and everybody who waits moves to the new one.
+    /// acquires the lock of the operating system, and every waiter moves to the new one.
     /// This option looks at the path for each guard, and so notices as well a file that was *renamed* away, one that
     /// another hard link keeps alive, and one that was removed between two tasks of this process
     /// that hand the lock on: use it where a holder removes the lock file. It costs two system calls on ext4, xfs and
@@ -135,12 +135,12 @@ impl OpenOptions {
     /// With [`WaitOn::RuntimePool`] the wait is a `spawn_blocking` call of the multi-thread runtime whose
     /// task begins to wait: one for each contended file, however many tasks wait. (A wait that begins when
     /// another task lets go, or an errand of a remote file system comes back busy, is parked on the
-    /// wait pool: that is nobody's runtime in particular.) It counts towards
+    /// wait pool, for there is no runtime to tell.) It counts towards
     /// [`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads), and it costs:
-    /// - as many contended files as there are threads stop `tokio::fs`, DNS look-ups and everybody's
+    /// - as many contended files as there are threads stop `tokio::fs`, DNS look-ups and every
     ///   `spawn_blocking` until some holder lets go. If that holder needs one of them, for ever;
     /// - dropping the runtime waits for the parked waits to end. They are interrupted as soon as
-    ///   nobody wants them; one whose future was leaked ([`std::mem::forget`]), or that a task of
+    ///   no task wants them; one whose future was leaked ([`std::mem::forget`]), or that a task of
     ///   another runtime waits for, holds up the drop until the lock arrives. So does one whose signal
     ///   was taken by the program meanwhile ([`interrupt`](crate::interrupt)).
     ///
@@ -176,7 +176,7 @@ impl OpenOptions {
     ///
     /// # let directory = tempfile::tempdir()?;
     /// # let path = directory.path().join("app.lock");
-    /// // Nobody locks this file from outside of the virtual machine.
+    /// // No program locks this file from outside of the virtual machine.
     /// let lock = FileLock::options().this_machine_only(true).open(&path).await?;
     /// # drop(lock);
     /// # Ok(())
@@ -196,8 +196,8 @@ impl OpenOptions {
     /// that grows with every tenure ([`ExclusiveGuard::token`](crate::ExclusiveGuard::token)). All
     /// of that needs every program that takes the lock to leave records.
     ///
-    /// The record is written after the lock was acquired from the operating system, by nobody else
-    /// than the holder, and marked as released before the lock goes back: three small reads and
+    /// Only the holder writes the record, after it has acquired the lock from the operating system,
+    /// and marks it as released before the lock goes back: three small reads and
     /// writes for each exclusive tenure, made in place on a local file system. A handover inside the
     /// process changes nothing. It is a text of at most 4,096 bytes whose first line is the
     /// pid; it **replaces the content of the lock file**, unless that is more than a record can be or the
@@ -241,7 +241,7 @@ impl OpenOptions {
 
     /// Whether an exclusive lock without its [`record`](Self::record) is worse than none; `false` by default.
     ///
-    /// Where the record cannot be written, as on a full disk, nobody gets the exclusive lock then, through
+    /// Where the record cannot be written, as on a full disk, no task gets the exclusive lock then, through
     /// any handle of the file in this process: the error is that of the write, mostly
     /// [`ErrorKind::Io`]. For those who rely on the
     /// [`token`](crate::ExclusiveGuard::token) or on [`abandoned`](crate::ExclusiveGuard::abandoned).

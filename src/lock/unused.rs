@@ -1,4 +1,4 @@
-//! Removing lock files that nobody uses, a directory at a time.
+//! Removing lock files that are not in use, a directory at a time.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;

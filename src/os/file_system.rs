@@ -12,7 +12,7 @@ pub(super) enum FileSystem {
     /// Waits may not be interruptible or may never wake up (CIFS), or fail instead of waiting
     /// (9p): nothing is known.
     Other,
-    /// The same, and EACCES may mean that somebody else holds the lock: CIFS, and on other Unix systems
+    /// The same, and EACCES may mean that another process holds the lock: CIFS, and on other Unix systems
     /// than Linux all that is unknown (POSIX leaves the choice between EACCES and EAGAIN).
     OtherWithEacces,
 }

@@ -1,8 +1,8 @@
 //! A descriptor whose number does not stand for its file any more.
 //!
 //! A descriptor is a number, and any code of the process can close it or give the number to another file:
-//! close_range(2) and closefrom(3) in a library that daemonizes, dup2(2). What is done through it then is done to a
-//! file of somebody else.
+//! close_range(2) and closefrom(3) in a library that daemonizes, dup2(2). What is done through it then is done to
+//! another file.
 
 use std::error;
 use std::fmt;

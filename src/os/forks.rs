@@ -1,9 +1,9 @@
 //! No child keeps a descriptor that it cannot know: opening beside forks.
 //!
 //! A descriptor exists from the moment it is opened, and a forked child lets go of it if it is listed.
-//! A fork between the two leaves the child a descriptor that nobody will close. No mutex can keep them
+//! A fork between the two leaves the child a descriptor that it will never close. No mutex can keep them
 //! apart: an open that hangs on a server would then hang every fork of the program. So forks are counted
-//! when they begin and when they have ended in the parent, and whoever opens makes sure afterwards that none
+//! when they begin and when they have ended in the parent, and each open makes sure afterwards that none
 //! was under way:
 //!
 //! 1. it waits until no fork is under way, and reads how many have begun;

@@ -58,7 +58,7 @@ pub(crate) struct LockFile {
     /// The process that opened it, and that its locks name.
     pid: u32,
     turnstiles: Turnstiles,
-    /// For the question who holds its locks; found out when that is asked first.
+    /// For queries for the holders of its locks; found out by the first query.
     inode: OnceLock<Inode>,
 }
 
@@ -526,7 +526,7 @@ impl<'a> turnstile::Wait for Wait<'a> {
     }
 
     fn take_turnstile(&self, limit: Duration) -> Turn {
-        // While the call waits it says who waits. Later it says which turn it is.
+        // While the call waits, its length is the pid of the waiter. Later it is the number of this turn.
         let pid = self.call.file.pid;
         let [Some(waiting), Some(taken)] =
             [pid, new_number(pid)].map(|number| self.call.turnstile(number))
@@ -562,7 +562,7 @@ impl<'a> turnstile::Wait for Wait<'a> {
     }
 
     fn leave_turnstile(&self) {
-        // Where this fails nobody else has the turnstile, and nobody waits for it without a limit.
+        // Where this fails no other process has the turnstile, and each wait for it has a limit.
         let widest = self.call.turnstile(turnstile::WIDEST);
         let _ = widest.map(|turnstile| turnstile.unlock(self.file()));
     }

@@ -91,8 +91,8 @@ use platform::{descriptor::Descriptor, lock::Lock};
 #[non_exhaustive]
 pub enum Protocol {
     /// flock(2) over the whole file: what cargo, uv, `std::fs::File::lock`, Go, flock(1) and
-    /// Python's `filelock` take. On Windows LockFileEx over the whole file, whose content nobody but an
-    /// exclusive holder can read or write meanwhile.
+    /// Python's `filelock` take. On Windows LockFileEx over the whole file: meanwhile only an exclusive
+    /// holder can read or write the content.
     #[default]
     Flock,
     /// A byte-range lock of fcntl(2), as an open file description lock: excludes `lockf`, Java's
@@ -130,7 +130,7 @@ pub(crate) struct Access {
     pub(crate) mode: Option<u32>,
     pub(crate) read_only: bool,
     /// To say that the file is in use to programs that remove old ones and ask first, as
-    /// systemd-tmpfiles does. For files that nobody else locks with flock(2).
+    /// systemd-tmpfiles does. For files that no other program locks with flock(2).
     pub(crate) in_use: bool,
     /// To wait until other processes give their leases on the file back (fcntl(2)); otherwise that is
     /// `WouldBlock`.
@@ -193,7 +193,7 @@ pub(crate) enum Standing {
 pub(crate) enum Effort {
     /// For a lock that is known to be busy: looks through the open files of all processes if need be.
     Search,
-    /// The same for one that may be free, and looks up the names of users, at whoever keeps them.
+    /// The same for one that may be free, and looks up the names of users, at the service that keeps them.
     Thorough,
 }
 
@@ -211,7 +211,7 @@ pub(crate) enum Waited {
     Interrupted,
 }
 
-/// Who holds this lock?
+/// A query for the holders of a lock.
 #[derive(Debug)]
 #[cfg(any(unix, windows))]
 #[cfg_attr(not(unix), allow(dead_code))] // other systems do not tell

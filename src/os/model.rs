@@ -6,10 +6,10 @@
 //! - an unlock drops whatever the open file holds, also when it comes late;
 //! - a waiter is served after the first one that it would exclude, and so exclusive ones in order
 //!   of arrival; but a newcomer looks at the holders only, and a release is not a hand-off:
-//!   between the wake-up and the retry of a waiter anybody may take the lock;
+//!   between the wake-up and the retry of a waiter any newcomer may take the lock;
 //! - a waiter that is interrupted leaves without the lock, unless it has got it already.
 //!
-//! There is a clock for each file. It goes on when somebody lets time pass, and in that time whoever is awake
+//! There is a clock for each file. It goes on when a thread lets time pass, and in that time each thread that is awake
 //! does what it can do at once: the owner of the turnstile takes a lock that is free. A limit for the
 //! turnstile runs out only if nothing else can happen.
 
@@ -37,8 +37,8 @@ loom::lazy_static! {
 #[cfg(not(tokio_filelock_loom))]
 static DISK: std::sync::LazyLock<Mutex<Disk>> = std::sync::LazyLock::new(Mutex::default);
 
-/// An open file that there is not: its locks are never let go.
-const NOBODY: u64 = 0;
+/// The open file of a process that never goes on: its locks are never let go.
+const STOPPED: u64 = 0;
 
 #[derive(Debug, Default)]
 struct Disk {
@@ -74,7 +74,7 @@ struct State {
     turns: u64,
     /// What the clock shows.
     time: Duration,
-    /// Locks that were taken without waiting, past somebody who waits.
+    /// Locks that were taken without waiting, past a waiter.
     overtakings: u64,
     /// The error of the next lock call.
     fault: Option<i32>,
@@ -141,7 +141,7 @@ impl State {
         }
     }
 
-    /// Somebody else waits who is kept out by a lock of this mode.
+    /// Another open file waits that a lock of this mode keeps out.
     fn others_wait(&self, opened: u64, mode: Mode) -> bool {
         let waiting = self.waiting.iter().map(|waiter| (waiter.opened, waiter.mode));
         let mut others = waiting.chain(self.turnstile).filter(|(other, _)| *other != opened);
@@ -150,7 +150,7 @@ impl State {
 
     /// The owner of the turnstile is awake, and the lock is free: it is about to have it.
     fn is_about_to_change(&self) -> bool {
-        self.turnstile.is_some_and(|(by, _)| by != NOBODY) && self.held.is_empty()
+        self.turnstile.is_some_and(|(by, _)| by != STOPPED) && self.held.is_empty()
     }
 
     fn is_behind(&self, opened: u64) -> bool {
@@ -520,7 +520,7 @@ impl<'a> turnstile::Wait for Wait<'a> {
                     return Turn::Taken;
                 }
                 Some(_) if limit.is_zero() => return Turn::TimedOut,
-                Some((NOBODY, _)) if state.held.is_empty() => {
+                Some((STOPPED, _)) if state.held.is_empty() => {
                     state.time += limit;
                     return Turn::TimedOut;
                 }
@@ -603,7 +603,7 @@ pub(crate) fn fail_waiter(path: &Path, errno: i32) {
 #[cfg(tokio_filelock_loom)]
 pub(crate) fn hold_for_ever(path: &Path) {
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
-    inode.state.lock().held.push((NOBODY, Mode::Exclusive));
+    inode.state.lock().held.push((STOPPED, Mode::Exclusive));
 }
 
 /// How many lock calls on the file at this path are blocked.
@@ -617,10 +617,10 @@ pub(crate) fn blocked(path: &Path) -> usize {
 #[cfg(tokio_filelock_loom)]
 pub(crate) fn hold_turnstile_for_ever(path: &Path) {
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
-    inode.state.lock().turnstile = Some((NOBODY, Mode::Exclusive));
+    inode.state.lock().turnstile = Some((STOPPED, Mode::Exclusive));
 }
 
-/// Returns when somebody has the turnstile of the file at this path.
+/// Returns when an open file has the turnstile of the file at this path.
 #[cfg(tokio_filelock_loom)]
 pub(crate) fn await_turnstile(path: &Path) {
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
@@ -637,7 +637,7 @@ pub(crate) fn let_a_limit_pass(path: &Path) {
     inode.let_time_pass(turnstile::FIRST_LIMIT);
 }
 
-/// How often the lock of the file at this path was taken past somebody who waits.
+/// How often the lock of the file at this path was taken past a waiter.
 #[cfg(tokio_filelock_loom)]
 pub(crate) fn overtakings(path: &Path) -> u64 {
     let inode = DISK.lock().paths.get(path).cloned();

@@ -20,7 +20,7 @@ pub(crate) struct Names {
 pub(super) enum Proof {
     /// The number in the identity.
     Number,
-    /// What the file system gives for its inode: nobody but the kernel reads it.
+    /// What the file system gives for its inode: only the kernel reads it.
     #[cfg_attr(
         any(tokio_filelock_posix, not(any(target_os = "linux", target_os = "android"))),
         allow(dead_code)

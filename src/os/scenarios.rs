@@ -302,7 +302,7 @@ const SCENARIOS: &[Scenario] = &[
             Unlock(A),
             Gets(C),
             StillBlocked,
-            // Back in line, behind everybody.
+            // Back in line, behind all others.
             Blocks(A, Exclusive),
             Unlock(C),
             Gets(B),
@@ -355,7 +355,7 @@ const SCENARIOS: &[Scenario] = &[
         ],
     },
     Scenario {
-        name: "a call that is interrupted takes nothing, and nobody's turn",
+        name: "a call that is interrupted takes nothing, and no other's turn",
         protocols: &[Flock, Fcntl],
         steps: &[
             Open(A),
@@ -580,14 +580,14 @@ impl<K: Kernel> Stage<K> {
         let end = self.ends[name].clone();
         thread::spawn(move || {
             let answer = file.lock(protocol, mode, &end);
-            // First: whoever is told may close it.
+            // First: the thread that is told may close it.
             drop(file);
             let _ = got.send((name, answer.expect("lock")));
         });
     }
 
     fn returned(&self) -> Returned {
-        self.got.1.recv_timeout(HANGS).expect("somebody's call returns")
+        self.got.1.recv_timeout(HANGS).expect("a call returns")
     }
 
     fn next(&self) -> Name {

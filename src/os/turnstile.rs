@@ -5,14 +5,14 @@
 //! has the turnstile is the next to get the lock, however often the others ask.
 //!
 //! Order must never cost exclusion, nor make a free lock unavailable:
-//! 1. The lock itself is taken in any case. The turnstile decides who asks, never who holds.
+//! 1. The lock itself is taken in any case. The turnstile decides which process asks, never which one holds.
 //! 2. The owner of the turnstile may be stopped, dead in all but name, or hostile. It is passed when it
 //!    does not take a lock that is free: the lock was free, and [`CHANCE`] later it is free again, and the
 //!    owner has had the turnstile all the time, and for [`FIRST_LIMIT`] at least. An owner that is
 //!    awake takes a free lock and leaves the turnstile in that time. Once is not enough: an owner that
 //!    was woken by the last unlock and has no processor yet looks the same as a stopped one.
-//! 3. Who asks whether the lock is free asks for it exclusively, for only so does a reader learn that no
-//!    other reader has it, and gives it back at once, which wakes the owner if it came in between.
+//! 3. A process that asks whether the lock is free asks for it exclusively, for only so does a reader learn that
+//!    no other reader has it, and gives it back at once, which wakes the owner if it came in between.
 //! 4. "The owner has had it all the time" is not told by a pid, which is a name: a process that takes
 //!    turn after turn has the turnstile whenever one looks. So the turnstile carries a number in its
 //!    length, which is another one each time that it is taken ([`Taken`]). Where the number can not be
@@ -24,7 +24,7 @@
 //! 7. An owner that was passed is ignored for [`DISTRUST`], then it has another chance: it may be awake by
 //!    now. So a stopped owner costs the others one refused try in a second, or `CHANCE`.
 //!
-//! While somebody holds the lock nothing can be seen of its next owner, and a wait goes on: an exclusive
+//! While a process holds the lock nothing can be seen of its next owner, and a wait goes on: an exclusive
 //! one has the lock soon after it is free. A shared one that stands behind a writer could share the
 //! lock with those who read. After [`LONGEST`] behind owners it does, be it a wait or a try, unless the kernel lists a call
 //! that waits for the lock: that is taken for the owner's, which is awake then. It need not be the owner's: behind a stopped
@@ -50,7 +50,7 @@ pub(super) const FIRST_LIMIT: Duration = Duration::from_millis(50);
 /// the median, 129 µs at the 99th percentile; one that polls, because its waits can not be ended, up to 16 ms.
 pub(super) const CHANCE: Duration = Duration::from_millis(20);
 
-/// How often one who waits asks whether the lock is free: a limit is over when a chance is that begins with it.
+/// How often a waiter asks whether the lock is free: a limit is over when a chance is that begins with it.
 const ASK_EVERY: Duration = Duration::from_millis(30);
 
 /// How long an owner that had to be passed is ignored.
@@ -94,7 +94,7 @@ pub(super) enum TurnstileState {
     /// It is free, or there is none.
     Free,
     Taken(Taken),
-    /// Another lock covers it, such as one on the whole file: nobody is next.
+    /// Another lock covers it, such as one on the whole file: no process is next.
     #[cfg_attr(not(unix), allow(dead_code))] // other systems do not tell
     Covered,
 }
@@ -124,7 +124,7 @@ pub(super) trait Turnstile {
     fn now(&self) -> Instant;
     /// Lets so much time pass.
     fn pause(&self, time: Duration);
-    /// Nobody at all holds the lock.
+    /// No process holds the lock, not even shared.
     fn is_free(&self) -> io::Result<bool>;
     fn try_lock(&self) -> io::Result<Tried>;
     /// The lock is to be shared, so it could be had past a writer that waits.
@@ -301,7 +301,7 @@ impl Turnstiles {
     /// The turnstile is free.
     #[inline]
     pub(super) fn forget(&self, region: Region) {
-        // Whoever remembers something of the region has made the call before this one: there is one at a time.
+        // What is remembered of the region is from the calls before this one: there is one at a time.
         if !self.is_empty() {
             self.forget_owner(region);
         }

@@ -75,7 +75,7 @@ impl Reference {
         self.line.front().map(|front| front.mode)
     }
 
-    /// Lines up like everybody, and leaves again if it does not want to stay there. `idle`: no
+    /// Lines up like all others, and leaves again if it does not want to stay there. `idle`: no
     /// call is under way.
     fn request(&mut self, request: Request, idle: bool) -> Expected {
         let (id, patience) = (request.id, request.patience);
@@ -101,7 +101,7 @@ impl Reference {
 
     fn downgrade(&mut self, id: Id, os: Mode) {
         self.holders.insert(id, Mode::Shared);
-        self.tenure.as_mut().expect("somebody holds").mode = os;
+        self.tenure.as_mut().expect("a request holds").mode = os;
         self.admit();
     }
 
@@ -124,7 +124,7 @@ impl Reference {
         }
     }
 
-    /// Lets in whom it can, in order; ends a tenure in which nobody is left.
+    /// Lets in what requests it can, in order; ends a tenure in which none is left.
     fn admit(&mut self) {
         let Some(tenure) = &mut self.tenure else { return };
         let mut entering = false;
@@ -359,7 +359,7 @@ impl World {
         self.wakers += 1;
         let discarded = self.queue.register(ticket, self.wakers);
         if self.completed.contains_key(id) {
-            assert_eq!(discarded, Some(self.wakers), "nobody will call it");
+            assert_eq!(discarded, Some(self.wakers), "it will never be called");
         } else {
             assert_eq!(discarded, self.registered.insert(*id, self.wakers));
         }
@@ -487,11 +487,11 @@ impl World {
         }
         if let Some((Call::Wait(mode), _)) = call {
             let wanted = self.reference.wanted() == Some(*mode);
-            assert!(wanted || self.kernel.interrupted, "a wait that nobody wants goes on");
+            assert!(wanted || self.kernel.interrupted, "a wait that no request wants goes on");
         }
     }
 
-    /// From now on the OS grants everything and holders release: everybody who is still in line
+    /// From now on the OS grants everything and holders release: every request that is still in line
     /// must be granted, and nothing may be left behind.
     fn wind_up(mut self) {
         let waiting: Vec<Id> = self.reference.line.iter().map(|request| request.id).collect();

@@ -395,7 +395,7 @@ fn shared_requests_join_for_as_long_as_nobody_is_seen_to_wait() {
             (LockShared("b"), "granted"),
             (EndTenure(End::Unseen), ""),
             (TryLockShared("c"), "granted"),
-            // Somebody is seen.
+            // Another process is seen.
             (EndTenure(End::Seen), ""),
             (LockShared("d"), "queued"),
             (TryLockShared("e"), "refused"),
@@ -1053,7 +1053,7 @@ fn every_waker_comes_back_once() {
 }
 
 #[test]
-fn contended_means_that_somebody_waits_in_line() {
+fn contended_means_that_a_request_waits_in_line() {
     let mut queue: Queue<Name, Name> = Queue::new(new_rank);
     assert!(!queue.is_contended());
     let mut effects = Effects::default();

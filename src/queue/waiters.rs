@@ -2,7 +2,7 @@
 //! lock file that was removed stand before all others, in the order that they had there.
 //!
 //! Invariants:
-//! 1. A slot exists from `push` until its owner takes it with `remove`; nobody else frees it, so
+//! 1. A slot exists from `push` until its owner takes it with `remove`; only the owner frees it, so
 //!    a [`Ticket`] never points to another waiter's slot.
 //! 2. A slot is linked exactly while its state is `Waiting`. `complete_first` unlinks.
 //!
@@ -29,7 +29,7 @@ pub(crate) struct Ticket(Index);
 pub(crate) struct Index(NonZeroU32);
 
 impl Ticket {
-    /// Nobody else has it for as long as the ticket lasts.
+    /// No other request has it for as long as the ticket lasts.
     pub(crate) fn index(&self) -> Index {
         self.0
     }
@@ -78,7 +78,7 @@ pub(super) struct Waiters<W, E> {
 
 impl<W, E> Waiters<W, E> {
     pub(super) fn new() -> Self {
-        // One slot up front: a lock that nobody contends for never allocates again.
+        // One slot up front: a lock without contention never allocates again.
         Self { slots: Slab::with_capacity(1), first: None, last: None, last_ranked: None }
     }
 

@@ -28,15 +28,15 @@ use slot::{FILES, Slot};
 ///
 /// The files are `path`, `path.1`, … `path.7`, all empty. They are eight because the kernel keeps the
 /// locks of a file in a list: beside 10,000 held keys a lock and unlock take 36 µs, in one file they
-/// would take 450 µs (docs/PLATFORMS.md, "Many locks in one file"). Treat them as one: whoever removes
+/// would take 450 µs (docs/PLATFORMS.md, "Many locks in one file"). Treat them as one: to remove
 /// one of them while its keys are held splits those locks, as with any lock file. On local file systems of
 /// Linux the space shares flock(2) on each of them while it is open, which tells systemd-tmpfiles, from
 /// version 254 on, to leave it (docs/PLATFORMS.md, "Programs that remove old files").
 ///
 /// A thread waits in the kernel for each key that another process holds and a task here waits for.
 /// On a file system that is not known to be local each lock and unlock takes a thread as well, for
-/// the time of the call. Whoever may want thousands of keys at once bounds it, with a semaphore. To
-/// say who holds a key when a time runs out takes as long as to list all locks of the machine; a
+/// the time of the call. A program that may want thousands of keys at once bounds it, with a semaphore. To
+/// name the holder of a key when a time runs out takes as long as to list all locks of the machine; a
 /// refused try asks the kernel only, which does not name this process.
 ///
 /// # Several keys
@@ -55,7 +55,7 @@ use slot::{FILES, Slot};
 /// - the next 39 bits are the number of the slot `s`, which begins at byte 2<sup>62</sup> +
 ///   `s` · 2<sup>23</sup>.
 ///
-/// Whoever locks the first byte of the slot, with [`Protocol::Fcntl`](crate::Protocol) (fcntl(2)),
+/// A process that locks the first byte of the slot, with [`Protocol::Fcntl`](crate::Protocol) (fcntl(2)),
 /// holds the key. This crate locks 1 + pid bytes, so that the holder can be told. In Python:
 ///
 /// ```python
@@ -77,7 +77,7 @@ use slot::{FILES, Slot};
 /// # let path = directory.path().join("downloads.lock");
 /// let downloads = LockSpace::open(&path).await?;
 /// let guard = downloads.key("https://example.org/a.tar.gz").lock().await?;
-/// // Nobody else fetches this one; all others are free.
+/// // No other task fetches this one; all others are free.
 /// let other = downloads.key("https://example.org/b.tar.gz").try_lock()?;
 /// # drop((guard, other));
 /// # Ok(())

@@ -2,12 +2,12 @@
 //!
 //! - A **parked wait** ends when another process lets go, perhaps never. It runs on the wait pool
 //!   ([`Pool`]), unless the user asks for the runtime's ([`WaitOn`]): a runtime waits for its own
-//!   blocking pool when it is dropped, and a full pool would stop `tokio::fs` and everybody's
+//!   blocking pool when it is dropped, and a full pool would stop `tokio::fs` and every other
 //!   `spawn_blocking`.
 //! - An **errand** ends by itself, but others may wait for it: a lock call on a remote file system
 //!   that does not wait for a holder, an unlock, a look at a path with the lock held. It runs on
 //!   the wait pool too, at once.
-//! - A **call** ends by itself, and nobody but its caller waits for it: opening. It runs on the wait
+//! - A **call** ends by itself, and only its caller waits for it: opening. It runs on the wait
 //!   pool, behind others if there are very many.
 //!
 //! Where the process may not have another thread, errands and calls run on the thread that asks, and a
@@ -49,7 +49,7 @@ pub enum WaitOn {
 pub(crate) struct NoThread(io::Error);
 
 impl NoThread {
-    /// The kind of the system's error may be `WouldBlock`, which means something else to those who lock.
+    /// The kind of the system's error may be `WouldBlock`, which means something else of a lock.
     fn of(error: io::Error) -> io::Error {
         io::Error::other(Self(error))
     }
@@ -114,7 +114,7 @@ pub(crate) async fn call<T: Send + 'static>(
     pool: &Pool,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> T {
-    // No threads, and no file locks either: the job says so, and blocks nobody.
+    // No threads, and no file locks either: the job says so, and blocks no task.
     if cfg!(not(any(unix, windows))) {
         return job();
     }
@@ -135,7 +135,7 @@ pub(crate) fn with_answer<T: Send + 'static>(
     let (answer, answered) = oneshot::channel();
     let job = move || {
         let done = job();
-        // Wakes whoever waits.
+        // Wakes the caller.
         foreign::contained(|| drop(answer.send(done)));
     };
     (job, answered)

@@ -1,4 +1,4 @@
-//! The wait pool: threads for what blocks, until somebody else acts or until it ends by itself.
+//! The wait pool: threads for what blocks, until another process acts or until it ends by itself.
 //!
 //! A parked wait may take for ever, so a job never queues behind another one: each gets an idle
 //! thread or a new one. Threads stay idle for a few seconds, because a contended file is usually
@@ -8,7 +8,7 @@
 //! 1. `jobs.len() <= idle`: every queued job has an idle thread of its own that will take it.
 //!    `submit` queues only below that bound, and a thread leaves `idle` by taking a job or, with
 //!    no job queued, by ending.
-//! 2. `calls` is empty unless `calling` threads, one or more, are on their way through it: whoever adds to
+//! 2. `calls` is empty unless `calling` threads, one or more, are on their way through it: a thread that adds to
 //!    it becomes one of them or finds [`CALLS`] of them, and none leaves before it is empty.
 //! 3. A thread that gives up waiting looks at the queue once more in the same critical section in
 //!    which it leaves, so no job is handed to a thread that has gone.

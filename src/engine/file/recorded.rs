@@ -1,6 +1,6 @@
 //! What one exclusive tenure has written into the lock file.
 //!
-//! Written after the OS lock is there and before anybody gets a guard, so never by a loser; marked as
+//! Written after the OS lock is there and before any task gets a guard, so never by a loser; marked as
 //! released before the OS lock goes back, so a record that the next holder finds `held` is that of
 //! one who died. Nothing here makes sure of that order: the lock does, which calls `begin` in the
 //! attempt and `end` in the unlock.

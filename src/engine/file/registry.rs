@@ -1,8 +1,8 @@
 //! The process-wide registry: number of the file -> open files -> locks.
 //!
 //! One open file in the process for each that is *proved* to be one, and one [`Lock`] and its [`Driver`] per region of it,
-//! shared by all who opened the file under whatever name. Who has opened it holds a [`Registration`], whose [`Seat`] is
-//! counted; the last one to go takes the lock out and closes the file.
+//! shared by all handles of the file, under whatever name it was opened. Each open of it holds a [`Registration`], whose
+//! [`Seat`] is counted; the last one to go takes the lock out and closes the file.
 //!
 //! The number of a file is a name that several files may have ([`Names`]), so one number stands for
 //! several open files. Where there is no proof that a file is one of these, it gets an open file of its

@@ -1,10 +1,10 @@
 //! Creating a lock file with a mode that the umask has no part in.
 //!
-//! The file appears with its mode, or not at all: whoever is killed in between must not leave one that
+//! The file appears with its mode, or not at all: a process that is killed in between must not leave one that
 //! other users can not open, for nothing would tell it from a file whose mode an administrator has chosen.
 //! 1. A file without a name gets its mode, and then its name (open(2), `O_TMPFILE`; Linux only).
 //! 2. Where the file system has none (NFS, older overlayfs), a file with another name in the same directory
-//!    gets its mode, and then a link. Whoever is killed here may leave that name behind: `.tokio-filelock-` and 16
+//!    gets its mode, and then a link. A process that is killed here may leave that name behind: `.tokio-filelock-` and 16
 //!    digits, an empty file that nothing needs.
 //! 3. Where there are no links either (FAT, some FUSE and CIFS servers), the file is created, and then gets its
 //!    mode, if such a file system has one.

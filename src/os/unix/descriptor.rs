@@ -9,8 +9,8 @@
 //! the server likes. Where they may, something else is kept as well ([`Lasting`]), and looked at when they have. Where that tells
 //! nothing, nothing is called through the descriptor any more; it is closed all the same, or it would stay open.
 //!
-//! The numbers are 3 or higher: 0 to 2 are written to and replaced by whoever takes them for the standard
-//! streams.
+//! The numbers are 3 or higher: code that takes 0 to 2 for the standard streams writes to them and replaces
+//! them.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -228,7 +228,7 @@ fn above_standard_streams(file: &File) -> io::Result<Option<File>> {
     if number < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call has made it, and nobody else has it.
+    // SAFETY: the call has made it, and it has no other owner.
     Ok(Some(unsafe { File::from_raw_fd(number) }))
 }
 

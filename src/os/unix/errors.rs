@@ -8,7 +8,7 @@ use crate::error::ErrorKind;
 use crate::os::file_system::FileSystem;
 use crate::os::foreign::is_foreign;
 
-/// Whether a failed lock call that does not wait means that somebody else holds the lock. Where no
+/// Whether a failed lock call that does not wait means that another open file holds the lock. Where no
 /// file system says `EACCES` for that, a security module does, for a lock that may be free.
 pub(in crate::os) fn is_contention(error: &io::Error, file_system: FileSystem) -> bool {
     match errno(error) {

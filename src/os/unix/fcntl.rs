@@ -1,8 +1,8 @@
 //! `Protocol::Fcntl`: byte-range locks of fcntl(2), as open file description (OFD) locks or as POSIX
 //! record locks ([`record`]).
 //!
-//! The range of a region starts at its first byte and is 1 + pid bytes long. Everybody conflicts
-//! on the first byte, and whoever asks who is in the way reads the holder's pid from the length,
+//! The range of a region starts at its first byte and is 1 + pid bytes long. All processes conflict
+//! on the first byte, and a process that asks for the holder reads the holder's pid from the length,
 //! although the kernel itself names no process for an OFD lock. Linux pids are below 2^22, so a
 //! range never reaches into the next 2^23-byte slot.
 #![allow(clippy::disallowed_methods, unsafe_code)]
@@ -35,7 +35,7 @@ pub(in crate::os) struct Range {
     pub(super) length: u64,
 }
 
-/// A lock that somebody else has.
+/// A lock that another open file has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Blocker {
     pub(super) range: Range,
@@ -96,7 +96,7 @@ pub(super) fn unlock(file: &File, range: Range) -> io::Result<()> {
     call(file, record::set, UNLOCKED, range)
 }
 
-/// The lock of somebody else that keeps this range from being locked exclusively; `None` if there
+/// The lock of another open file that keeps this range from being locked exclusively; `None` if there
 /// is none. The kernel names one of several.
 pub(super) fn blocker(file: &File, range: Range) -> io::Result<Option<Blocker>> {
     let mut lock = describe(EXCLUSIVE, range)?;

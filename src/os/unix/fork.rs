@@ -3,8 +3,8 @@
 //! A child inherits the open file descriptions, and with them a part in the locks: an unlock
 //! there would drop the parent's lock, and an open descriptor would keep it after the parent has
 //! died. So a handler that `fork` runs in the child (pthread_atfork(3)) closes the descriptor of
-//! every lock file, and counts the generation up. Whoever holds something of an
-//! earlier generation knows by it that it is the parent's ([`Generation`]).
+//! every lock file, and counts the generation up. What was made in an earlier generation is known by
+//! that to be the parent's ([`Generation`]).
 //!
 //! The descriptors are those of a list. Opening beside a fork is `forks`.
 //!
@@ -19,7 +19,7 @@
 //! Elsewhere it takes itself for the parent.
 //!
 //! A child inherits statics in the middle of whatever other threads did with them, and those threads it does not
-//! have. So nothing here waits for a thread that has begun something: who needs it does it as well.
+//! have. So nothing here waits for a thread that has begun something: a second thread does it as well.
 //!
 //! `vfork` and `posix_spawn`, which `std::process::Command` uses, run no handlers; O_CLOEXEC closes
 //! the descriptors at the exec that follows. Until then such a child shares the memory of the parent,

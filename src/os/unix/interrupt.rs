@@ -1,13 +1,13 @@
 //! Ending a blocking lock call early, or after a time.
 //!
-//! Whoever cancels has the waiting thread signalled ([`Alarm`]), now and again every few
+//! A cancel has the waiting thread signalled ([`Alarm`]), now and again every few
 //! milliseconds. The handler does nothing and is installed without `SA_RESTART`, so the lock call
 //! returns EINTR (signal(7)), and the thread looks whether that was asked for. The signal is
 //! repeated, so none is lost between the look and the call.
 //!
 //! Invariants:
 //! 1. The alarm is in the state exactly while its thread is inside [`Interrupt::wait`]. It is
-//!    taken out under the mutex before it is dropped, so nobody rings one that is gone.
+//!    taken out under the mutex before it is dropped, so no thread rings one that is gone.
 //! 2. The signal is unblocked in the waiting thread and during the wait only; a signal that is
 //!    still on its way when the alarm is dropped is delivered before the mask is restored.
 //! 3. Exclusion never depends on a signal. Where none can be had, or it is no longer ours when a
@@ -37,7 +37,7 @@ pub use super::signal::{SetSignalError, set_signal};
 const TOO_OFTEN: u32 = 1_000;
 const TOO_SOON: Duration = Duration::from_micros(100);
 
-/// One wait, as seen by the thread that waits and by those who may end it.
+/// One wait, as seen by the thread that waits and by the threads that may end it.
 #[derive(Debug, Default)]
 pub(crate) struct Interrupt {
     state: Mutex<State>,
@@ -55,7 +55,7 @@ impl Interrupt {
     pub(crate) fn request(&self) {
         let mut state = self.lock();
         state.requested = true;
-        // Somebody may have replaced the handler since the wait began, and would be called.
+        // Other code may have replaced the handler since the wait began, and would be called.
         let alarm = state.alarm.as_mut().filter(|alarm| signal::handler_is_ours(alarm.signal()));
         let repeats = alarm.and_then(Alarm::ring);
         drop(state);
@@ -108,7 +108,7 @@ impl Interrupt {
             let called = Instant::now();
             match call() {
                 Ok(()) => return Ok(Some(Waited::Acquired)),
-                // Asked for, or time to look at the clock, or somebody else's signal.
+                // Asked for, or time to look at the clock, or a signal of another sender.
                 Err(error) if is_interrupted(&error) => {
                     interruptions = if called.elapsed() < TOO_SOON { interruptions + 1 } else { 0 };
                     if interruptions == TOO_OFTEN {

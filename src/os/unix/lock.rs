@@ -13,7 +13,7 @@ use crate::mode::Mode;
 use crate::os::turnstile::TurnstileState;
 use crate::os::{Protocol, Region, Waited, wire};
 
-/// So many times in a row a call that waits for nobody is made again when it was interrupted.
+/// So many times in a row a call that does not wait is made again when it was interrupted.
 const INTERRUPTIONS: usize = 100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Lock {
     }
 
     /// Shares the lock of flock(2) for as long as the file is open, where that is apart from range
-    /// locks. Whoever has it exclusively just now is about to remove the file.
+    /// locks. A process that has it exclusively just now is about to remove the file.
     pub(in crate::os) fn mark_in_use(file: &File) {
         if !record::SEES_FLOCK {
             let _ = flock::try_lock(file, Mode::Shared);
@@ -158,7 +158,7 @@ impl Lock {
         }
     }
 
-    /// Nobody has the lock, exclusively or shared. For a moment this process may have it.
+    /// No process has the lock, exclusively or shared. For a moment this one may have it.
     pub(in crate::os) fn is_free(self, file: &File) -> io::Result<bool> {
         match self {
             Lock::WholeFile => {
@@ -178,7 +178,7 @@ impl Lock {
             Some(surplus) => {
                 fcntl::unlock(file, Range { start: to.start + to.length, length: surplus })
             }
-            // It becomes longer. All who take it cover its first byte, so nobody has the rest.
+            // It becomes longer. All who take it cover its first byte, so the rest is free.
             None => fcntl::try_lock(file, to, mode),
         }
     }
@@ -193,8 +193,7 @@ pub(super) fn turnstile_start(protocol: Protocol, region: Region) -> u64 {
     }
 }
 
-/// EINTR that nobody asked for is not an answer, unless there is no other: a server may say so for
-/// ever.
+/// Retries on EINTR, bounded: some servers return it indefinitely.
 fn retrying(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     for _ in 0..INTERRUPTIONS {
         match call() {

@@ -1,4 +1,4 @@
-//! Whom the locks of a mount exclude: everybody who has the file system, or this machine only.
+//! Whom the locks of a mount exclude: every machine that has the file system, or this one only.
 //!
 //! Some mounts answer lock calls from the kernel's own table and tell no server: the lock is
 //! granted, and another host gets it as well. Nothing in the answer tells; the mount's options do,
@@ -79,7 +79,7 @@ impl Reach {
         }
     }
 
-    /// A wait that is given up may leave the lock with the server, where nobody holds it and nobody
+    /// A wait that is given up may leave the lock with the server, where no process holds it and none
     /// gets it any more: lockd's, of NFS 3 and 2, when its grant and the cancel cross.
     pub(in crate::os) fn keeps_locks_given_up(&self) -> bool {
         match self {

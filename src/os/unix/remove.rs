@@ -1,8 +1,8 @@
 //! Removing a lock file that is locked.
 //!
-//! The name goes while the lock is held, so whoever gets the lock next has a file without a name, and looks for
+//! The name goes while the lock is held, so the next holder has a file without a name, and looks for
 //! another one. That is safe only if every participant looks after it has the lock. Between the look at the
-//! name and its removal another program can still give the name to another file; whoever may do that to a
+//! name and its removal another program can still give the name to another file. A program that may do that to a
 //! directory can remove every file in it as well.
 
 use std::ffi::OsStr;

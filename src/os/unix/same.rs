@@ -1,9 +1,9 @@
 //! Whether two open files are one file, asked of the kernel: a lock on the one is seen through the other exactly
 //! if they have one inode, whatever their numbers are.
 //!
-//! The lock is a shared one, on a range that nobody else has (a *mark*): another process that asks the same of
-//! two other files at the same moment is not mistaken for us. It keeps out whoever locks the whole file
-//! by fcntl(2), for the time of some system calls, and nobody else.
+//! The lock is a shared one, on a range that no other process has (a *mark*): another process that asks the same of
+//! two other files at the same moment is not mistaken for us. It keeps out only programs that lock the whole file
+//! by fcntl(2), for the time of some system calls.
 
 use std::fs::File;
 
@@ -35,7 +35,7 @@ fn ask_by(new: &File, known: &[&File], draw: impl Fn() -> Option<Range>) -> Answ
             return Answer::Doubt;
         }
         let answers: Vec<_> = known.iter().map(|file| is_seen(mark, file)).collect();
-        // Where this fails the lock goes with the file, and is in nobody's way until then.
+        // Where this fails the lock goes with the file. Until then it is in no other lock's way.
         let _ = lock.unlock(new);
         if let Some(at) = answers.iter().position(|seen| *seen == Seen::Mark) {
             return Answer::Is(at);
@@ -131,7 +131,7 @@ mod tests {
         for mode in [Mode::Shared, Mode::Exclusive] {
             whole_file.try_lock(&foreign, mode).unwrap();
             assert_eq!(ask(&again, &[&one]), Answer::Doubt);
-            // A shared one is in nobody's way on the other file.
+            // A shared one is not in the way on the other file.
             let expected = if mode == Mode::Shared { Answer::None } else { Answer::Doubt };
             assert_eq!(ask(&again, &[&other]), expected);
         }

@@ -105,7 +105,7 @@ impl Directory {
     }
 
     /// Whether a path whose links were read leads here, by a link that may be followed: in a directory where
-    /// everybody makes files and removes none of others, that is one of this user, or of the owner of that
+    /// every user makes files and removes none of others, that is one of this user, or of the owner of that
     /// directory. So it is in the kernel (`fs.protected_symlinks`, proc_sys_fs(5)), where it is
     /// switched on, for those who do not read links.
     ///
@@ -373,7 +373,7 @@ pub(crate) fn read_exact_at_start(file: &File, to: &mut [u8]) -> io::Result<()> 
 }
 
 /// Copies a file of this length from its start, whatever the place of its descriptor: by sharing its blocks
-/// where the file system can. Whoever gave up waiting for that gets an error.
+/// where the file system can. Fails once the caller has given up waiting.
 pub(crate) fn copy(
     from: &File,
     length: u64,

@@ -201,7 +201,7 @@ impl std::fmt::Display for SetSignalError {
             }
             Self::Unsuitable => alarm::SUITABLE,
             Self::Taken => {
-                "the signal has another disposition than the default: choose one that nobody uses"
+                "the signal has another disposition than the default: choose one that the program does not use"
             }
         })
     }

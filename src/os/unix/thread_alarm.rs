@@ -33,7 +33,7 @@ struct Waiting {
 #[derive(Debug, Default)]
 struct State {
     has_left: bool,
-    /// Somebody repeats the signals already.
+    /// A thread repeats the signals already.
     is_repeated: bool,
 }
 
@@ -104,7 +104,7 @@ impl Waiting {
     }
 
     fn send(&self, state: &State) {
-        // Somebody may have replaced the handler in the meantime, and would be called.
+        // Other code may have replaced the handler in the meantime, and would be called.
         if !state.has_left && signal::handler_is_ours(self.signal) {
             // Where it is refused from now on (a sandbox), the wait ends with the lock.
             // SAFETY: the thread has not left, and cannot before the state is unlocked.

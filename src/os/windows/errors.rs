@@ -10,7 +10,7 @@ use windows_sys::Win32::Foundation::{
 use crate::error::ErrorKind;
 use crate::os::file_system::FileSystem;
 
-/// Whether a failed lock call means that somebody else holds the lock.
+/// Whether a failed lock call means that another handle holds the lock.
 pub(in crate::os) fn is_contention(error: &io::Error, _file_system: FileSystem) -> bool {
     code(error) == Some(ERROR_LOCK_VIOLATION)
 }

@@ -1,4 +1,4 @@
-//! An event of the kernel: set once, seen by everybody who waits for it.
+//! An event of the kernel: set once, seen by every thread that waits for it.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -22,7 +22,7 @@ impl Event {
         if handle.is_null() {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the handle is new, and nobody else's.
+        // SAFETY: the handle is new, and has no other owner.
         Ok(Self(unsafe { OwnedHandle::from_raw_handle(handle) }))
     }
 

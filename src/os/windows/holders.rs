@@ -86,7 +86,7 @@ pub(crate) fn look_up(pid: u32) -> Circumstances {
             _ => Circumstances::Unknown,
         };
     }
-    // SAFETY: the handle is new, and nobody else's.
+    // SAFETY: the handle is new, and has no other owner.
     let process = unsafe { OwnedHandle::from_raw_handle(process) };
     let mut times = [const { MaybeUninit::<FILETIME>::zeroed() }; 4];
     let [start, end, kernel, user] = &mut times;
@@ -109,7 +109,7 @@ pub(crate) fn look_up(pid: u32) -> Circumstances {
         u64::from(high) << 32 | u64::from(low)
     };
     let [start, end, ..] = times.map(time);
-    // One that has ended is kept in mind for as long as somebody has a handle.
+    // The system remembers one that has ended for as long as any process has a handle.
     if end == 0 { Circumstances::Started(start) } else { Circumstances::Gone }
 }
 

@@ -9,7 +9,7 @@ use std::{io, thread};
 use super::event::{Event, wait_for_any};
 use crate::os::Waited;
 
-/// One wait, as seen by the thread that waits and by those who may end it.
+/// One wait, as seen by the thread that waits and by the threads that may end it.
 #[derive(Debug)]
 pub(crate) struct Interrupt {
     /// Without one, for want of memory, the wait is not interrupted.

@@ -133,7 +133,7 @@ impl Lock {
         }
     }
 
-    /// Nobody has the lock, exclusively or shared. For a moment this process has it.
+    /// No process has the lock, exclusively or shared. For a moment this one has it.
     pub(in crate::os) fn is_free(self, file: &File) -> io::Result<bool> {
         self.can_have(file, Mode::Exclusive).map(|()| true)
     }
@@ -192,7 +192,7 @@ mod tests {
     }
 
     fn assert_contention(answer: io::Result<()>) {
-        assert!(is_contention(&answer.expect_err("somebody has it"), FileSystem::Local));
+        assert!(is_contention(&answer.expect_err("the other handle has it"), FileSystem::Local));
     }
 
     #[test]

@@ -31,8 +31,8 @@ use crate::os::file_system::Keyed;
 use crate::os::names::{Names, Proof};
 use crate::os::{Access, Identity, Location, Opened};
 
-/// A file that is on its way to deletion, or that somebody looks into for a moment, is denied to
-/// everybody else: the pauses until that is believed, 0.2 s in all.
+/// A file that is on its way to deletion, or that another process looks into for a moment, is denied to all
+/// others: the pauses until that is believed, 0.2 s in all.
 const PAUSES: [Duration; 6] = [
     Duration::from_millis(1),
     Duration::from_millis(4),

@@ -71,8 +71,7 @@ pub(super) fn wait(
         call.cancel();
     }
     match call.answer() {
-        // Also a grant that won the race: whoever asked for the end gives it back, or has it taken
-        // over.
+        // Also a grant that won the race: the queue gives the lock back, or to another request.
         Ok(()) => Ok(Some(Waited::Acquired)),
         Err(error) if code(&error) == Some(ERROR_OPERATION_ABORTED) => match woken? {
             None => Ok(None),
@@ -142,7 +141,7 @@ impl<'a> Call<'a> {
         if granted == 0 {
             return Err(error);
         }
-        // SAFETY: the call has ended, so nobody writes to it.
+        // SAFETY: the call has ended, so the kernel writes to it no more.
         let status = unsafe { (*self.overlapped).Internal };
         if status == STATUS_SUCCESS as usize {
             Ok(())

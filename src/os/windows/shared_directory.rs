@@ -329,8 +329,8 @@ pub(crate) fn read_exact_at_start(file: &File, to: &mut [u8]) -> io::Result<()> 
     Ok(())
 }
 
-/// Copies a file of this length from its start, whatever its place, which moves. Whoever gave up waiting for
-/// that gets an error.
+/// Copies a file of this length from its start, whatever its place, which moves. Fails once the caller has
+/// given up waiting.
 pub(crate) fn copy(
     from: &File,
     length: u64,

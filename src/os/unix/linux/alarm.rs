@@ -2,7 +2,7 @@
 //! (`timer_create`, `SIGEV_THREAD_ID`).
 //!
 //! The kernel repeats the signal, so none is lost between the thread's look at its flag and its lock
-//! call, and nobody has to be awake for it. Where there is no timer to be had (RLIMIT_SIGPENDING, which
+//! call, and no thread has to be awake for it. Where there is no timer to be had (RLIMIT_SIGPENDING, which
 //! all programs of the user have in common; a seccomp filter; an emulator), or none that can be armed, or no
 //! real-time signal, threads send another one ([`ThreadAlarm`]).
 #![allow(unsafe_code)]

@@ -25,7 +25,7 @@ pub(in crate::os::unix) const ANY_SIZE: OFlag = OFlag::O_LARGEFILE;
 pub(in crate::os::unix) const DIRECTORY: libc::c_int = libc::O_PATH;
 
 /// What stands at a path, held without being open (open(2), `O_PATH`): a device does not notice, a
-/// FIFO does not block, and nobody can put another file in its place.
+/// FIFO does not block, and no process can put another file in its place.
 pub(in crate::os::unix) struct Look {
     held: File,
     mode: u32,

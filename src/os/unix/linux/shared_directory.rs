@@ -105,7 +105,7 @@ pub(in crate::os::unix) fn mount(directory: BorrowedFd<'_>) -> Option<u64> {
 /// Copies some of a file in the kernel, from there on, to where the other one stands; whether there may be
 /// more. Neither an error nor the end of the file is told.
 pub(in crate::os::unix) fn copy_some(from: &File, done: &mut u64, to: &File) -> bool {
-    // Then whoever gave up waiting is heard.
+    // Then a caller that gave up waiting is heard.
     const AT_ONCE: usize = 64 << 20;
     let Ok(mut from_there) = i64::try_from(*done) else { return false };
     match copy_file_range(from, Some(&mut from_there), to, None, AT_ONCE) {

@@ -9,7 +9,7 @@ use crate::os::unix::signal;
 pub(in crate::os::unix) const SUITABLE: &str =
     "the signal that ends waits must be SIGURG, SIGIO, SIGUSR1, SIGUSR2 or SIGWINCH";
 
-/// Nobody uses it, debuggers let it pass, and the default disposition is to ignore it.
+/// Programs rarely use it, debuggers let it pass, and the default disposition is to ignore it.
 pub(in crate::os::unix) fn preferred_signals() -> impl Iterator<Item = libc::c_int> + Clone {
     [libc::SIGURG].into_iter()
 }

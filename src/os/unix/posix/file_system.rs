@@ -39,7 +39,7 @@ fn kind(name: Option<String>) -> Kind {
     }
 }
 
-/// Layers over others have the name of what is below, or nobody knows that they copy.
+/// Layers over others have the name of what is below, or are not known to copy.
 pub(in crate::os::unix) fn copies_to_change(_file: &File) -> bool {
     false
 }

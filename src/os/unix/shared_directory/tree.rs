@@ -1,4 +1,4 @@
-//! Trees: all that is below a directory that somebody has filled.
+//! Trees: all that is below a directory that a user of the crate has filled.
 //!
 //! They are walked by handles and single names, as everything here: no link is followed, nothing but a
 //! regular file is opened, and no step leads to another file system or mount. What is exchanged in the
