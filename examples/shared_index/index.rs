@@ -3,7 +3,7 @@
 //! A claim reads the header, takes the file that it points to, appends a line and moves the
 //! pointer on; recording appends a line and counts it. Without a lock two tasks would take the
 //! same file, write over each other's line, or lose a count. So:
-//! 1. who changes the index holds the exclusive lock, who reads it the shared one;
+//! 1. a task that changes the index holds the exclusive lock, one that reads it the shared one;
 //! 2. the lock is held for a handful of file-system calls, never while a file is hashed;
 //! 3. the guard lives on the thread that makes those calls, not in the task that asked for them.
 //!    A task can be cancelled at any `.await`; the call that is under way cannot, and no other task

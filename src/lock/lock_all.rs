@@ -36,8 +36,8 @@ use crate::wait;
 /// for each other in a circle, in whatever order they name them. Names of one lock count once. No
 /// locks at all are had at once.
 ///
-/// The promise is for those who hold no other lock while they wait. Who holds one and calls this
-/// function takes part in circles again; who holds one of these very locks waits for himself.
+/// The promise is for tasks that hold no other lock while they wait. One that holds a lock and calls this
+/// function takes part in circles again; one that holds one of these very locks waits for itself.
 /// It is also for one machine: two machines may number the files of the network file systems that
 /// they share differently. And on overlayfs a hard link gets another number when it is copied up. Give sets of such
 /// files a [`timeout`](AcquireAll::timeout).

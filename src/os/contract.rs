@@ -14,8 +14,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::fork::{self, Generation};
-#[cfg(not(any(unix, windows)))]
-use super::none::{no_file_locks, unknown_process, unsupported};
 use super::platform::shared_directory::Names as Listing;
 use super::shared_directory::{Found, Purpose, Status};
 use super::{
@@ -92,6 +90,30 @@ macro_rules! contract {
         }
     };
 }
+
+/// Answers of a system without file locks.
+#[cfg(not(any(unix, windows)))]
+mod answers {
+    use super::*;
+    use crate::error::Operation;
+
+    pub(super) fn unsupported<T>() -> io::Result<T> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn no_file_locks<T>(at: &Location) -> Result<T, Error> {
+        let detail = "there are no file locks on this operating system";
+        Err(Error::found(ErrorKind::Unsupported, Operation::Open, at, detail))
+    }
+
+    pub(super) fn unknown_process() -> Process {
+        let [host, boot, program] = [None, None, None];
+        let [pid_namespace, time_namespace, start] = [None; 3];
+        Process { pid: 0, host, boot, pid_namespace, time_namespace, start, program }
+    }
+}
+#[cfg(not(any(unix, windows)))]
+use answers::{no_file_locks, unknown_process, unsupported};
 
 // What the layers above use. Under loom these are the `LockFile` and the `Interrupt` of the model.
 

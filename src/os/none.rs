@@ -1,15 +1,12 @@
 //! Systems without file locks, or whose locks nothing here knows (wasm). Opening a lock file says so, and `contract` makes the types
 //! of what is never opened.
 
-use std::io;
 use std::time::Duration;
 
+use super::Waited;
 pub(crate) use super::contract::LockFile;
 pub(in crate::os) use super::contract::{errors, holders, remove};
 use super::shared_directory::Status;
-use super::{Location, Waited};
-use crate::error::{Error, ErrorKind, Operation};
-use crate::holder::Process;
 
 /// What tells files apart.
 pub(in crate::os) type FileId = u64;
@@ -38,19 +35,4 @@ impl Interrupt {
     pub(crate) fn pause(&self, _time: Duration) -> Option<Waited> {
         None
     }
-}
-
-pub(super) fn unsupported<T>() -> io::Result<T> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-pub(super) fn no_file_locks<T>(at: &Location) -> Result<T, Error> {
-    let detail = "there are no file locks on this operating system";
-    Err(Error::found(ErrorKind::Unsupported, Operation::Open, at, detail))
-}
-
-pub(super) fn unknown_process() -> Process {
-    let [host, boot, program] = [None, None, None];
-    let [pid_namespace, time_namespace, start] = [None; 3];
-    Process { pid: 0, host, boot, pid_namespace, time_namespace, start, program }
 }

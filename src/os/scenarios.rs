@@ -484,7 +484,7 @@ fn blocked_by_the_kernel(path: &Path) -> usize {
     most
 }
 
-/// A directory, a path in it, and who has opened it.
+/// A directory, a path in it, and the open files of that path.
 struct Stage<K: Kernel> {
     directory: tempfile::TempDir,
     protocol: Protocol,

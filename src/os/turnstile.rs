@@ -745,7 +745,7 @@ mod tests {
         told.granted();
     }
 
-    /// As one does who asks with a time limit, again and again: no wait is long enough by itself.
+    /// As a process does that asks with a time limit, again and again: no wait is long enough by itself.
     #[test]
     fn waits_that_are_given_up_remember_as_one_long_wait() {
         let one = told(ASLEEP);

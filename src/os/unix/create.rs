@@ -24,7 +24,7 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::errors::errno;
 use super::kernel::unnamed;
-use super::open::open_at;
+use super::path::open_at;
 
 /// Creates the file. `None` if there is one now: made by another process, or by this one and to be opened.
 pub(super) fn create(

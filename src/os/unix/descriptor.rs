@@ -6,7 +6,7 @@
 //! again is not told apart: the lock that went with the first descriptor is gone unseen.
 //!
 //! The identity is numbers, and those of an open file may change: on overlayfs when it is copied up, on FUSE whenever
-//! the server likes. Where they may, something else is kept as well ([`Lasting`]), and looked at when they have. Where that tells
+//! the server likes. Where they may, something else is kept as well ([`Lasting`](super::recognition::Lasting)), and looked at when they have. Where that tells
 //! nothing, nothing is called through the descriptor any more; it is closed all the same, or it would stay open.
 //!
 //! The numbers are 3 or higher: code that takes 0 to 2 for the standard streams writes to them and replaces
@@ -28,28 +28,10 @@ use nix::sys::stat::{FileStat, fstat};
 use super::errors::is_gone;
 use super::fork::{self, Generation, Listed};
 use super::kernel::{descriptor_of, record};
+use super::recognition::Is;
 use crate::os::file_system::Keyed;
 use crate::os::foreign::foreign_descriptor;
 use crate::os::{Identity, Names, Standing};
-
-/// Whether a descriptor still is that of its file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Is {
-    Own,
-    /// It stands for another file, or is not open.
-    Other,
-    /// It is open, and its numbers have changed. Nothing tells whether it is another file.
-    #[cfg_attr(
-        any(tokio_filelock_posix, not(any(target_os = "linux", target_os = "android"))),
-        allow(dead_code)
-    )]
-    Unknown,
-}
-
-/// By what an open file is recognized when its numbers have changed: a digest, as the system makes it. 0 where they
-/// do not change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Lasting(pub(super) u32);
 
 /// An open file that children do not inherit. Derefs to the file.
 pub(in crate::os) struct Descriptor {

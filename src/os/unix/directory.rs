@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use nix::libc;
 
 use super::descriptor::Descriptor;
-use super::kernel::look::DIRECTORY;
+use super::kernel::DIRECTORY;
 use crate::os::Identity;
 
 pub(in crate::os) struct Directory {

@@ -33,8 +33,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize
 
 use nix::libc;
 
-use super::descriptor::{Is, Lasting};
 use super::kernel::{descriptor_of, wiped};
+use super::recognition::{Is, Lasting};
 use crate::os::forks::Forks;
 use crate::os::{Identity, MadeOnce};
 

@@ -13,6 +13,8 @@ pub(crate) mod interrupt;
 pub(in crate::os) mod lock;
 pub(in crate::os) mod mount;
 pub(in crate::os) mod open;
+mod path;
+mod recognition;
 pub(in crate::os) mod remove;
 pub(in crate::os) mod same;
 pub(crate) mod shared_directory;

@@ -10,23 +10,23 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag};
 use nix::libc;
 use nix::sys::stat::{Mode, fstatat};
 
 use super::create::create;
 use super::descriptor::{Descriptor, identity_in, occupy_standard_streams};
 use super::errors::{errno, is_gone};
-use super::kernel::look::{ANY_SIZE, Look};
+use super::kernel::look::Look;
 use super::kernel::record::CLOSING_RELEASES;
 use super::kernel::{self, file_system};
+use super::path::{directory_of, open_at, start};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::os::file_system::Keyed;
 use crate::os::foreign::is_foreign;
@@ -105,22 +105,6 @@ pub(in crate::os) fn names(file: &File, identity: Identity, keyed: Keyed) -> Nam
 /// The number that an open file has now. On overlayfs it may change.
 pub(in crate::os) fn number_of(file: &File) -> io::Result<Identity> {
     file.metadata().map(|metadata| identity(&metadata))
-}
-
-/// The directory in which the last component of the path is.
-pub(super) fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => directory,
-        _ => Path::new("."),
-    }
-}
-
-/// Where to begin, and the path from there.
-pub(super) fn start(location: &Location) -> io::Result<(BorrowedFd<'_>, &Path)> {
-    match location.to_resolve() {
-        (None, path) => Ok((AT_FDCWD, path)),
-        (Some(directory), path) => Ok((directory.descriptor()?, path)),
-    }
 }
 
 fn look_at(location: &Location) -> io::Result<Look> {
@@ -217,22 +201,6 @@ fn open_by_name(location: &Location, write: bool, patience: Duration) -> io::Res
                 thread::sleep(PAUSE);
             }
             opened => return opened,
-        }
-    }
-}
-
-/// As the standard library opens, but from a directory.
-pub(super) fn open_at(
-    from: BorrowedFd<'_>,
-    path: &Path,
-    flags: OFlag,
-    mode: Mode,
-) -> io::Result<File> {
-    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | ANY_SIZE;
-    loop {
-        match openat(from, path, flags, mode) {
-            Err(Errno::EINTR) => {}
-            opened => return Ok(opened?.into()),
         }
     }
 }

@@ -24,10 +24,10 @@ use super::descriptor::{Descriptor, identity_in};
 use super::errors::is_contention;
 use super::fcntl::Range;
 use super::holders::RecordLocks;
-use super::kernel::look::{DIRECTORY, Look};
-use super::kernel::{file_system, record};
+use super::kernel::look::Look;
+use super::kernel::{DIRECTORY, file_system, record};
 use super::lock::Lock;
-use super::open::{directory_of, open_at, start};
+use super::path::{directory_of, open_at, start};
 use crate::mode::Mode;
 use crate::os::file_system::FileSystem;
 use crate::os::{Kept, Location, Protocol};
@@ -141,7 +141,7 @@ fn remove_if_unused(
         return Ok(Some(kept));
     }
     // To close a file releases what other code of this process has locked in it by fcntl(2). Looking closes nothing.
-    if own.any() && own.are_in(&Look::at(directory, Path::new(name))?) {
+    if own.any() && own.are_in(&Look::at(directory, Path::new(name))?.inode()) {
         return Ok(Some(Kept::Locked));
     }
     let file = open_in(directory, name)?;

@@ -107,7 +107,7 @@ impl Directory {
     /// Whether a path whose links were read leads here, by a link that may be followed: in a directory where
     /// every user makes files and removes none of others, that is one of this user, or of the owner of that
     /// directory. So it is in the kernel (`fs.protected_symlinks`, proc_sys_fs(5)), where it is
-    /// switched on, for those who do not read links.
+    /// switched on, for programs that do not read links.
     ///
     /// [`io::ErrorKind::PermissionDenied`] if the link is another user's.
     pub(crate) fn is_led_to_by(&self, path: &Path) -> io::Result<bool> {
@@ -123,8 +123,8 @@ impl Directory {
         if is_ours || !Mode::from_bits_truncate(parent.st_mode).contains(is_shared) {
             return Ok(true);
         }
-        let text = "a symbolic link of another user stands there, who may make links there: name a \
-                    directory of your own";
+        let text = "a symbolic link of another user stands there, and others may make links there: name \
+                    a directory of your own";
         Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
     }
 
@@ -184,7 +184,7 @@ impl Directory {
         }
     }
 
-    /// Of a directory that this process has made: it has nothing in it. Who reads or writes the files
+    /// Of a directory that this process has made: it has nothing in it. A process that reads or writes the files
     /// may enter.
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         let directory = self.open_itself()?;

@@ -1,4 +1,4 @@
-//! The signals of the process that interrupt waits: their choice, their handler, who may get them.
+//! The signals of the process that interrupt waits: their choice, their handler, which threads may get them.
 //!
 //! A disposition that is the default does not make a signal free: a program fetches signals with
 //! sigwait(3) or signalfd(2) without one. It blocks them in all threads for that. So a signal that a

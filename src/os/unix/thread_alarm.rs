@@ -1,4 +1,4 @@
-//! Signals for a thread, now and again and again: `pthread_kill`, by the one who asks first and then by
+//! Signals for a thread, now and again and again: `pthread_kill`, by the thread that asks first and then by
 //! a thread that lives until the other one has left its call.
 //!
 //! A signal may come between the thread's look at its flag and its lock call, and is lost then. So it

@@ -25,7 +25,6 @@ use std::path::Path;
 pub(crate) use process::{look_up, this_process};
 
 use super::fcntl;
-use super::kernel::look::Look as FileLook;
 use super::lock::turnstile_start;
 use crate::holder::{Holder, Source};
 use crate::mode::Mode;
@@ -126,8 +125,7 @@ impl RecordLocks {
         self.any() && self.0.iter().any(|line| inode().is_of(line))
     }
 
-    pub(in crate::os::unix) fn are_in(&self, look: &FileLook) -> bool {
-        let inode = look.inode();
+    pub(in crate::os::unix) fn are_in(&self, inode: &Inode) -> bool {
         self.0.iter().any(|line| inode.is_of(line))
     }
 }

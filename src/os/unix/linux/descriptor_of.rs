@@ -18,7 +18,7 @@ use nix::libc;
 use super::handle;
 use crate::os::file_system::Keyed;
 use crate::os::names::Proof;
-use crate::os::unix::descriptor::{Is, Lasting};
+use crate::os::unix::recognition::{Is, Lasting};
 use crate::os::{Identity, Names};
 
 /// What a digest is of: its lowest bits.

@@ -15,14 +15,8 @@ use crate::os::file_system::Keyed;
 use crate::os::names::{Names, Proof};
 use crate::os::unix::fork::Listed;
 use crate::os::unix::holders::Inode;
-use crate::os::unix::open::open_at;
+use crate::os::unix::path::open_at;
 use crate::os::{Identity, Location};
-
-/// Files of any size, also where offsets have 32 bits.
-pub(in crate::os::unix) const ANY_SIZE: OFlag = OFlag::O_LARGEFILE;
-
-/// How a directory is opened to resolve paths from it: it need not be readable.
-pub(in crate::os::unix) const DIRECTORY: libc::c_int = libc::O_PATH;
 
 /// What stands at a path, held without being open (open(2), `O_PATH`): a device does not notice, a
 /// FIFO does not block, and no process can put another file in its place.

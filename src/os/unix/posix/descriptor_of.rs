@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::libc;
 
 use crate::os::file_system::Keyed;
-use crate::os::unix::descriptor::{Is, Lasting};
+use crate::os::unix::recognition::{Is, Lasting};
 use crate::os::{Identity, Names};
 
 /// The numbers are what there is. A server that answers by path may say of a file that was removed that there is

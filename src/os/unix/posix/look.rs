@@ -7,7 +7,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::fcntl::{AtFlags, OFlag};
-use nix::libc;
 use nix::sys::stat::{Mode, fstatat};
 
 use super::file_system;
@@ -15,14 +14,8 @@ use crate::os::file_system::Keyed;
 use crate::os::names::{Names, Proof};
 use crate::os::unix::descriptor::identity_in;
 use crate::os::unix::holders::Inode;
-use crate::os::unix::open::{directory_of, open_at, start};
+use crate::os::unix::path::{directory_of, open_at, start};
 use crate::os::{Identity, Location};
-
-/// Files have any size by themselves.
-pub(in crate::os::unix) const ANY_SIZE: OFlag = OFlag::empty();
-
-/// How a directory is opened to resolve paths from it.
-pub(in crate::os::unix) const DIRECTORY: libc::c_int = 0;
 
 /// What stood at a path. It may be something else by now.
 pub(in crate::os::unix) struct Look {
