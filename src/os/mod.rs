@@ -17,6 +17,7 @@ mod file_system;
 mod foreign;
 #[cfg_attr(not(unix), allow(dead_code))] // no forks
 mod forks;
+mod found;
 mod location;
 #[cfg(any(unix, windows))]
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]
@@ -30,7 +31,6 @@ mod names;
 mod not_unix;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod scenarios;
-pub(crate) mod shared_directory;
 #[cfg(any(unix, windows))]
 mod turnstile;
 #[allow(dead_code)] // each system has some of them
@@ -71,6 +71,14 @@ pub(crate) use {lock_file::LockFile, platform::interrupt::Interrupt};
 pub(crate) use {model::Interrupt, model::LockFile};
 #[cfg(not(any(unix, windows, tokio_filelock_loom)))]
 pub(crate) use {none::Interrupt, none::LockFile};
+
+/// Directories that other processes change as well, and the files in them.
+pub(crate) mod shared_directory {
+    pub(crate) use super::found::{Found, Purpose, Status};
+    pub(crate) use super::platform::shared_directory::{
+        Directory, MadeFile, copies_to_note, copy, read_exact_at_start, sync_file,
+    };
+}
 
 #[cfg(any(unix, windows))]
 use std::fs::File;

@@ -6,16 +6,18 @@ use std::time::Duration;
 use super::Waited;
 pub(crate) use super::contract::LockFile;
 pub(in crate::os) use super::contract::{errors, holders, remove};
-use super::shared_directory::Status;
+use super::found::Status;
 
 /// What tells files apart.
 pub(in crate::os) type FileId = u64;
+
+/// What tells files in a directory apart.
+pub(in crate::os) type Known = super::Identity;
 
 pub(in crate::os) mod shared_directory {
     pub(crate) use crate::os::contract::shared_directory::*;
     pub(crate) use crate::os::contract::{Directory, MadeFile};
 
-    pub(in crate::os) type Known = crate::os::Identity;
     pub(in crate::os) type Names = std::iter::Empty<std::io::Result<String>>;
 }
 

@@ -16,15 +16,12 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
-use nix::libc;
-use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
-use super::errors::errno;
 use super::kernel::unnamed;
 use super::path::open_at;
+use super::permissions::{mode_bits, unless_refused};
 
 /// Creates the file. `None` if there is one now: made by another process, or by this one and to be opened.
 pub(super) fn create(
@@ -81,30 +78,4 @@ fn exclusively(from: BorrowedFd<'_>, path: &Path, mode: u32) -> io::Result<File>
 
 fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     unless_refused(file.set_permissions(Permissions::from_mode(mode)))
-}
-
-/// A file system without modes, or with modes of its own, refuses to change them. The file is good.
-pub(super) fn unless_refused(changed: io::Result<()>) -> io::Result<()> {
-    match changed {
-        Err(error)
-            if matches!(
-                errno(&error),
-                Some(
-                    Errno::EPERM
-                        | Errno::EACCES
-                        | Errno::EOPNOTSUPP
-                        | Errno::ENOSYS
-                        | Errno::EINVAL
-                )
-            ) =>
-        {
-            Ok(())
-        }
-        changed => changed,
-    }
-}
-
-pub(super) fn mode_bits(mode: u32) -> Mode {
-    #[allow(clippy::unnecessary_cast)] // it has 16 bits on some systems
-    Mode::from_bits_truncate(mode as libc::mode_t)
 }

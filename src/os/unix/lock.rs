@@ -5,10 +5,11 @@ use std::io;
 use std::time::Duration;
 
 use super::errors::{self, is_interrupted};
-use super::fcntl::{self, Range};
+use super::fcntl;
 use super::flock;
 use super::interrupt::Interrupt;
 use super::kernel::record;
+use super::range::Range;
 use crate::mode::Mode;
 use crate::os::turnstile::TurnstileState;
 use crate::os::{Protocol, Region, Waited, wire};

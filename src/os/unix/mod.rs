@@ -14,6 +14,8 @@ pub(in crate::os) mod lock;
 pub(in crate::os) mod mount;
 pub(in crate::os) mod open;
 mod path;
+mod permissions;
+mod range;
 mod recognition;
 pub(in crate::os) mod remove;
 pub(in crate::os) mod same;
@@ -36,3 +38,6 @@ pub(in crate::os) use kernel::file_system;
 
 /// What tells the files of a device apart. Unique while the file is open.
 pub(in crate::os) type FileId = u64;
+
+/// What tells the files in a shared directory apart.
+pub(in crate::os) type Known = super::Identity;

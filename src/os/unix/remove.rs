@@ -22,12 +22,12 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::descriptor::{Descriptor, identity_in};
 use super::errors::is_contention;
-use super::fcntl::Range;
 use super::holders::RecordLocks;
 use super::kernel::look::Look;
 use super::kernel::{DIRECTORY, file_system, record};
 use super::lock::Lock;
 use super::path::{directory_of, open_at, start};
+use super::range::Range;
 use crate::mode::Mode;
 use crate::os::file_system::FileSystem;
 use crate::os::{Kept, Location, Protocol};

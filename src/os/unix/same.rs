@@ -7,9 +7,10 @@
 
 use std::fs::File;
 
-use super::fcntl::{self, Range};
+use super::fcntl;
 use super::kernel::record;
 use super::lock::Lock;
+use super::range::Range;
 use crate::mode::Mode;
 use crate::os::names::Answer;
 

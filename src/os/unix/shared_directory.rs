@@ -27,15 +27,12 @@ use super::descriptor::Descriptor;
 use super::errors::errno;
 use super::kernel;
 use crate::os::Identity;
-use crate::os::shared_directory::{Found, Purpose, Status};
+use crate::os::found::{Found, Purpose, Status};
 
 const PERMISSIONS: u32 = 0o777;
 
 /// So many bytes at a time.
 const COPIED: usize = 256 * 1024;
-
-/// Which file it is.
-pub(in crate::os) type Known = Identity;
 
 /// A directory, whatever becomes of its name.
 #[derive(Debug)]

@@ -22,3 +22,6 @@ pub(in crate::os) use absent::{mount, remove, same};
 
 /// What tells the files of a volume apart. Unique while the file is open.
 pub(in crate::os) type FileId = u128;
+
+/// What tells the files in a shared directory apart: their times and their length.
+pub(in crate::os) type Known = [u64; 3];

@@ -17,15 +17,12 @@ use windows_sys::Win32::Storage::FileSystem::{
     FILE_ATTRIBUTE_REPARSE_POINT, FILE_FLAG_OPEN_REPARSE_POINT,
 };
 
-use crate::os::shared_directory::{Found, Purpose, Status};
+use crate::os::found::{Found, Purpose, Status};
 
 /// So many bytes are copied at a time.
 const COPIED: usize = 256 * 1024;
 /// A deeper tree is refused.
 const DEEPEST: usize = 128;
-
-/// Which file it is, as far as its times and its length tell.
-pub(in crate::os) type Known = [u64; 3];
 
 /// A directory, for as long as it keeps its name.
 #[derive(Debug)]

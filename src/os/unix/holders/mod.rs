@@ -26,6 +26,7 @@ pub(crate) use process::{look_up, this_process};
 
 use super::fcntl;
 use super::lock::turnstile_start;
+use super::range::Range;
 use crate::holder::{Holder, Source};
 use crate::mode::Mode;
 use crate::os::{Effort, Identity, Protocol, Question};
@@ -200,8 +201,8 @@ fn concerns(line: &Line, question: &Question<'_>) -> bool {
 }
 
 /// What this process would lock.
-fn own_range(question: &Question<'_>) -> fcntl::Range {
-    fcntl::Range::of(question.region, question.pid)
+fn own_range(question: &Question<'_>) -> Range {
+    Range::of(question.region, question.pid)
 }
 
 /// A call that waits at the turnstile waits for the lock behind it.

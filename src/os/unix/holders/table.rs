@@ -8,7 +8,7 @@
 //! ```
 
 use crate::mode::Mode;
-use crate::os::unix::fcntl::Range;
+use crate::os::unix::range::Range;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {

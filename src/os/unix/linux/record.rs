@@ -7,7 +7,7 @@ use std::mem::size_of_val;
 use nix::fcntl::FcntlArg;
 use nix::libc;
 
-use crate::os::unix::fcntl::Range;
+use crate::os::unix::range::Range;
 use crate::os::wire::{FIRST_MARK, MARK_LENGTH_BITS};
 
 /// Closing another descriptor of a file releases none of its locks.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::unistd::linkat;
 
-use crate::os::unix::create::{mode_bits, unless_refused};
 use crate::os::unix::path::{directory_of, open_at};
+use crate::os::unix::permissions::{mode_bits, unless_refused};
 
 /// A new file at this path, which has the mode from the moment at which it is there. A process that is
 /// killed in here leaves nothing.

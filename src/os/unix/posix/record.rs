@@ -7,7 +7,7 @@
 use nix::fcntl::FcntlArg;
 use nix::libc;
 
-use crate::os::unix::fcntl::Range;
+use crate::os::unix::range::Range;
 
 /// Closing any descriptor of a file releases its locks.
 pub(in crate::os::unix) const CLOSING_RELEASES: bool = true;

@@ -19,7 +19,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::{Directory, PERMISSIONS, again, file_flags, flags, is_dot, set_mode};
-use crate::os::shared_directory::Purpose;
+use crate::os::found::Purpose;
 use crate::os::unix::errors::errno;
 use crate::os::unix::kernel;
 

@@ -1,12 +1,9 @@
-//! Directories that other processes change as well, and the files in them: what is the same on every system.
+//! What is found in a directory that processes share: the same words on every system.
 
 use std::fs::File;
 use std::time::SystemTime;
 
-use super::platform::shared_directory::Known;
-pub(crate) use super::platform::shared_directory::{
-    Directory, MadeFile, copies_to_note, copy, read_exact_at_start, sync_file,
-};
+use super::platform::Known;
 
 /// What stands under a name.
 #[cfg_attr(not(any(unix, windows)), allow(dead_code))] // no directory is ever opened
