@@ -15,13 +15,13 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::libc;
 
-use super::kernel::{alarm, masks};
+use super::kernel::{masks, suitable};
 
 static CHOSEN: Choice = Choice::new();
 
 /// The signal, if it can be used now. Chosen at the first call.
 pub(super) fn number() -> Option<libc::c_int> {
-    CHOSEN.number(alarm::preferred_signals())
+    CHOSEN.number(suitable::preferred_signals())
 }
 
 /// No signal but that of [`number`] may be taken: the program has chosen, which knows what it does with its
@@ -42,7 +42,7 @@ fn set(signal: Option<libc::c_int>) -> Result<(), SetSignalError> {
     }
     let chosen = match signal {
         None => NONE,
-        Some(n) if !alarm::is_suitable(n) => return Err(E::Unsuitable),
+        Some(n) if !suitable::is_suitable(n) => return Err(E::Unsuitable),
         Some(n) if !claim(n) => return Err(E::Taken),
         Some(n) => n,
     };
@@ -199,7 +199,7 @@ impl std::fmt::Display for SetSignalError {
             Self::InUse => {
                 "the signal that ends waits is chosen already: choose it before the first wait"
             }
-            Self::Unsuitable => alarm::SUITABLE,
+            Self::Unsuitable => suitable::SUITABLE,
             Self::Taken => {
                 "the signal has another disposition than the default: choose one that the program does not use"
             }

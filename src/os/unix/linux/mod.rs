@@ -14,6 +14,8 @@ pub(super) mod look;
 pub(super) mod masks;
 pub(in crate::os) mod record;
 pub(super) mod shared_directory;
+pub(super) mod suitable;
+mod timer;
 pub(super) mod unnamed;
 pub(super) mod wiped;
 

@@ -1,22 +1,8 @@
-//! Which signal ends a wait: there are no timers that signal a thread.
-
-use nix::libc;
+//! Signals for a thread: there are no timers that send them, so threads do.
 
 pub(in crate::os::unix) use crate::os::unix::thread_alarm::ThreadAlarm as Alarm;
 
 use crate::os::unix::signal;
-
-pub(in crate::os::unix) const SUITABLE: &str =
-    "the signal that ends waits must be SIGURG, SIGIO, SIGUSR1, SIGUSR2 or SIGWINCH";
-
-/// Programs rarely use it, debuggers let it pass, and the default disposition is to ignore it.
-pub(in crate::os::unix) fn preferred_signals() -> impl Iterator<Item = libc::c_int> + Clone {
-    [libc::SIGURG].into_iter()
-}
-
-pub(in crate::os::unix) fn is_suitable(signal: libc::c_int) -> bool {
-    [libc::SIGURG, libc::SIGIO, libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH].contains(&signal)
-}
 
 impl Alarm {
     /// `None` if no signal is to be had.
