@@ -475,7 +475,7 @@ mod tests {
     const ASLEEP: TurnstileState = TurnstileState::Taken(Taken(1));
 
     /// A lock whose turnstile shows what the test says, at the time that the test says.
-    struct Told {
+    struct Scripted {
         begun: Instant,
         passed: Cell<Duration>,
         turnstile: Cell<TurnstileState>,
@@ -493,8 +493,8 @@ mod tests {
         is_waited_for: Cell<bool>,
     }
 
-    fn told(turnstile: TurnstileState) -> Told {
-        Told {
+    fn scripted(turnstile: TurnstileState) -> Scripted {
+        Scripted {
             begun: Instant::now(),
             passed: Cell::default(),
             turnstile: Cell::new(turnstile),
@@ -510,7 +510,7 @@ mod tests {
         }
     }
 
-    impl Told {
+    impl Scripted {
         fn is_to_be_had(&self) -> bool {
             self.is_free.get() || self.is_shared && self.is_read.get()
         }
@@ -541,7 +541,7 @@ mod tests {
         }
     }
 
-    impl Turnstile for Told {
+    impl Turnstile for Scripted {
         fn check(&self) -> TurnstileState {
             self.turnstile.get()
         }
@@ -587,7 +587,7 @@ mod tests {
         }
     }
 
-    impl Wait for Told {
+    impl Wait for Scripted {
         type Turnstile = Self;
 
         fn turnstile(&self) -> &Self {
@@ -609,106 +609,106 @@ mod tests {
     #[test]
     fn nobody_is_next() {
         for turnstile in [TurnstileState::Free, TurnstileState::Covered] {
-            let told = told(turnstile);
-            told.granted();
-            told.is_free.set(false);
-            told.refused();
+            let scripted = scripted(turnstile);
+            scripted.granted();
+            scripted.is_free.set(false);
+            scripted.refused();
         }
     }
 
     #[test]
     fn the_limit_and_one_more_try() {
-        let told = told(ASLEEP);
-        told.refused();
-        told.pass(60);
-        told.refused();
-        told.granted();
-        assert_eq!(told.passed.get(), Duration::from_millis(60) + CHANCE, "it had its chance");
+        let scripted = scripted(ASLEEP);
+        scripted.refused();
+        scripted.pass(60);
+        scripted.refused();
+        scripted.granted();
+        assert_eq!(scripted.passed.get(), Duration::from_millis(60) + CHANCE, "it had its chance");
         for _ in 0..10 {
-            told.granted();
+            scripted.granted();
         }
     }
 
     #[test]
     fn however_often_one_tries_the_limit_is_the_same() {
         for every in [1, 2, 5, 9, 11, 20, 49] {
-            let told = told(ASLEEP);
-            let refused = u64::from(told.refusals(every));
+            let scripted = scripted(ASLEEP);
+            let refused = u64::from(scripted.refusals(every));
             let after_the_limit = refused.saturating_sub(50_u64.div_ceil(every));
             assert!(after_the_limit <= 1, "{refused} refused, one in {every} ms");
         }
         // Those who try less often.
         for every in [50, 60, 1_000, 60_000] {
-            assert_eq!(told(ASLEEP).refusals(every), 2, "one in {every} ms");
+            assert_eq!(scripted(ASLEEP).refusals(every), 2, "one in {every} ms");
         }
     }
 
     #[test]
     fn an_owner_that_was_passed_has_another_chance_after_a_second() {
-        let told = told(ASLEEP);
-        told.refusals(5);
-        told.pass(999);
-        told.granted();
-        told.pass(1);
-        told.refused();
-        told.granted();
+        let scripted = scripted(ASLEEP);
+        scripted.refusals(5);
+        scripted.pass(999);
+        scripted.granted();
+        scripted.pass(1);
+        scripted.refused();
+        scripted.granted();
         // By now it is awake, and has the lock.
-        told.pass(1_000);
-        told.refused();
-        told.is_free.set(false);
-        told.refused();
-        told.is_free.set(true);
-        told.turnstile.set(TurnstileState::Free);
-        told.granted();
+        scripted.pass(1_000);
+        scripted.refused();
+        scripted.is_free.set(false);
+        scripted.refused();
+        scripted.is_free.set(true);
+        scripted.turnstile.set(TurnstileState::Free);
+        scripted.granted();
     }
 
     #[test]
     fn another_owner_is_trusted_anew() {
-        let told = told(ASLEEP);
-        told.refusals(5);
-        told.turnstile.set(TurnstileState::Taken(Taken(2)));
-        told.refused();
-        told.pass(10);
-        told.refused();
-        told.pass(30);
-        told.refused();
-        told.pass(10);
-        told.granted();
+        let scripted = scripted(ASLEEP);
+        scripted.refusals(5);
+        scripted.turnstile.set(TurnstileState::Taken(Taken(2)));
+        scripted.refused();
+        scripted.pass(10);
+        scripted.refused();
+        scripted.pass(30);
+        scripted.refused();
+        scripted.pass(10);
+        scripted.granted();
     }
 
     #[test]
     fn one_lock_says_nothing_of_another() {
-        let told = told(ASLEEP);
-        told.refusals(5);
-        told.region.set(1 << 62);
-        told.refused();
-        told.region.set(0);
-        told.granted();
+        let scripted = scripted(ASLEEP);
+        scripted.refusals(5);
+        scripted.region.set(1 << 62);
+        scripted.refused();
+        scripted.region.set(0);
+        scripted.granted();
     }
 
     #[test]
     fn a_lock_that_is_held_in_between_was_taken_by_its_next_owner() {
-        let told = told(ASLEEP);
-        told.refused();
+        let scripted = scripted(ASLEEP);
+        scripted.refused();
         for _ in 0..100 {
-            told.pass(50);
-            told.is_free.set(true);
-            told.refused();
-            told.pass(50);
-            told.is_free.set(false);
-            told.refused();
+            scripted.pass(50);
+            scripted.is_free.set(true);
+            scripted.refused();
+            scripted.pass(50);
+            scripted.is_free.set(false);
+            scripted.refused();
         }
     }
 
     #[test]
     fn owners_that_come_and_go_and_never_take_the_lock_are_passed() {
         for every in [1, 5, 30, 100] {
-            let told = told(ASLEEP);
+            let scripted = scripted(ASLEEP);
             let mut refused = 0;
-            while try_in_turn(&told, true).unwrap() == Tried::Busy {
+            while try_in_turn(&scripted, true).unwrap() == Tried::Busy {
                 refused += 1;
-                told.pass(every);
-                told.turnstile.set(TurnstileState::Taken(Taken(refused)));
+                scripted.pass(every);
+                scripted.turnstile.set(TurnstileState::Taken(Taken(refused)));
             }
             let limit = LONGEST.as_millis() as u64;
             assert!(refused * every >= limit, "passed after {refused} tries");
@@ -718,42 +718,42 @@ mod tests {
 
     #[test]
     fn a_lock_that_is_held_says_nothing_of_the_turnstile() {
-        let told = told(ASLEEP);
-        told.is_free.set(false);
+        let scripted = scripted(ASLEEP);
+        scripted.is_free.set(false);
         for _ in 0..100 {
-            told.refused();
-            told.pass(10);
+            scripted.refused();
+            scripted.pass(10);
         }
-        assert!(told.remembered.is_empty());
-        told.is_free.set(true);
-        assert_eq!(told.refusals(60), 2, "as if it had not been tried before");
+        assert!(scripted.remembered.is_empty());
+        scripted.is_free.set(true);
+        assert_eq!(scripted.refusals(60), 2, "as if it had not been tried before");
     }
 
     #[test]
     fn what_is_remembered_does_not_become_old_while_the_lock_is_held() {
-        let told = told(ASLEEP);
-        told.refused();
-        told.pass(30);
-        told.refused();
+        let scripted = scripted(ASLEEP);
+        scripted.refused();
+        scripted.pass(30);
+        scripted.refused();
         // It is found free; the owner that wakes up now finds it held.
-        told.is_free.set(false);
-        told.pass(20);
-        told.refused();
-        told.is_free.set(true);
-        told.pass(15);
-        told.refused();
-        told.granted();
+        scripted.is_free.set(false);
+        scripted.pass(20);
+        scripted.refused();
+        scripted.is_free.set(true);
+        scripted.pass(15);
+        scripted.refused();
+        scripted.granted();
     }
 
     /// As a process does that asks with a time limit, again and again: no wait is long enough by itself.
     #[test]
     fn waits_that_are_given_up_remember_as_one_long_wait() {
-        let one = told(ASLEEP);
+        let one = scripted(ASLEEP);
         assert_eq!(lock_in_turn(&one).unwrap(), Waited::Acquired);
         let limit = FIRST_LIMIT.as_millis() as u64;
         assert_eq!(one.passed.get(), Duration::from_millis(limit));
 
-        let many = told(ASLEEP);
+        let many = scripted(ASLEEP);
         let mut waits = 0;
         while many.passed.get() < FIRST_LIMIT * 2 {
             many.turns.borrow_mut().push_back(Turn::Interrupted);
@@ -770,32 +770,32 @@ mod tests {
 
     #[test]
     fn readers_wait_for_a_writer_that_is_awake_and_pass_one_that_sleeps() {
-        let told = Told { is_shared: true, is_free: Cell::new(false), ..told(ASLEEP) };
-        told.is_waited_for.set(true);
-        told.turns.borrow_mut().extend([Turn::TimedOut; 500]);
-        told.turns.borrow_mut().push_back(Turn::Interrupted);
-        assert_eq!(lock_in_turn(&told).unwrap(), Waited::Interrupted);
+        let scripted = Scripted { is_shared: true, is_free: Cell::new(false), ..scripted(ASLEEP) };
+        scripted.is_waited_for.set(true);
+        scripted.turns.borrow_mut().extend([Turn::TimedOut; 500]);
+        scripted.turns.borrow_mut().push_back(Turn::Interrupted);
+        assert_eq!(lock_in_turn(&scripted).unwrap(), Waited::Interrupted);
 
-        told.is_waited_for.set(false);
-        assert_eq!(lock_in_turn(&told).unwrap(), Waited::Acquired);
-        let before = told.passed.get();
-        assert_eq!(lock_in_turn(&told).unwrap(), Waited::Acquired);
-        assert_eq!(told.passed.get(), before, "the next one does not wait for it again");
-        told.pass(1_000);
-        assert_eq!(lock_in_turn(&told).unwrap(), Waited::Acquired);
-        assert_eq!(told.passed.get(), before + DISTRUST, "it sleeps still");
+        scripted.is_waited_for.set(false);
+        assert_eq!(lock_in_turn(&scripted).unwrap(), Waited::Acquired);
+        let before = scripted.passed.get();
+        assert_eq!(lock_in_turn(&scripted).unwrap(), Waited::Acquired);
+        assert_eq!(scripted.passed.get(), before, "the next one does not wait for it again");
+        scripted.pass(1_000);
+        assert_eq!(lock_in_turn(&scripted).unwrap(), Waited::Acquired);
+        assert_eq!(scripted.passed.get(), before + DISTRUST, "it sleeps still");
     }
 
     /// With flock(2) to ask is to lock and to unlock, and the unlock may be refused.
     #[test]
     fn a_lock_that_cannot_be_given_back_is_used() {
         for is_free in [true, false] {
-            let told = told(ASLEEP);
-            told.cannot_ask.set(true);
-            told.refused();
-            told.pass(60);
-            told.is_free.set(is_free);
-            match (try_in_turn(&told, true), is_free) {
+            let scripted = scripted(ASLEEP);
+            scripted.cannot_ask.set(true);
+            scripted.refused();
+            scripted.pass(60);
+            scripted.is_free.set(is_free);
+            match (try_in_turn(&scripted, true), is_free) {
                 (Ok(Tried::Acquired), true) => {}
                 (Err(error), false) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
                 (tried, _) => panic!("{tried:?}"),
@@ -803,27 +803,27 @@ mod tests {
         }
     }
 
-    fn read_beside_a_sleeper() -> Told {
+    fn read_beside_a_sleeper() -> Scripted {
         let (is_free, is_read) = (Cell::new(false), Cell::new(true));
-        Told { is_shared: true, is_free, is_read, ..told(ASLEEP) }
+        Scripted { is_shared: true, is_free, is_read, ..scripted(ASLEEP) }
     }
 
     #[test]
     fn tries_of_readers_pass_a_writer_that_sleeps_as_waits_do() {
         for every in [1, 20, 400] {
-            let told = read_beside_a_sleeper();
-            let refused = u64::from(told.refusals(every));
+            let scripted = read_beside_a_sleeper();
+            let refused = u64::from(scripted.refusals(every));
             let limit = LONGEST.as_millis() as u64;
             assert!((limit..=limit + every + 50).contains(&(refused * every)), "{refused} refused");
-            told.granted();
+            scripted.granted();
         }
-        let told = read_beside_a_sleeper();
-        told.is_waited_for.set(true);
+        let scripted = read_beside_a_sleeper();
+        scripted.is_waited_for.set(true);
         for _ in 0..1_000 {
-            told.refused();
-            told.pass(20);
+            scripted.refused();
+            scripted.pass(20);
         }
-        let exclusive = Told { is_shared: false, ..read_beside_a_sleeper() };
+        let exclusive = Scripted { is_shared: false, ..read_beside_a_sleeper() };
         for _ in 0..1_000 {
             exclusive.refused();
             exclusive.pass(20);
@@ -835,11 +835,11 @@ mod tests {
     fn readers_pass_an_owner_that_changes_its_number() {
         let tries = read_beside_a_sleeper();
         let mut number = 0;
-        let mut is_refused = |told: &Told| {
+        let mut is_refused = |scripted: &Scripted| {
             number += 1;
-            told.turnstile.set(TurnstileState::Taken(Taken(number)));
-            told.pass(400);
-            try_in_turn(told, true).unwrap() == Tried::Busy
+            scripted.turnstile.set(TurnstileState::Taken(Taken(number)));
+            scripted.pass(400);
+            try_in_turn(scripted, true).unwrap() == Tried::Busy
         };
         let refused = (0..100).take_while(|_| is_refused(&tries)).count();
         assert!((4..=6).contains(&refused), "{refused} refused");
@@ -848,20 +848,20 @@ mod tests {
 
     #[test]
     fn what_is_remembered_has_a_bound() {
-        let told = told(ASLEEP);
+        let scripted = scripted(ASLEEP);
         for start in 0..3_000 {
-            told.region.set(start);
-            told.refused();
-            told.pass(1);
+            scripted.region.set(start);
+            scripted.refused();
+            scripted.pass(1);
         }
-        assert_eq!(told.remembered.owners().len(), MOST_REMEMBERED);
-        assert_eq!(told.refusals(60), 2, "the last one is remembered");
-        told.turnstile.set(TurnstileState::Free);
+        assert_eq!(scripted.remembered.owners().len(), MOST_REMEMBERED);
+        assert_eq!(scripted.refusals(60), 2, "the last one is remembered");
+        scripted.turnstile.set(TurnstileState::Free);
         for start in 0..3_000 {
-            told.region.set(start);
-            told.granted();
+            scripted.region.set(start);
+            scripted.granted();
         }
-        assert!(!told.remembered.any.load(Ordering::Relaxed));
+        assert!(!scripted.remembered.any.load(Ordering::Relaxed));
     }
 
     #[test]

@@ -144,8 +144,8 @@ mod tests {
         Duration::from_micros(count)
     }
 
-    /// Pacing beside a clock that is told.
-    struct Told {
+    /// Pacing beside a clock that the test moves.
+    struct Clocked {
         pacing: Pacing,
         begun: Instant,
         passed: Duration,
@@ -156,7 +156,7 @@ mod tests {
         handovers: u32,
     }
 
-    impl Told {
+    impl Clocked {
         fn new(longest: Duration) -> Self {
             let mut pacing = Pacing::new();
             pacing.limit(longest);
@@ -201,33 +201,33 @@ mod tests {
     #[test]
     fn the_first_handover_of_a_tenure_checks() {
         for mode in [Exclusive, Shared] {
-            let mut told = Told::new(Duration::MAX);
-            told.begin(mode);
-            told.run(1, micros(1));
-            assert_eq!(told.checks, [1], "{mode:?}");
+            let mut clocked = Clocked::new(Duration::MAX);
+            clocked.begin(mode);
+            clocked.run(1, micros(1));
+            assert_eq!(clocked.checks, [1], "{mode:?}");
         }
     }
 
     #[test]
     fn a_wait_has_let_others_in() {
-        let mut told = Told::new(Duration::MAX);
-        let now = told.now();
-        told.pacing.begin_tenure(Exclusive, Some(now));
-        told.run(15, micros(10));
-        assert!(told.checks.is_empty());
+        let mut clocked = Clocked::new(Duration::MAX);
+        let now = clocked.now();
+        clocked.pacing.begin_tenure(Exclusive, Some(now));
+        clocked.run(15, micros(10));
+        assert!(clocked.checks.is_empty());
         // Handover 16 comes after 160 µs. The clock is read for one in eight.
-        told.run(9, micros(10));
-        assert_eq!(told.checks, [18]);
+        clocked.run(9, micros(10));
+        assert_eq!(clocked.checks, [18]);
     }
 
     #[test]
     fn readers_that_have_waited_check_at_their_first_join_after_50_us() {
         for (after, checks) in [(49, &[][..]), (50, &[1][..])] {
-            let mut told = Told::new(Duration::MAX);
-            let now = told.now();
-            told.pacing.begin_tenure(Shared, Some(now));
-            told.run(1, micros(after));
-            assert_eq!(told.checks, checks, "after {after} µs");
+            let mut clocked = Clocked::new(Duration::MAX);
+            let now = clocked.now();
+            clocked.pacing.begin_tenure(Shared, Some(now));
+            clocked.run(1, micros(after));
+            assert_eq!(clocked.checks, checks, "after {after} µs");
         }
     }
 
@@ -242,55 +242,55 @@ mod tests {
             (5_000, [1, 2, 3, 4]),
         ];
         for (apart, checks) in table {
-            let mut told = Told::new(Duration::MAX);
-            told.begin(Exclusive);
-            told.run(64, micros(apart));
-            assert_eq!(told.checks[..4], checks, "{apart} µs apart");
+            let mut clocked = Clocked::new(Duration::MAX);
+            clocked.begin(Exclusive);
+            clocked.run(64, micros(apart));
+            assert_eq!(clocked.checks[..4], checks, "{apart} µs apart");
         }
     }
 
     #[test]
     fn quick_handovers_read_the_clock_once_in_eight() {
-        let mut told = Told::new(Duration::MAX);
-        told.begin(Exclusive);
-        told.run(34, micros(1));
-        assert_eq!(told.clocks, [1, 2, 10, 18, 26, 34]);
-        told.run(100, micros(200));
-        let late: Vec<u32> = told.clocks.iter().copied().filter(|at| *at > 42).collect();
+        let mut clocked = Clocked::new(Duration::MAX);
+        clocked.begin(Exclusive);
+        clocked.run(34, micros(1));
+        assert_eq!(clocked.clocks, [1, 2, 10, 18, 26, 34]);
+        clocked.run(100, micros(200));
+        let late: Vec<u32> = clocked.clocks.iter().copied().filter(|at| *at > 42).collect();
         assert_eq!(late, (43..=134).collect::<Vec<_>>(), "each one, after the next reading");
     }
 
     #[test]
     fn a_process_that_is_seen_ends_the_tenure() {
-        let mut told = Told::new(Duration::MAX);
-        told.begin(Exclusive);
-        told.is_taken = true;
-        assert_eq!(told.hand_over(), Some(End::Seen));
+        let mut clocked = Clocked::new(Duration::MAX);
+        clocked.begin(Exclusive);
+        clocked.is_taken = true;
+        assert_eq!(clocked.hand_over(), Some(End::Seen));
     }
 
     #[test]
     fn handing_over_for_too_long_ends_the_tenure_and_the_next_one_begins_anew() {
-        let mut told = Told::new(micros(1_000));
-        told.begin(Exclusive);
-        told.run(10, micros(100));
-        told.passed += micros(100);
-        assert_eq!(told.hand_over(), Some(End::Unseen));
+        let mut clocked = Clocked::new(micros(1_000));
+        clocked.begin(Exclusive);
+        clocked.run(10, micros(100));
+        clocked.passed += micros(100);
+        assert_eq!(clocked.hand_over(), Some(End::Unseen));
         // No chance for others in between: it goes on.
-        told.begin(Exclusive);
-        assert_eq!(told.hand_over(), Some(End::Unseen));
-        told.pacing.let_others_in();
-        told.begin(Exclusive);
-        told.run(10, micros(100));
+        clocked.begin(Exclusive);
+        assert_eq!(clocked.hand_over(), Some(End::Unseen));
+        clocked.pacing.let_others_in();
+        clocked.begin(Exclusive);
+        clocked.run(10, micros(100));
     }
 
     #[test]
     fn the_strictest_limit_counts() {
-        let mut told = Told::new(micros(500));
-        told.pacing.limit(micros(2_000));
-        told.begin(Exclusive);
-        told.run(5, micros(100));
-        told.passed += micros(100);
-        assert_eq!(told.hand_over(), Some(End::Unseen));
+        let mut clocked = Clocked::new(micros(500));
+        clocked.pacing.limit(micros(2_000));
+        clocked.begin(Exclusive);
+        clocked.run(5, micros(100));
+        clocked.passed += micros(100);
+        assert_eq!(clocked.hand_over(), Some(End::Unseen));
     }
 
     proptest! {
@@ -301,16 +301,16 @@ mod tests {
             apart in vec(0..3_000_u64, 1..400),
             waits_from in 0..400_usize,
         ) {
-            let mut told = Told::new(Duration::MAX);
-            told.begin(Exclusive);
+            let mut clocked = Clocked::new(Duration::MAX);
+            clocked.begin(Exclusive);
             let mut waited_for: Option<(u32, Duration)> = None;
             for (at, apart) in apart.into_iter().enumerate() {
-                told.passed += micros(apart);
+                clocked.passed += micros(apart);
                 if at >= waits_from && waited_for.is_none() {
-                    told.is_taken = true;
-                    waited_for = Some((told.handovers, told.passed));
+                    clocked.is_taken = true;
+                    waited_for = Some((clocked.handovers, clocked.passed));
                 }
-                let end = told.hand_over();
+                let end = clocked.hand_over();
                 let Some((handovers, passed)) = waited_for else {
                     prop_assert_eq!(end, None);
                     continue;
@@ -318,7 +318,7 @@ mod tests {
                 if end == Some(End::Seen) {
                     break;
                 }
-                let (handovers, time) = (told.handovers - handovers, told.passed - passed);
+                let (handovers, time) = (clocked.handovers - handovers, clocked.passed - passed);
                 let is_late = handovers > CHECK_EVERY + CLOCK_EVERY && time >= NO_SOONER;
                 prop_assert!(!is_late, "not seen for {handovers} handovers and {time:?}");
             }
@@ -327,16 +327,16 @@ mod tests {
         /// A check is never closer to the one before than 50 µs, but for the first of a tenure.
         #[test]
         fn checks_are_apart(apart in vec(0..200_u64, 1..400)) {
-            let mut told = Told::new(Duration::MAX);
-            told.begin(Exclusive);
+            let mut clocked = Clocked::new(Duration::MAX);
+            clocked.begin(Exclusive);
             let mut last: Option<Duration> = None;
             for apart in apart {
-                told.passed += micros(apart);
-                let before = told.checks.len();
-                let _ = told.hand_over();
-                if told.checks.len() > before {
-                    if let Some(last) = last.replace(told.passed) {
-                        prop_assert!(told.passed - last >= NO_SOONER);
+                clocked.passed += micros(apart);
+                let before = clocked.checks.len();
+                let _ = clocked.hand_over();
+                if clocked.checks.len() > before {
+                    if let Some(last) = last.replace(clocked.passed) {
+                        prop_assert!(clocked.passed - last >= NO_SOONER);
                     }
                 }
             }

@@ -38,12 +38,12 @@ pub(crate) fn tells_holders(protocol: Protocol) -> bool {
 }
 
 /// So often the table is read again that shows no holder of a busy lock: it went from one to the next.
-const LOOKS: usize = 8;
+const READS: usize = 8;
 
 /// Those who hold the lock of the region, and those whose calls wait for it.
 pub(in crate::os) fn of(question: &Question<'_>, inode: &Inode, effort: Effort) -> Vec<Holder> {
     let (mut seen, mut in_doubt) = (Vec::new(), false);
-    for _ in 0..LOOKS {
+    for _ in 0..READS {
         let Ok(shown) = lines(question, inode) else {
             return blocker(question).into_iter().collect();
         };
@@ -55,10 +55,10 @@ pub(in crate::os) fn of(question: &Question<'_>, inode: &Inode, effort: Effort) 
         }
     }
     let takers = seen.iter().filter_map(|line| taker(line, question).0).collect();
-    let look = Look { question, inode, effort, takers, keepers: OnceCell::new() };
+    let query = Query { question, inode, effort, takers, keepers: OnceCell::new() };
     let mut holders = Vec::new();
     for line in &seen {
-        for holder in look.identify(line) {
+        for holder in query.identify(line) {
             if !holders.contains(&holder) {
                 holders.push(holder);
             }
@@ -67,7 +67,7 @@ pub(in crate::os) fn of(question: &Question<'_>, inode: &Inode, effort: Effort) 
     // A lock that was taken outside of this pid namespace is not in the table.
     let may_be_hidden = holders.is_empty() && !process::sees_all();
     if may_be_hidden || in_doubt && holders.iter().all(Holder::is_waiting) {
-        for (pid, line) in look.keepers() {
+        for (pid, line) in query.keepers() {
             if concerns(line, question) {
                 holders.push(named(line.mode, line.waits, *pid, Source::OpenFiles, effort));
             }
@@ -225,9 +225,9 @@ fn taker(line: &Line, question: &Question<'_>) -> (Option<u32>, Source) {
     }
 }
 
-/// One look at the locks of one file.
+/// One query for the holders of a lock.
 #[derive(Debug)]
-struct Look<'a> {
+struct Query<'a> {
     question: &'a Question<'a>,
     inode: &'a Inode,
     effort: Effort,
@@ -236,7 +236,7 @@ struct Look<'a> {
     keepers: OnceCell<Vec<(u32, Line)>>,
 }
 
-impl Look<'_> {
+impl Query<'_> {
     /// The holders that a line stands for: one mostly, more if children keep an inherited lock.
     fn identify(&self, line: &Line) -> Vec<Holder> {
         let named = |pid, source| named(line.mode, line.waits, pid, source, self.effort);
