@@ -1,8 +1,8 @@
-//! What an operating system is to provide, and what each item does. The compiler checks `unix` and `windows` against this list;
-//! a new system has all of it.
+//! What an operating system is to provide, and what each item does. The compiler checks `unix` and `windows` against
+//! this list; a new system has all of it.
 //!
-//! A system without file locks opens nothing. There the list itself makes the types that stand for something open, without values,
-//! and gives each function the answer behind its `or`; `none` has what is left.
+//! A system without file locks opens nothing. There the list itself makes the types that stand for something open,
+//! without values, and gives each function the answer behind its `or`; `none` has what is left.
 
 #[cfg(not(any(unix, windows)))]
 use std::convert::Infallible;
@@ -30,8 +30,8 @@ use crate::error::{Error, ErrorKind};
 use crate::holder::{Circumstances, Holder, Process};
 use crate::mode::Mode;
 
-/// Each form takes signatures. For each signature it compiles a function which calls the platform's item, so an item that is missing
-/// or has other types is an error.
+/// Each form takes signatures. For each signature it compiles a function which calls the platform's item, so an item
+/// that is missing or has other types is an error.
 macro_rules! contract {
     // The functions of a module or a type. The receiver of a method is its first argument.
     (functions $scope:ident { $(

@@ -1,5 +1,5 @@
-//! Systems without file locks, or whose locks nothing here knows (wasm). Opening a lock file says so, and `contract` makes the types
-//! of what is never opened.
+//! Systems without file locks, or whose locks nothing here knows (wasm). Opening a lock file says so, and `contract`
+//! makes the types of what is never opened.
 
 use std::time::Duration;
 

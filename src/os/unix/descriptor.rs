@@ -6,8 +6,9 @@
 //! again is not told apart: the lock that went with the first descriptor is gone unseen.
 //!
 //! The identity is numbers, and those of an open file may change: on overlayfs when it is copied up, on FUSE whenever
-//! the server likes. Where they may, something else is kept as well ([`Lasting`](super::recognition::Lasting)), and looked at when they have. Where that tells
-//! nothing, nothing is called through the descriptor any more; it is closed all the same, or it would stay open.
+//! the server likes. Where they may, something else is kept as well ([`Lasting`](super::recognition::Lasting)), and
+//! looked at when they have. Where that tells nothing, nothing is called through the descriptor any more; it is closed
+//! all the same, or it would stay open.
 //!
 //! The numbers are 3 or higher: code that takes 0 to 2 for the standard streams writes to them and replaces
 //! them.
