@@ -18,7 +18,7 @@ use super::platform::shared_directory::Names as Listing;
 use super::shared_directory::{Found, Purpose, Status};
 use super::{
     Access, Answer, Directory as CurrentDirectory, Effort, Identity, Interrupt, Kept, Location,
-    Names, Protocol, Region, Standing, Tried, Waited,
+    Names, Pace, Protocol, Region, Standing, Tried, Waited,
 };
 #[cfg(any(unix, windows))]
 use super::{
@@ -163,6 +163,7 @@ contract! { opened LockFile {
         protocol: Protocol,
         region: Region,
         mode: Mode,
+        pace: &Pace,
         may_pause: bool,
     ) -> io::Result<Tried>;
 
@@ -172,11 +173,12 @@ contract! { opened LockFile {
         protocol: Protocol,
         region: Region,
         mode: Mode,
+        pace: &Pace,
         end: &Interrupt,
     ) -> io::Result<Waited>;
 
     /// Another process waits for the lock, and would be overtaken by one that takes it now.
-    fn is_turnstile_taken(&self, protocol: Protocol, region: Region) -> bool;
+    fn is_turnstile_taken(&self, protocol: Protocol, region: Region, pace: &Pace) -> bool;
 
     fn unlock(&self, protocol: Protocol, region: Region) -> io::Result<()>;
 

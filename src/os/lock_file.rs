@@ -18,7 +18,7 @@ use super::platform::interrupt::Interrupt;
 use super::platform::mount::Reach;
 use super::platform::{content, errors, file_system, open, remove, same};
 use super::turnstile::{
-    self, Turn, Turnstile, TurnstileState, Turnstiles, lock_in_turn, new_number, try_in_turn,
+    self, Pace, Turn, Turnstile, TurnstileState, Turnstiles, lock_in_turn, new_number, try_in_turn,
 };
 use super::{
     Access, Descriptor, Effort, Identity, Kept, Location, Lock, Opened, Protocol, Question, Region,
@@ -185,8 +185,14 @@ impl LockFile {
         Lock::closing_releases(protocol)
     }
 
-    fn call(&self, protocol: Protocol, region: Region, mode: Mode) -> Call<'_> {
-        Call { file: self, protocol, region, mode }
+    fn call<'a>(
+        &'a self,
+        protocol: Protocol,
+        region: Region,
+        mode: Mode,
+        pace: &'a Pace,
+    ) -> Call<'a> {
+        Call { file: self, protocol, region, mode, pace }
     }
 
     fn os_lock(&self, protocol: Protocol, region: Region) -> Lock {
@@ -220,9 +226,10 @@ impl LockFile {
         protocol: Protocol,
         region: Region,
         mode: Mode,
+        pace: &Pace,
         end: &Interrupt,
     ) -> io::Result<Waited> {
-        let wait = Wait { call: self.call(protocol, region, mode), end };
+        let wait = Wait { call: self.call(protocol, region, mode, pace), end };
         match self.file_system {
             FileSystem::Local => lock_in_turn(&wait),
             FileSystem::Nfs if self.keeps_locks_given_up() => wait.poll(),
@@ -245,7 +252,8 @@ impl LockFile {
         mode: Mode,
         end: &Interrupt,
     ) -> io::Result<Waited> {
-        Wait { call: self.call(protocol, region, mode), end }.park()
+        let pace = Pace::new(Instant::now());
+        Wait { call: self.call(protocol, region, mode, &pace), end }.park()
     }
 
     /// As `try_lock`, unless it is the turn of another process: on a local file system, elsewhere there are
@@ -256,10 +264,11 @@ impl LockFile {
         protocol: Protocol,
         region: Region,
         mode: Mode,
+        pace: &Pace,
         may_pause: bool,
     ) -> io::Result<Tried> {
         if self.is_local() {
-            try_in_turn(&self.call(protocol, region, mode), may_pause)
+            try_in_turn(&self.call(protocol, region, mode, pace), may_pause)
         } else {
             self.try_lock(protocol, region, mode)
         }
@@ -268,13 +277,21 @@ impl LockFile {
     /// Another process waits for the lock, and would be overtaken by one that takes it now.
     ///
     /// `false` where there is no turnstile: on file systems that are not local.
-    pub(crate) fn is_turnstile_taken(&self, protocol: Protocol, region: Region) -> bool {
+    pub(crate) fn is_turnstile_taken(
+        &self,
+        protocol: Protocol,
+        region: Region,
+        pace: &Pace,
+    ) -> bool {
         if !self.is_local() {
             return false;
         }
-        match self.call(protocol, region, Mode::Shared).check() {
+        match self.call(protocol, region, Mode::Shared, pace).check() {
             TurnstileState::Free | TurnstileState::Covered => false,
-            TurnstileState::Taken(taken) => !self.turnstiles.ignores(region, taken, Instant::now()),
+            TurnstileState::Taken(taken) => {
+                pace.end();
+                !self.turnstiles.ignores(region, taken, Instant::now())
+            }
         }
     }
 
@@ -371,6 +388,7 @@ struct Call<'a> {
     protocol: Protocol,
     region: Region,
     mode: Mode,
+    pace: &'a Pace,
 }
 
 impl Call<'_> {
@@ -406,6 +424,10 @@ impl Turnstile for Call<'_> {
 
     fn remembered(&self) -> &Turnstiles {
         &self.file.turnstiles
+    }
+
+    fn pace(&self) -> &Pace {
+        self.pace
     }
 
     fn region(&self) -> Region {
@@ -569,5 +591,38 @@ impl<'a> turnstile::Wait for Wait<'a> {
 
     fn lock(&self) -> io::Result<Waited> {
         self.park()
+    }
+}
+
+#[cfg(all(test, unix, not(tokio_filelock_loom)))]
+mod tests {
+    use super::*;
+    use Mode::Exclusive;
+
+    const ACCESS: Access =
+        Access { create: true, mode: None, read_only: false, in_use: false, patient: false };
+
+    #[test]
+    fn one_that_waits_is_overtaken_by_the_tries_that_follow_a_look_only() {
+        for protocol in [Protocol::Flock, Protocol::Fcntl] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("lock").into();
+            let [hot, waits] = [(); 2].map(|()| LockFile::open(&path, ACCESS).unwrap());
+            let pace = Pace::new(Instant::now());
+            let is_granted = || {
+                let tried = hot.try_lock_in_turn(protocol, Region::ONLY, Exclusive, &pace, false);
+                let is_granted = tried.unwrap() == Tried::Acquired;
+                if is_granted {
+                    hot.unlock(protocol, Region::ONLY).unwrap();
+                }
+                is_granted
+            };
+            assert!(is_granted());
+            let turnstile = Lock::turnstile(protocol, Region::ONLY, 1).unwrap();
+            turnstile.try_lock(&waits.file, Exclusive).unwrap();
+            let overtaken = (0..100).filter(|_| is_granted()).count();
+            assert!(overtaken <= turnstile::HOT_TRIES as usize, "{protocol:?}: {overtaken}");
+            assert!(!is_granted(), "{protocol:?}");
+        }
     }
 }

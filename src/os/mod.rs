@@ -61,6 +61,9 @@ pub(crate) use not_unix::fork;
 pub(crate) use platform::errors::{is_gone, lock_error_kind};
 pub(crate) use platform::holders::{describe_this_process, look_up, tells_holders, this_process};
 pub(crate) use platform::remove::remove_unused;
+#[cfg(all(test, tokio_filelock_loom))]
+pub(crate) use turnstile::HOT_TRIES;
+pub(crate) use turnstile::Pace;
 #[cfg(unix)]
 pub(crate) use unix::fork;
 #[cfg(unix)]

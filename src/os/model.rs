@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use super::names::{Answer, Names, Proof};
 use super::platform::FileId;
 use super::turnstile::{
-    self, Taken, Turn, Turnstile, TurnstileState, Turnstiles, lock_in_turn, try_in_turn,
+    self, Pace, Taken, Turn, Turnstile, TurnstileState, Turnstiles, lock_in_turn, try_in_turn,
 };
 use super::{Access, Effort, Identity, Kept, Location, Protocol, Region, Standing, Tried, Waited};
 use crate::error::{Error, ErrorKind, Operation};
@@ -280,15 +280,24 @@ impl LockFile {
         protocol: Protocol,
         _region: Region,
         mode: Mode,
+        pace: &Pace,
         may_pause: bool,
     ) -> io::Result<Tried> {
-        try_in_turn(&Call { file: self, protocol, mode }, may_pause)
+        try_in_turn(&Call { file: self, protocol, mode, pace }, may_pause)
     }
 
-    pub(crate) fn is_turnstile_taken(&self, protocol: Protocol, region: Region) -> bool {
-        let call = Call { file: self, protocol, mode: Mode::Shared };
+    pub(crate) fn is_turnstile_taken(
+        &self,
+        protocol: Protocol,
+        region: Region,
+        pace: &Pace,
+    ) -> bool {
+        let call = Call { file: self, protocol, mode: Mode::Shared, pace };
         match call.check() {
-            TurnstileState::Taken(taken) => !self.turnstiles.ignores(region, taken, call.now()),
+            TurnstileState::Taken(taken) => {
+                pace.end();
+                !self.turnstiles.ignores(region, taken, call.now())
+            }
             TurnstileState::Free | TurnstileState::Covered => false,
         }
     }
@@ -298,10 +307,11 @@ impl LockFile {
         protocol: Protocol,
         _region: Region,
         mode: Mode,
+        pace: &Pace,
         interrupt: &Interrupt,
     ) -> io::Result<Waited> {
         *interrupt.waits_on.lock() = Some(self.inode.clone());
-        let call = Call { file: self, protocol, mode };
+        let call = Call { file: self, protocol, mode, pace };
         let waited = lock_in_turn(&Wait { call, interrupt });
         *interrupt.waits_on.lock() = None;
         waited
@@ -442,6 +452,7 @@ struct Call<'a> {
     file: &'a LockFile,
     protocol: Protocol,
     mode: Mode,
+    pace: &'a Pace,
 }
 
 impl Turnstile for Call<'_> {
@@ -455,6 +466,10 @@ impl Turnstile for Call<'_> {
 
     fn remembered(&self) -> &Turnstiles {
         &self.file.turnstiles
+    }
+
+    fn pace(&self) -> &Pace {
+        self.pace
     }
 
     fn region(&self) -> Region {

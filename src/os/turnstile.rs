@@ -111,6 +111,66 @@ pub(super) enum Turn {
     Interrupted,
 }
 
+/// Which tries check the turnstile. A try need not that begins within [`HOT`] of a check which found it free, and is one of the
+/// next [`HOT_TRIES`]. So each other process overtakes one that waits at most `HOT_TRIES` + 1 times, by tries begun within
+/// `HOT` of its last check.
+///
+/// One for each lock of a process. There is one attempt at a lock at a time, and no other code uses this.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    made: Instant,
+    /// When that check was, in nanoseconds since then. By halves, as not every processor has atomics of 64 bits.
+    checked: [AtomicU32; 2],
+    tries_left: AtomicU32,
+}
+
+/// As long as a check within a tenure counts ([`Pacing`](crate::queue::Pacing)).
+const HOT: Duration = Duration::from_micros(50);
+#[cfg(not(tokio_filelock_loom))]
+pub(crate) const HOT_TRIES: u32 = 15;
+/// A model counts that many.
+#[cfg(tokio_filelock_loom)]
+pub(crate) const HOT_TRIES: u32 = 1;
+
+impl Pace {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { made: now, checked: [const { AtomicU32::new(0) }; 2], tries_left: AtomicU32::new(0) }
+    }
+
+    /// Whether a try that begins now checks.
+    #[inline]
+    fn is_check_due(&self, now: Instant) -> bool {
+        let left = self.tries_left.load(Ordering::Relaxed);
+        if left == 0 {
+            return true;
+        }
+        let [low, high] = self.checked.each_ref().map(|half| half.load(Ordering::Relaxed));
+        let checked = u64::from(high) << 32 | u64::from(low);
+        let is_due = self.since(now).wrapping_sub(checked) >= HOT.as_nanos() as u64;
+        self.tries_left.store(if is_due { 0 } else { left - 1 }, Ordering::Relaxed);
+        is_due
+    }
+
+    /// A check that began then has found the turnstile free.
+    #[inline]
+    fn saw_free(&self, began: Instant) {
+        let checked = self.since(began);
+        self.checked[0].store(checked as u32, Ordering::Relaxed);
+        self.checked[1].store((checked >> 32) as u32, Ordering::Relaxed);
+        self.tries_left.store(HOT_TRIES, Ordering::Relaxed);
+    }
+
+    /// The next try checks.
+    #[inline]
+    pub(super) fn end(&self) {
+        self.tries_left.store(0, Ordering::Relaxed);
+    }
+
+    fn since(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.made).as_nanos() as u64
+    }
+}
+
 /// A lock and its turnstile, as an attempt sees them.
 pub(super) trait Turnstile {
     fn check(&self) -> TurnstileState;
@@ -120,6 +180,7 @@ pub(super) trait Turnstile {
         Some(self.check())
     }
     fn remembered(&self) -> &Turnstiles;
+    fn pace(&self) -> &Pace;
     fn region(&self) -> Region;
     fn now(&self) -> Instant;
     /// Lets so much time pass.
@@ -147,12 +208,19 @@ pub(super) trait Wait {
 /// [`CHANCE`] when all that is missing is that the owner of the turnstile has had its chance.
 #[inline]
 pub(super) fn try_in_turn(turnstile: &impl Turnstile, may_pause: bool) -> io::Result<Tried> {
+    let now = turnstile.now();
+    if !turnstile.pace().is_check_due(now) {
+        return turnstile.try_lock();
+    }
     let state = match turnstile.check_before_try() {
         Some(state) => state,
         None if turnstile.remembered().is_empty() => return Ok(Tried::Busy),
         // What is remembered must not become old.
         None => turnstile.check(),
     };
+    if state == TurnstileState::Free {
+        turnstile.pace().saw_free(now);
+    }
     let mut next = judge(turnstile, state)?;
     if let (Next::HasAChance(left), true) = (next, may_pause) {
         turnstile.pause(left);
@@ -169,6 +237,8 @@ pub(super) fn try_in_turn(turnstile: &impl Turnstile, may_pause: bool) -> io::Re
 /// Waits for the lock, in turn if possible.
 pub(super) fn lock_in_turn(wait: &impl Wait) -> io::Result<Waited> {
     let turnstile = wait.turnstile();
+    // Others may have come meanwhile.
+    turnstile.pace().end();
     let mut missed = 0;
     loop {
         let limit = match ask(turnstile)? {
@@ -485,7 +555,10 @@ mod tests {
         /// To ask is an error.
         cannot_ask: Cell<bool>,
         asked: Cell<u32>,
+        /// How often the turnstile was checked.
+        checks: Cell<u32>,
         remembered: Turnstiles,
+        pace: Pace,
         region: Cell<u64>,
         /// What comes of waits for the turnstile; when there is no more, the time is up.
         turns: RefCell<VecDeque<Turn>>,
@@ -494,15 +567,18 @@ mod tests {
     }
 
     fn scripted(turnstile: TurnstileState) -> Scripted {
+        let begun = Instant::now();
         Scripted {
-            begun: Instant::now(),
+            begun,
             passed: Cell::default(),
             turnstile: Cell::new(turnstile),
             is_free: Cell::new(true),
             is_read: Cell::new(false),
             cannot_ask: Cell::new(false),
             asked: Cell::new(0),
+            checks: Cell::new(0),
             remembered: Turnstiles::default(),
+            pace: Pace::new(begun),
             region: Cell::new(0),
             turns: RefCell::default(),
             is_shared: false,
@@ -543,6 +619,7 @@ mod tests {
 
     impl Turnstile for Scripted {
         fn check(&self) -> TurnstileState {
+            self.checks.set(self.checks.get() + 1);
             self.turnstile.get()
         }
 
@@ -552,6 +629,10 @@ mod tests {
 
         fn remembered(&self) -> &Turnstiles {
             &self.remembered
+        }
+
+        fn pace(&self) -> &Pace {
+            &self.pace
         }
 
         fn region(&self) -> Region {
@@ -614,6 +695,44 @@ mod tests {
             scripted.is_free.set(false);
             scripted.refused();
         }
+    }
+
+    #[test]
+    fn tries_shortly_after_a_check_of_a_free_turnstile_do_not_check() {
+        let scripted = scripted(TurnstileState::Free);
+        for checks in 1..=3 {
+            for _ in 0..=HOT_TRIES {
+                scripted.granted();
+                assert_eq!(scripted.checks.get(), checks);
+            }
+        }
+        for (after, checks) in [(0, 4), (49_999, 4), (1, 5), (49_999, 5), (50_000, 6)] {
+            scripted.passed.set(scripted.passed.get() + Duration::from_nanos(after));
+            scripted.granted();
+            assert_eq!(scripted.checks.get(), checks, "after {after} ns more");
+        }
+    }
+
+    #[test]
+    fn each_try_checks_a_turnstile_that_is_not_free() {
+        for turnstile in [ASLEEP, TurnstileState::Covered] {
+            let scripted = scripted(turnstile);
+            for checks in 1..=3 {
+                let _ = try_in_turn(&scripted, false).unwrap();
+                assert_eq!(scripted.checks.get(), checks, "{turnstile:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_try_after_a_wait_checks() {
+        let scripted = scripted(TurnstileState::Free);
+        scripted.granted();
+        scripted.turns.borrow_mut().push_back(Turn::Taken);
+        assert_eq!(lock_in_turn(&scripted).unwrap(), Waited::Acquired);
+        let checks = scripted.checks.get();
+        scripted.granted();
+        assert_eq!(scripted.checks.get(), checks + 1);
     }
 
     #[test]
@@ -859,6 +978,8 @@ mod tests {
         scripted.turnstile.set(TurnstileState::Free);
         for start in 0..3_000 {
             scripted.region.set(start);
+            // That of each region is its own.
+            scripted.pace.end();
             scripted.granted();
         }
         assert!(!scripted.remembered.any.load(Ordering::Relaxed));

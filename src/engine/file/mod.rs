@@ -26,10 +26,10 @@ use crate::error::Error;
 use crate::holder::{Holder, LONGEST, Label, Record, Written};
 use crate::mode::Mode;
 use crate::os::{
-    self, Effort, Interrupt, Kept, Location, LockFile, Protocol, Region, Standing, Waited,
+    self, Effort, Interrupt, Kept, Location, LockFile, Pace, Protocol, Region, Standing, Waited,
 };
 use crate::queue::{AttemptId, Call};
-use crate::shim::{Arc, AtomicBool, Mutex, Ordering};
+use crate::shim::{self, Arc, AtomicBool, Mutex, Ordering};
 use crate::wait::{self, Pool};
 use open_file::OpenFile;
 use recorded::Recorded;
@@ -44,6 +44,8 @@ pub(crate) struct Lock {
     file: Arc<OpenFile>,
     protocol: Protocol,
     region: Region,
+    /// Which tries look for other processes that are next.
+    pace: Pace,
     pool: Pool,
     /// Which descriptor carries the OS lock. Changes only while there is none: when an attempt
     /// begins.
@@ -83,6 +85,7 @@ impl Lock {
             file,
             protocol,
             region,
+            pace: Pace::new(shim::now()),
             pool,
             on_writable: AtomicBool::new(false),
             records: AtomicBool::new(false),
@@ -157,8 +160,9 @@ impl Lock {
             return self.lost();
         }
         let may_pause = asked.may_block == MayBlock::ForOneAnswer;
-        let tried =
-            self.attempt(|file| file.try_lock_in_turn(self.protocol, self.region, mode, may_pause));
+        let tried = self.attempt(|file| {
+            file.try_lock_in_turn(self.protocol, self.region, mode, &self.pace, may_pause)
+        });
         match tried {
             Ok(os::Tried::Acquired) => self.acquired(mode, asked),
             Ok(os::Tried::Busy) => Answer::Busy,
@@ -195,7 +199,7 @@ impl Lock {
             // No wait is for the lock of a foreign file. Asked here and not when a try is busy, which is
             // to cost what the calls on the lock cost.
             file.check()?;
-            file.lock(self.protocol, self.region, mode, interrupt)
+            file.lock(self.protocol, self.region, mode, &self.pace, interrupt)
         })
     }
 
@@ -405,7 +409,7 @@ impl Engine for Lock {
     }
 
     fn is_contended(&self) -> bool {
-        self.locked_file().is_turnstile_taken(self.protocol, self.region)
+        self.locked_file().is_turnstile_taken(self.protocol, self.region, &self.pace)
     }
 
     fn downgrade(&self) -> Mode {

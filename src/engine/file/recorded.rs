@@ -36,6 +36,10 @@ impl Signature {
     }
 }
 
+/// A record is shorter than this unless its holder says a lot. Filling a buffer for the longest one with zeros would cost as
+/// much as the rest of a tenure.
+const EXPECTED: usize = 512;
+
 #[derive(Debug)]
 pub(super) struct Recorded {
     /// `None` if it could not be.
@@ -55,15 +59,14 @@ impl Recorded {
         label: Option<Label>,
         last: Written,
     ) -> (Self, io::Result<()>) {
-        let mut content = [0; LONGEST + 1];
-        let length = match read_replaceable(file, &mut content, &last) {
-            Ok(length) => length,
+        let (mut few, mut all) = ([0; EXPECTED], Vec::new());
+        let content = match read_replaceable(file, &mut few, &mut all, &last) {
+            Ok(content) => content,
             Err(error) => {
                 let (written, since, abandoned) = (None, None, None);
                 return (Self { written, since, label, abandoned }, Err(error));
             }
         };
-        let content = &content[..length];
         // Mostly no other process was there in between. Then there is nothing to be found out: also if
         // the last tenure could not be marked as released.
         let (before, abandoned) = if content == last.text {
@@ -78,11 +81,11 @@ impl Recorded {
         let (mut written, since) = (last, since());
         let token = before.saturating_add(1);
         let lines = labelled(&signature.lines, label.as_deref());
-        written.hold(signature.pid, token, since, &lines, length);
+        written.hold(signature.pid, token, since, &lines, content.len());
         let answer = file.write(&written.text, 0);
         if answer.is_err() {
             // What was there has its room.
-            let _ = file.write(content, 0).and_then(|()| file.truncate(length as u64));
+            let _ = file.write(content, 0).and_then(|()| file.truncate(content.len() as u64));
         }
         let written = answer.is_ok().then_some(written);
         (Self { written, since, label, abandoned }, answer)
@@ -133,14 +136,21 @@ impl Recorded {
 
 /// Reads what a record is to replace, unless that is no lock file's: a file with more in it than a record, or with another
 /// name as well, may be the data of a program. It is looked at anew where another process was there in between.
-fn read_replaceable(
+fn read_replaceable<'a>(
     file: &LockFile,
-    content: &mut [u8; LONGEST + 1],
+    few: &'a mut [u8; EXPECTED],
+    all: &'a mut Vec<u8>,
     last: &Written,
-) -> io::Result<usize> {
-    let length = file.read(content)?;
-    if content[..length] == *last.text {
-        return Ok(length);
+) -> io::Result<&'a [u8]> {
+    let mut length = file.read(few)?;
+    let mut content = &few[..length];
+    if length == few.len() {
+        all.resize(LONGEST + 1, 0);
+        length = file.read(all)?;
+        content = &all[..length];
+    }
+    if content == last.text {
+        return Ok(content);
     }
     let refused = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
     if length > LONGEST {
@@ -149,7 +159,7 @@ fn read_replaceable(
     if file.has_other_names()? {
         return refused("the file has another name as well, so it may be no lock file");
     }
-    Ok(length)
+    Ok(content)
 }
 
 /// The time, unless the clock shows one that a record can not hold.
