@@ -175,7 +175,10 @@ extern "C" fn in_child() {
     forks().forget();
     let number = LATEST.fetch_add(1, Ordering::Relaxed) + 1;
     mark().store(number + 1, Ordering::Relaxed);
-    LIST.chunks().for_each(|chunk| chunk.places.iter().for_each(Place::close));
+    for table in BY_NUMBER.iter().filter_map(MadeOnce::get) {
+        table.iter().for_each(Place::close);
+    }
+    BESIDE.chunks().for_each(|chunk| chunk.places.iter().for_each(Place::close));
 }
 
 /// Opens a descriptor that children lose, and puts it into the list by [`Listed::new`]. May call that several
@@ -194,8 +197,20 @@ pub(super) fn open_listed<T, E>(
     }
 }
 
-/// Descriptors are listed in chunks that are never freed, so the child can walk them whatever the
-/// other threads of the parent were doing.
+/// Descriptors are listed in tables that are never freed, so the child can walk them whatever the
+/// other threads of the parent were doing. Each number has a place of its own there.
+static BY_NUMBER: [MadeOnce<[Place; PLACES]>; TABLES] = [const { MadeOnce::new() }; TABLES];
+const TABLES: usize = 4096;
+const PLACES: usize = 256;
+
+/// For numbers whose own place is not vacant, which is rare: other code has closed the descriptor that is there, or it was
+/// closed while a fork was under way, or it is just about to leave. And for numbers beyond the tables.
+static BESIDE: Chunk = Chunk::new();
+
+/// How many places beside the tables are taken, or about to be.
+static TAKEN_BESIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// Never freed, as the tables.
 struct Chunk {
     places: [Place; 64],
     next: MadeOnce<Chunk>,
@@ -259,6 +274,14 @@ impl Place {
         true
     }
 
+    /// What is here, if it has this number, is another file's by now.
+    fn give_away(&self, number: i32) {
+        if self.descriptor.load(Ordering::Relaxed) == number {
+            let (order, foreign) = (Ordering::Relaxed, number | FOREIGN);
+            let _ = self.descriptor.compare_exchange(number, foreign, order, order);
+        }
+    }
+
     /// It was left, the forks of that time are over, and no other thread is faster.
     fn is_had_after_all(&self) -> bool {
         self.left.load(Ordering::Relaxed)
@@ -308,10 +331,11 @@ impl Place {
     }
 }
 
-static LIST: Chunk = Chunk::new();
-
 /// A descriptor that forked children lose, for as long as this exists.
-pub(super) struct Listed(&'static Place);
+pub(super) struct Listed {
+    place: &'static Place,
+    is_beside: bool,
+}
 
 impl Listed {
     /// To be called at once when it has been opened.
@@ -320,18 +344,33 @@ impl Listed {
     /// closed what is there.
     pub(super) fn new(descriptor: &impl AsRawFd) -> Self {
         let number = descriptor.as_raw_fd();
-        for place in LIST.chunks().flat_map(|chunk| &chunk.places) {
-            if place.descriptor.load(Ordering::Relaxed) == number {
-                let (order, foreign) = (Ordering::Relaxed, number | FOREIGN);
-                let _ = place.descriptor.compare_exchange(number, foreign, order, order);
+        if TAKEN_BESIDE.load(Ordering::SeqCst) > 0 {
+            BESIDE
+                .chunks()
+                .flat_map(|chunk| &chunk.places)
+                .for_each(|place| place.give_away(number));
+        }
+        let index = number as usize;
+        let table = BY_NUMBER.get(index / PLACES);
+        if let Some(table) =
+            table.map(|table| table.get_or_make(|| [const { Place::new() }; PLACES]))
+        {
+            let place = &table[index % PLACES];
+            place.give_away(number);
+            if place.take(number) {
+                return Self { place, is_beside: false };
             }
         }
-        let mut chunk = &LIST;
+        Self::beside(number)
+    }
+
+    #[cold]
+    fn beside(number: i32) -> Self {
+        TAKEN_BESIDE.fetch_add(1, Ordering::SeqCst);
+        let mut chunk = &BESIDE;
         loop {
-            for place in &chunk.places {
-                if place.take(number) {
-                    return Self(place);
-                }
+            if let Some(place) = chunk.places.iter().find(|place| place.take(number)) {
+                return Self { place, is_beside: true };
             }
             chunk = chunk.next.get_or_make(Chunk::new);
         }
@@ -339,33 +378,36 @@ impl Listed {
 
     /// From now on a number that stands for another file is left alone.
     pub(super) fn is_of(&self, identity: Identity) {
-        self.0.know(identity);
+        self.place.know(identity);
     }
 
     /// By what else the file is recognized.
     pub(super) fn lasts(&self, lasting: Lasting) {
-        self.0.lasting.store(lasting.0, Ordering::Relaxed);
+        self.place.lasting.store(lasting.0, Ordering::Relaxed);
     }
 
     pub(super) fn lasting(&self) -> Lasting {
-        Lasting(self.0.lasting.load(Ordering::Relaxed))
+        Lasting(self.place.lasting.load(Ordering::Relaxed))
     }
 
     /// The number was given to another file of this list.
     #[inline]
     pub(super) fn is_foreign(&self) -> bool {
-        let descriptor = self.0.descriptor.load(Ordering::Relaxed);
+        let descriptor = self.place.descriptor.load(Ordering::Relaxed);
         descriptor >= 0 && descriptor & FOREIGN != 0
     }
 
     /// This process was forked since, and has not got it.
     pub(super) fn is_lost(&self) -> bool {
-        self.0.descriptor.load(Ordering::Relaxed) == CLOSED
+        self.place.descriptor.load(Ordering::Relaxed) == CLOSED
     }
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.0.leave();
+        self.place.leave();
+        if self.is_beside {
+            TAKEN_BESIDE.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
