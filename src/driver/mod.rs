@@ -19,6 +19,7 @@ mod models;
 use std::io;
 use std::mem;
 use std::sync::Arc as PlainArc;
+use std::sync::atomic::AtomicBool as PlainAtomicBool;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -49,6 +50,9 @@ pub(crate) struct Driver {
     /// All calls but waits return at once.
     answers_at_once: bool,
     has_tenure_info: AtomicBool,
+    /// A request that comes now is expected to wait, and so to need a waker. A hint, whose every value is right, so
+    /// models need not know of it.
+    would_wait: [PlainAtomicBool; 2],
     queries: Queries,
     state: Mutex<State>,
 }
@@ -97,6 +101,7 @@ impl Driver {
             answers_at_once: engine.answers_at_once(),
             engine,
             has_tenure_info: AtomicBool::new(false),
+            would_wait: [const { PlainAtomicBool::new(false) }; 2],
             queries: Queries::new(),
             state: Mutex::new(state),
         }
@@ -123,6 +128,19 @@ impl Driver {
         self.state.lock().has_waited
     }
 
+    /// Whether a request of this mode is expected to wait. It may come otherwise.
+    #[inline]
+    fn would_wait(&self, mode: Mode) -> bool {
+        self.would_wait[mode as usize].load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn expect(&self, queue: &Queue<Waker, io::Error>) {
+        for mode in [Mode::Shared, Mode::Exclusive] {
+            self.would_wait[mode as usize].store(queue.would_wait(mode), Ordering::Relaxed);
+        }
+    }
+
     /// One event of the queue, under the mutex.
     #[inline]
     fn event<T>(&self, event: impl FnOnce(&mut Queue<Waker, io::Error>) -> T) -> T {
@@ -146,6 +164,7 @@ impl Driver {
             state = self.check_before_handover(state);
         }
         let requested = state.queue.request(mode, patience, rank, effects);
+        self.expect(&state.queue);
         if let (Requested::Queued(ticket), None, Some(_)) = (&requested, &effects.ask, &waker) {
             *waker = waker.take().and_then(|waker| state.queue.register(ticket, waker));
         }
@@ -198,6 +217,7 @@ impl Driver {
             state = self.check_before_handover(state);
         }
         state.queue.release(effects);
+        self.expect(&state.queue);
         if effects.ask.is_some() && !state.queue.is_contended() {
             state.pacing.let_others_in();
         }
@@ -265,7 +285,10 @@ impl Driver {
                 if trace::IS_ON {
                     self.end_trace();
                 }
-                self.event(|queue| queue.answer(attempt, Answer::Released(Ok(())), effects));
+                self.event(|queue| {
+                    queue.answer(attempt, Answer::Released(Ok(())), effects);
+                    self.expect(queue);
+                });
             }
             (answer, call) => self.answer_after_wait(call, attempt, answer, effects),
         }

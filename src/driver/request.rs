@@ -71,10 +71,10 @@ impl Request {
         rank: Option<Rank>,
         cx: &mut Context<'_>,
     ) -> Self {
-        // Cloning is foreign code, so it comes before the mutex, needed or not.
-        let waker = cx.waker().clone();
+        // Cloning is foreign code, so it comes before the mutex. Whether it is needed is mostly known.
+        let waker = registration.driver().would_wait(mode).then(|| cx.waker().clone());
         let thread = Thread::of_request(&registration);
-        Self::with(registration, mode, Patience::Wait, rank, thread, Some(waker))
+        Self::with(registration, mode, Patience::Wait, rank, thread, waker)
     }
 
     #[inline]

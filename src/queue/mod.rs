@@ -304,6 +304,13 @@ impl<W, E> Queue<W, E> {
         matches!(self.holders, Holders::Shared(_)) && !seen
     }
 
+    /// A request of this mode would be in line behind others, or wait for those who hold, unless that changes.
+    #[inline]
+    pub(crate) fn would_wait(&self, mode: Mode) -> bool {
+        let is_free = self.phase == Phase::Free && self.waiters.is_empty();
+        !is_free && !self.would_join(mode)
+    }
+
     /// From now on a tenure ends after this many handovers, if that is fewer than before.
     pub(crate) fn limit_handovers(&mut self, most: u32) {
         self.max_handovers = self.max_handovers.min(most);
