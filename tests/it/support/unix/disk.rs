@@ -19,6 +19,9 @@ use fuser::{
     INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry,
     ReplyWrite, Request, WriteFlags,
 };
+use nix::mount::umount;
+
+use crate::support::until;
 
 const BLOCK: usize = 4096;
 const IMAGE: INodeNo = INodeNo(2);
@@ -86,7 +89,11 @@ impl Disk {
 
     /// Ends the file system, and gives what reached the disk up to the moment.
     pub(crate) fn record(self, moment: usize) -> Recorded {
-        run(Command::new("umount").arg(&self.mounted));
+        // The cache closes what it had open on threads of its own.
+        until("no file is open any more", || match umount(&self.mounted) {
+            Err(nix::errno::Errno::EBUSY) => false,
+            answer => answer.map(|()| true).expect("unmount"),
+        });
         let mut log = std::mem::take(&mut *self.shared.log.lock().unwrap());
         log.truncate(moment);
         Recorded { durable: self.base, applied: 0, log }
