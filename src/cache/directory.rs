@@ -447,7 +447,7 @@ impl CacheDir {
         fill: FillLock,
     ) -> Result<Dir, Error> {
         let turn = self.inner.changes.turn().await;
-        let directory = self.lock_directory_for_one().await?;
+        let directory = self.lock_directory_for_one(true).await?;
         let (path, key) = (self.inner.store.value(key), key.clone());
         let cache = self.inner.clone();
         let publish = self.change(Operation::StoreValue, path, move |inner| {

@@ -133,6 +133,11 @@ pub(super) fn key_beside(value: &str) -> String {
     beside(value, KEY)
 }
 
+/// The hash that the name of a value, or of what stands beside it, begins with.
+pub(super) fn hash(file_name: &str) -> &str {
+    &file_name[..HASH]
+}
+
 /// The subdirectory of a value's file.
 pub(super) fn shard(value: &str) -> &str {
     &value[..2]

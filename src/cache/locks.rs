@@ -1,15 +1,18 @@
 //! The locks of a cache directory. They lie beside it, so no wipe of the directory touches them.
 //!
 //! - The **directory**: byte 0 of the lock file. Held exclusively by whoever walks over the values or
-//!   changes one with a limit to keep, and shared by whoever changes one without, for the time of some
-//!   file-system calls.
+//!   does what concerns more than one, and shared by whoever inserts a value or removes one without a limit to
+//!   keep, for the time of some file-system calls.
+//! - The **books**: a range of the lock file. Held by whoever writes the books while others have the directory
+//!   shared as well, and while it makes room. Who has the directory alone needs no more.
 //! - A **fill** for each key: the lock file is a `LockSpace`. Held from before the look that finds
 //!   nothing until the value is in place, by whoever fills, replaces or removes the value.
 //! - A **writer** for each open cache directory: a range of its own, below those of the space. Held
 //!   for as long as it is open, and named in its temporary files: they are left behind by a dead
 //!   process exactly if this lock can be had.
 //!
-//! In this order: no writer's lock is waited for, and who holds the directory waits for no fill.
+//! In this order: fill, directory, books. No writer's lock is waited for, and who holds the directory waits for no
+//! fill: who makes room leaves the values of keys that are busy.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
@@ -19,7 +22,7 @@ use super::store::Settings;
 use super::waits::Waits;
 use crate::error::{Error, TryLockError};
 use crate::lock::{ExclusiveGuard, FileLock};
-use crate::os::wire::{FIRST_WRITER, SLOT_LENGTH_BITS, WRITER_BITS};
+use crate::os::wire::{BOOKS, FIRST_WRITER, SLOT_LENGTH_BITS, WRITER_BITS};
 use crate::os::{Protocol, Region};
 use crate::process;
 use crate::space::LockSpace;
@@ -28,6 +31,7 @@ use crate::wait;
 #[derive(Debug)]
 pub(super) struct Locks {
     directory: FileLock,
+    books: FileLock,
     fills: LockSpace,
     writer: String,
     _alive: ExclusiveGuard,
@@ -55,11 +59,22 @@ impl Locks {
             }
         };
         let (writer, alive) = become_writer(&directory, waits).await?;
-        Ok(Self { directory, fills, writer, _alive: alive })
+        let books = directory.of_key(b"books", Region { start: BOOKS });
+        Ok(Self { directory, books, fills, writer, _alive: alive })
     }
 
     pub(super) fn directory(&self) -> &FileLock {
         &self.directory
+    }
+
+    pub(super) fn books(&self) -> &FileLock {
+        &self.books
+    }
+
+    /// The lock of a key whose hash a file name says, unless it is held. Blocks for the time of a lock call.
+    pub(super) fn try_fill(&self, hash: &str) -> Option<ExclusiveGuard> {
+        let hash = u64::from_str_radix(hash.get(..16)?, 16).ok()?;
+        self.fills.key_of_hash(hash).try_lock().ok()
     }
 
     pub(super) fn fill(&self, key: &Key) -> FileLock {

@@ -28,6 +28,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -41,6 +42,8 @@ pub use stats::Stats;
 pub use store::Removed;
 pub use value::IntoValue;
 
+use futures::future::{Either, select};
+
 use crate::error::{Error, ErrorKind, Operation};
 use crate::lock::{ExclusiveGuard, FileLock, SharedGuard, Waiting};
 use crate::process;
@@ -53,8 +56,8 @@ use locks::Locks;
 use nested::{Asked, FillLock, Inside};
 use receive::Received;
 use stats::Counts;
-use store::{Freshness, Incoming, Noted, Store, named};
-use turns::{Opened, Turns};
+use store::{Freshness, Incoming, Noted, Store, Taken, named};
+use turns::{Opened, Turn, Turns};
 use waits::Waits;
 
 /// So many tasks change values at once, each on a thread. What more there are wait.
@@ -125,6 +128,8 @@ struct Inner {
     shared: Opened<FileLock>,
     leases: Leases,
     changes: Turns,
+    /// Whose turn it is fetches room in the books for all who wait for that.
+    fetches: Turns,
     counts: Counts,
 }
 
@@ -135,6 +140,51 @@ impl Inner {
 
     fn writer(&self) -> &str {
         self.locks().writer()
+    }
+
+    /// Puts a value in its place, or gives it back for another step.
+    fn publish(
+        &self,
+        key: &Key,
+        incoming: Incoming,
+        way: WayIn,
+    ) -> io::Result<Result<Entry, (Incoming, Step)>> {
+        let (store, writer, length) = (&self.store, self.writer(), incoming.length());
+        let published = match way {
+            WayIn::Beside(_directory, room) => {
+                let lock = || self.locks().books().try_lock().ok();
+                let published = store.publish_beside_others(key, incoming, room, writer, lock)?;
+                published.map_err(|incoming| (incoming, Step::Fetch))
+            }
+            WayIn::Fetching(BooksLock { directory: _directory, books }, turn) => {
+                let room = if store.keeps_books() {
+                    let lock_of = |hash: &str| self.locks().try_fill(hash);
+                    match store.fetch_room_beside_others(key, length, writer, lock_of)? {
+                        Some(room) => Some(room),
+                        None => return Ok(Err((incoming, Step::Alone(turn)))),
+                    }
+                } else {
+                    store.give_up_books(writer)?;
+                    None
+                };
+                drop((books, turn));
+                Ok(store.publish_in_room(key, incoming, room, writer)?)
+            }
+            WayIn::Alone(directory, turn) => {
+                let room = store.fetch_room_alone(key, length, writer)?;
+                // Others may go on.
+                let _directory = directory.downgrade();
+                drop(turn);
+                Ok(match room {
+                    Some(_) => store.publish_in_room(key, incoming, room, writer)?,
+                    None => incoming.into_entry(store.value(key))?,
+                })
+            }
+        };
+        if published.is_ok() {
+            store.settle(key)?;
+        }
+        Ok(published)
     }
 }
 
@@ -174,6 +224,7 @@ impl CacheDir {
             shared: Opened::default(),
             leases: Leases::default(),
             changes: Turns::new(CHANGES_AT_ONCE),
+            fetches: Turns::new(1),
             counts: Counts::default(),
         };
         Self { inner: Arc::new(inner), waits }
@@ -406,7 +457,7 @@ impl CacheDir {
         let key = Key::new(key.as_ref());
         let (_, fill) = self.lock_fill(&key).await?;
         let turn = self.inner.changes.turn().await;
-        let directory = self.lock_directory_for_one().await?;
+        let directory = self.lock_directory_for_one(false).await?;
         let path = self.inner.store.value(&key);
         let remove = self.change(Operation::RemoveValue, path, move |inner| {
             let _guards = (directory, fill, turn);
@@ -590,7 +641,7 @@ impl CacheDir {
         if found { &counts.hits } else { &counts.misses }.up();
     }
 
-    /// Puts a value in its place: beside others if it may be, or with the directory to itself.
+    /// Puts a value in its place.
     async fn publish(
         &self,
         key: &Arc<Key>,
@@ -598,31 +649,63 @@ impl CacheDir {
         fill: FillLock,
     ) -> Result<Entry, Error> {
         let turn = self.inner.changes.turn().await;
-        let (mut received, mut fill, mut turn) = (received, fill, turn);
-        if self.inner.store.may_have_room(received.length()) {
-            let directory = self.lock_directory_shared().await?;
+        let (mut received, mut held) = (received, (fill, turn));
+        let mut step = Step::Take;
+        loop {
+            let way = self.way_in(step, received.length()).await?;
             let published = self.change_value(key, received, move |inner, key, incoming| {
-                let published = inner.store.publish_beside_others(key, incoming, inner.writer())?;
-                drop(directory);
-                if published.is_ok() {
-                    inner.store.settle(key)?;
-                }
-                Ok(published.map_err(|incoming| (Received::of(incoming), fill, turn)))
+                let published = inner.publish(key, incoming, way)?;
+                Ok(published.map_err(|(incoming, step)| (Received::of(incoming), held, step)))
             });
-            (received, fill, turn) = match published.await? {
+            (received, held, step) = match published.await? {
                 Ok(entry) => return Ok(entry),
                 Err(back) => back,
             };
         }
-        let directory = self.lock_directory().await?;
-        let published = self.change_value(key, received, move |inner, key, incoming| {
-            let _held = (fill, turn);
-            let entry = inner.store.publish_alone(key, incoming, inner.writer())?;
-            drop(directory);
-            inner.store.settle(key)?;
-            Ok(entry)
-        });
-        published.await
+    }
+
+    /// The locks for a step.
+    async fn way_in(&self, step: Step, length: u64) -> Result<WayIn, Error> {
+        let Inner { store, fetches, .. } = &*self.inner;
+        let turn = match (step, store.settings.max_size) {
+            (Step::Alone(turn), _) => return Ok(WayIn::Alone(self.lock_directory().await?, turn)),
+            (Step::Take, None) => {
+                return Ok(WayIn::Beside(self.lock_directory_shared().await?, None));
+            }
+            (Step::Fetch, Some(_)) => Some(fetches.turn().await),
+            (Step::Fetch, None) => None,
+            (Step::Take, Some(most)) => {
+                let wanted = match store.room.take(length, most) {
+                    Some(taken) => Ok(taken),
+                    None => Err(store.room.want(length)),
+                };
+                let wanted = match wanted {
+                    Ok(taken) => {
+                        let directory = self.lock_directory_shared().await?;
+                        return Ok(WayIn::Beside(directory, Some(taken)));
+                    }
+                    Err(wanted) => wanted,
+                };
+                let mut books = pin!(self.lock_books());
+                let turn = if self.waits.are_plain() {
+                    fetches.turn().await
+                } else {
+                    // Another task's wait for the locks has no limit, or tells somebody else.
+                    match select(pin!(fetches.turn()), books.as_mut()).await {
+                        Either::Left((turn, _)) => turn,
+                        Either::Right((locked, _)) => return Ok(WayIn::Fetching(locked?, None)),
+                    }
+                };
+                // Who had the turn before may have fetched for this one.
+                if let Some(taken) = wanted.take() {
+                    drop(turn);
+                    let directory = self.lock_directory_shared().await?;
+                    return Ok(WayIn::Beside(directory, Some(taken)));
+                }
+                return Ok(WayIn::Fetching(books.await?, Some(turn)));
+            }
+        };
+        Ok(WayIn::Fetching(self.lock_books().await?, turn))
     }
 
     async fn change_value<T: Send + 'static>(
@@ -685,18 +768,25 @@ impl CacheDir {
         locks.get_or_open(open).await
     }
 
-    /// For a change of one value.
-    async fn lock_directory_for_one(&self) -> Result<DirectoryLock, Error> {
-        if self.inner.store.keeps_books() {
-            Ok(DirectoryLock::Alone(self.lock_directory().await?))
-        } else {
-            Ok(DirectoryLock::Together(self.lock_directory_shared().await?))
-        }
+    /// For who removes a value, and, if there is no limit, leaves the books as they are; or gives them up.
+    async fn lock_directory_for_one(&self, gives_up: bool) -> Result<DirectoryLock, Error> {
+        Ok(match (self.inner.store.keeps_books(), gives_up) {
+            (true, _) => DirectoryLock::Alone(self.lock_directory().await?),
+            (false, true) => DirectoryLock::WithBooks(self.lock_books().await?),
+            (false, false) => DirectoryLock::Together(self.lock_directory_shared().await?),
+        })
     }
 
     /// Beside others who change other values, while nobody walks over them.
     async fn lock_directory_shared(&self) -> Result<SharedGuard, Error> {
         self.waits.lock_shared(self.locks().await?.directory()).await
+    }
+
+    /// To write the books beside others.
+    async fn lock_books(&self) -> Result<BooksLock, Error> {
+        let directory = self.lock_directory_shared().await?;
+        let books = self.waits.lock(self.locks().await?.books()).await?;
+        Ok(BooksLock { directory, books })
     }
 
     async fn lock_directory(&self) -> Result<ExclusiveGuard, Error> {
@@ -788,14 +878,41 @@ fn is_stale(error: &Error) -> bool {
     error.os_error().is_some_and(|source| source.kind() == stale)
 }
 
+/// What who puts a value in its place does next.
+#[derive(Debug)]
+enum Step {
+    /// Takes room that was fetched, for this value or by another task. Who has no limit needs none.
+    Take,
+    /// Fetches some, for all who wait for that; who has no limit gives the books up.
+    Fetch,
+    /// The same, where the values have to be counted.
+    Alone(Option<Turn>),
+}
+
+/// The locks for that, and room for the value, or whose turn it is to fetch some.
+#[derive(Debug)]
+enum WayIn {
+    Beside(SharedGuard, Option<Taken>),
+    Fetching(BooksLock, Option<Turn>),
+    Alone(ExclusiveGuard, Option<Turn>),
+}
+
+/// Of who writes the books beside others.
+#[derive(Debug)]
+struct BooksLock {
+    directory: SharedGuard,
+    books: ExclusiveGuard,
+}
+
 /// Of who changes one value.
 #[derive(Debug)]
 #[allow(dead_code)] // held
 enum DirectoryLock {
-    /// Who has a limit writes the books, and is the only one to do so.
+    /// Who has a limit.
     Alone(ExclusiveGuard),
     /// Others may change other values, and nobody walks over them.
     Together(SharedGuard),
+    WithBooks(BooksLock),
 }
 
 /// Says when its caller does not want the answer any more.

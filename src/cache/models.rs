@@ -1,5 +1,6 @@
 //! Models of one fill per key: `find_or_fill` over the driver's lock, with a variable for the value. And of
-//! pins: `pin` and `unless_pinned`, with a variable for the directory.
+//! pins: `pin` and `unless_pinned`, with a variable for the directory. And of room in the books: `Room`, with
+//! variables for the books and for what there is.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -10,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::fill::{Found, find_or_fill};
 use super::pin::{pin, unless_pinned};
+use super::store::{Amount, Books, Room, Taken};
 use crate::driver::{Outcome, RawGuard, Registration, Request, Tenure, try_lock};
 use crate::engine::file::{Registry, Wanted};
 use crate::mode::Mode;
@@ -214,5 +216,81 @@ fn pins_against_a_deletion() {
         pinner.join().unwrap();
         let is_deleted = deleter.join().unwrap();
         assert_eq!(directory.is_there.load(Ordering::SeqCst), !is_deleted);
+    });
+}
+
+/// A cache with a limit: its books, and the bytes of all values.
+struct Limited {
+    key: Arc<Key>,
+    books: Mutex<Books>,
+    bytes: Mutex<u64>,
+}
+
+impl Limited {
+    const MOST: u64 = 64;
+    /// Of a value: room for one is put down beside it.
+    const VALUE: u64 = 2;
+
+    fn new() -> Arc<Self> {
+        let books = Books { count: 1, ..Books::default() };
+        Arc::new(Self { key: Key::new(), books: Mutex::new(books), bytes: Mutex::new(0) })
+    }
+
+    fn comes(&self, bytes: u64) {
+        let mut all = self.bytes.lock();
+        *all += bytes;
+        assert!(*all <= Self::MOST, "{} bytes", *all);
+    }
+
+    /// As `CacheDir::publish` beside others; whether the room was good still.
+    fn insert_beside_others(&self, member: &Arc<Registration>, room: Taken) -> bool {
+        let guard = block_on(Request::new(member.clone(), Mode::Shared)).unwrap();
+        let books = *self.books.lock();
+        let is_good = room.is_of(&books);
+        if is_good {
+            self.comes(Self::VALUE);
+            room.used(Amount::default());
+        }
+        drop(guard);
+        is_good
+    }
+
+    /// As an insert that finds that a count is due, and then there is no room left.
+    fn count_and_fill(&self, member: &Arc<Registration>) {
+        let guard = block_on(Request::new(member.clone(), Mode::Exclusive)).unwrap();
+        let there = *self.bytes.lock();
+        *self.books.lock() = Books { bytes: Self::MOST, values: 1, stored: 0, count: 2 };
+        self.comes(Self::MOST - there);
+        drop(guard);
+    }
+}
+
+/// One process has room in the books for the value of a task, and another one counts.
+#[cfg(not(tokio_filelock_posix))] // POSIX record locks would take them for the one that they are
+#[test]
+fn room_against_a_count() {
+    model("room_against_a_count", Some(3), || {
+        let (cache, process, other) = (Limited::new(), Arc::default(), Arc::default());
+        let room = std::sync::Arc::new(Room::default());
+        let wanted = room.want(Limited::VALUE);
+        let mut books = *cache.books.lock();
+        let put_down = room.put_down(&mut books, Limited::VALUE, Limited::MOST);
+        *cache.books.lock() = books;
+        let first = put_down.written();
+        cache.comes(Limited::VALUE);
+        first.used(Amount::default());
+        let taken = wanted.take().expect("it was waited for");
+        drop(wanted);
+        let counter = {
+            let (cache, member) = (cache.clone(), cache.key.join(&other));
+            spawn(move || cache.count_and_fill(&member))
+        };
+        let member = cache.key.join(&process);
+        let is_inserted = cache.insert_beside_others(&member, taken);
+        counter.join().unwrap();
+        assert_eq!(*cache.bytes.lock(), Limited::MOST);
+        let again = room.take(Limited::VALUE, Limited::MOST);
+        let is_good = again.is_some_and(|room| room.is_of(&cache.books.lock()));
+        assert!(!is_good, "used, or lost: {is_inserted}");
     });
 }

@@ -73,7 +73,8 @@ impl CacheOptions {
     /// The most bytes that the values may have together; no limit by default.
     ///
     /// An insert that would pass it first removes what was not used for longest, and a tenth of the
-    /// room more, so that not each insert has to. Values on their way in, file names and the disk's
+    /// room more, so that not each insert has to. Handles put down room for values before they insert them, a 16th of
+    /// this at most, and what of that is not used yet counts as used. Values on their way in, file names and the disk's
     /// blocks do not count, nor do directories that are pinned and no value any more. A value that is larger
     /// than this is given to the caller, but not kept.
     pub fn max_size(mut self, bytes: u64) -> Self {
@@ -163,7 +164,7 @@ impl CacheOptions {
     /// [`ErrorKind::TimedOut`], which says who holds it ([`Error::holders`]). By default there is no limit.
     /// Hits wait for leases only. For one handle only: [`CacheDir::with_timeout`].
     ///
-    /// An operation takes two locks at most, one after the other, and each may take so long.
+    /// An operation takes three locks at most, one after the other, and each may take so long.
     ///
     /// # Panics
     ///

@@ -16,6 +16,11 @@ pub(super) struct Waits {
 }
 
 impl Waits {
+    /// No limit, and nobody to be told.
+    pub(super) fn are_plain(&self) -> bool {
+        self.limit.is_none() && self.tell.is_none()
+    }
+
     pub(super) async fn lock(&self, lock: &FileLock) -> Result<ExclusiveGuard, Error> {
         self.wait(lock.lock()).await
     }

@@ -13,6 +13,9 @@ pub(crate) const TURNSTILE_IN_SLOT: u64 = 1 << (SLOT_LENGTH_BITS - 1);
 /// The turnstile of a lock of the whole file (`Flock`).
 pub(crate) const TURNSTILE_OF_FILE: u64 = 1 << 61;
 
+/// The books of a cache have one slot.
+pub(crate) const BOOKS: u64 = 1 << 58;
+
 /// Pins of directories in a cache begin here, each in a slot of its own.
 pub(crate) const FIRST_PIN: u64 = 1 << 59;
 pub(crate) const PIN_BITS: u32 = 36;
@@ -35,6 +38,7 @@ pub(crate) const BEYOND_DATA: u64 = 1 << 61;
 
 /// Areas follow each other and do not meet; the last one ends at 2^63, so every range has a last byte that fits an `off_t`.
 const _: () = {
+    assert!(BOOKS + SLOT_LENGTH <= FIRST_PIN);
     assert!(FIRST_PIN + (1 << (PIN_BITS + SLOT_LENGTH_BITS)) <= FIRST_MARK);
     assert!(2 * FIRST_MARK <= FIRST_WRITER);
     assert!(FIRST_WRITER + (1 << (WRITER_BITS + SLOT_LENGTH_BITS)) <= FIRST_KEY);

@@ -126,6 +126,12 @@ impl LockSpace {
     }
 
     /// The first of the lock files, as a lock of its own at byte 0.
+    /// The lock of a name of which only the beginning of the hash is known; messages call it by that.
+    pub(crate) fn key_of_hash(&self, hash: u64) -> FileLock {
+        let slot = Slot::of_hash(hash);
+        self.files[slot.file].of_key(format!("{hash:016x}").as_bytes(), slot.region)
+    }
+
     pub(crate) fn first_file(&self) -> &FileLock {
         &self.files[0]
     }

@@ -29,7 +29,12 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn of(name: &[u8]) -> Self {
         let digest = Sha256::digest(name);
-        let [file, slot] = split(u64::from_be_bytes(*digest.first_chunk().expect("32 bytes")));
+        Self::of_hash(u64::from_be_bytes(*digest.first_chunk().expect("32 bytes")))
+    }
+
+    /// Of a name whose SHA-256 begins so.
+    pub(super) fn of_hash(hash: u64) -> Self {
+        let [file, slot] = split(hash);
         Self {
             file: file as usize,
             region: Region { start: FIRST_KEY + (slot << SLOT_LENGTH_BITS) },

@@ -1,6 +1,6 @@
 //! How many bytes and values there are, without looking at each of them.
 //!
-//! One small file, read and written under the directory's lock. It may count too much, never too
+//! One small file. Who writes it has the directory alone, or shares it and has the lock of the books. It may count too much, never too
 //! little: what comes is added before it is visible, and often some room more (`room`); what goes is taken
 //! off afterwards. So a process
 //! that is killed in between leaves room unused, and no limit is passed. What it counts too much, and
@@ -8,9 +8,8 @@
 //! there were somebody does so in any case. Books that are missing or damaged are made anew by
 //! counting.
 //!
-//! Who has no limit keeps no books, and holds the directory's lock only shared. The first one after
-//! somebody has counted says in the books that they are out of date; who has a limit then counts anew,
-//! under the lock that keeps those others out.
+//! Who has no limit keeps no books. The first one after somebody has counted says in the books that they are out
+//! of date; who has a limit then counts anew, with the directory alone.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -33,22 +32,19 @@ const OUT_OF_DATE: u64 = u64::MAX;
 const LONGEST: u64 = 4096;
 
 /// Of what is on disk: its layout, and which byte is locked for what (docs/WIRE.md).
-const FORMAT: u64 = 2;
-
-/// There were no directories yet. Read as if there were no books; written by no version that knows 2.
-const BEFORE: u64 = 1;
+const FORMAT: u64 = 3;
 
 /// A store of less than this many values is counted anew after this many, not after fewer.
 const FEW: u64 = 1024;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Books {
-    pub(super) bytes: u64,
-    pub(super) values: u64,
+pub(in crate::cache) struct Books {
+    pub(in crate::cache) bytes: u64,
+    pub(in crate::cache) values: u64,
     /// Values that were stored since all of them were counted.
-    pub(super) stored: u64,
+    pub(in crate::cache) stored: u64,
     /// Says which count that was (`room`); not zero.
-    pub(super) count: u64,
+    pub(in crate::cache) count: u64,
 }
 
 impl Books {
@@ -99,7 +95,8 @@ impl Books {
 
     fn parse(text: &str) -> Parsed {
         let Some(format) = format_of(text) else { return Parsed::Damaged };
-        if format == BEFORE {
+        // Those before are read as if there were no books. They knew no directories, or no lock of the books.
+        if format < FORMAT {
             return Parsed::Damaged;
         }
         if format != FORMAT {
@@ -158,14 +155,15 @@ impl fmt::Display for Books {
 }
 
 impl Store {
-    /// What the books say, without room of this handle, or else what counting says; with the directory alone.
+    /// What the books say, without the room that this handle has left, or else what counting says; with the
+    /// directory alone.
     pub(super) fn books(&self) -> io::Result<Books> {
         let mut books = match self.read_books()? {
             Parsed::Books(books) => books,
             Parsed::Foreign(format) => return Err(foreign(format)),
             Parsed::Damaged => self.count().0,
         };
-        self.merge_room(&mut books);
+        self.room.merge(&mut books);
         Ok(books)
     }
 
@@ -174,7 +172,7 @@ impl Store {
         let failed = |error| named(Operation::ListCache, &self.directory, error);
         match self.read_books().map_err(failed)? {
             Parsed::Books(books) if !books.are_out_of_date() => {
-                let Books { values, bytes, .. } = self.without_room(books);
+                let Books { values, bytes, .. } = self.room.taken_out_of(books);
                 Ok((values, bytes))
             }
             Parsed::Foreign(format) => Err(failed(foreign(format))),
@@ -201,7 +199,7 @@ impl Store {
         Ok((books.values, books.bytes))
     }
 
-    /// Whether this one keeps the books, which takes the directory's lock exclusively.
+    /// Whether this one keeps the books.
     pub(in crate::cache) fn keeps_books(&self) -> bool {
         self.settings.max_size.is_some()
     }
@@ -217,9 +215,17 @@ impl Store {
         }
     }
 
-    /// Says in the books that values come that are not counted, for those who keep them. Several may do so
-    /// at once: they write the same.
-    pub(super) fn give_up_books(&self, writer: &str) -> io::Result<()> {
+    /// Whether the books say that values come that are not counted.
+    pub(super) fn are_books_given_up(&self) -> io::Result<bool> {
+        match self.read_books()? {
+            Parsed::Books(books) => Ok(books.are_out_of_date()),
+            Parsed::Foreign(format) => Err(foreign(format)),
+            Parsed::Damaged => Ok(false),
+        }
+    }
+
+    /// Says in the books that values come that are not counted, for those who keep them; under their lock.
+    pub(in crate::cache) fn give_up_books(&self, writer: &str) -> io::Result<()> {
         let books = match self.read_books()? {
             Parsed::Books(books) if books.are_out_of_date() => return Ok(()),
             Parsed::Foreign(format) => return Err(foreign(format)),
@@ -258,13 +264,14 @@ impl Store {
     /// What is no file, or too long, or cannot be opened now, is damaged.
     fn read_books(&self) -> io::Result<Parsed> {
         let Some(root) = self.directory(Place::Root)? else { return Ok(Parsed::Damaged) };
-        let file = match root.open_file(NAME, Purpose::Read) {
-            Ok(Found::File(file, status)) if status.length <= LONGEST => file,
+        let (file, length) = match root.open_file(NAME, Purpose::Read) {
+            Ok(Found::File(file, status)) if status.length <= LONGEST => (file, status.length),
             Ok(_) => return Ok(Parsed::Damaged),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Parsed::Damaged),
             Err(error) => return Err(error),
         };
-        let mut text = Vec::new();
+        // One byte more shows the end in the same read.
+        let mut text = Vec::with_capacity(length as usize + 1);
         file.take(LONGEST).read_to_end(&mut text)?;
         Ok(String::from_utf8(text).map_or(Parsed::Damaged, |text| Books::parse(&text)))
     }
@@ -324,14 +331,24 @@ mod tests {
     #[test]
     fn books_of_other_versions_are_known_as_such() {
         let ours = "bytes 00000000000000000007\nvalues 00000000000000000001\n\
-                    stored 00000000000000000001\ncount 00000000000000000009\nformat 2\ncheck 3e5b845872a07f46\n";
+                    stored 00000000000000000001\ncount 00000000000000000009\nformat 3\ncheck ccf9e6e92b312556\n";
         assert_eq!(Books { bytes: 7, values: 1, stored: 1, count: 9 }.to_string(), ours);
         assert_eq!(
-            Books::parse("format 3\nlimits none\ncheck 3f339ce4f1587f58\n"),
-            Parsed::Foreign(3)
+            Books::parse("format 4\nlimits none\ncheck 9207ab0d45f2cbd2\n"),
+            Parsed::Foreign(4)
         );
         assert_eq!(
-            Books::parse("format 3\nlimits none\ncheck 0000000000000000\n"),
+            Books::parse("format 4\nlimits none\ncheck 0000000000000000\n"),
+            Parsed::Damaged
+        );
+        // Before there was a lock of the books.
+        assert_eq!(
+            Books::parse(
+                &ours.replace(
+                    "format 3\ncheck ccf9e6e92b312556",
+                    "format 2\ncheck 3e5b845872a07f46"
+                )
+            ),
             Parsed::Damaged
         );
         // Before there were directories.

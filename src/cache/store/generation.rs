@@ -427,8 +427,20 @@ impl Store {
     /// Removes the pointer of a key, and what it names, unless that is pinned: what cannot be removed then has
     /// no name. How many bytes it had.
     pub(super) fn remove_directory_of(&self, hash: &str, writer: &str) -> io::Result<Option<u64>> {
-        let Some(shard) = self.directory(Place::of(hash))? else { return Ok(None) };
-        let Some(OpenPointer { pointer, .. }) = OpenPointer::open(&shard, hash)? else {
+        match self.directory(Place::of(hash))? {
+            Some(shard) => self.remove_directory_in(&shard, hash, writer),
+            None => Ok(None),
+        }
+    }
+
+    /// The same in a subdirectory that is held.
+    pub(super) fn remove_directory_in(
+        &self,
+        shard: &Directory,
+        hash: &str,
+        writer: &str,
+    ) -> io::Result<Option<u64>> {
+        let Some(OpenPointer { pointer, .. }) = OpenPointer::open(shard, hash)? else {
             return Ok(None);
         };
         self.mark(&pointer.generation, writer)?;

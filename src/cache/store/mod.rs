@@ -16,8 +16,9 @@
 //!   books                  how many bytes and values there are
 //! ```
 //!
-//! Who changes a value holds the lock of its key and that of the directory (`locks`): shared, if there is no
-//! limit to keep, or room for it in the books already (`room`), or else exclusively, as for a walk. Who reads values holds nothing:
+//! Who changes a value holds the lock of its key and that of the directory (`locks`): shared, to insert a file, or
+//! if there is no limit to keep, or else exclusively, as for a walk. With a limit an insert has room in the books
+//! (`room`), which have a lock of their own. Who reads values holds nothing:
 //! 1. A value appears and is replaced by renaming a file that is complete. A file that is in its place
 //!    is never written again. So whoever has opened a value has all of it, and keeps it.
 //! 2. A file with a key belongs to whatever value stands beside it: it is changed only while there is
@@ -49,6 +50,7 @@ use std::ffi::OsStr;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc as StdArc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
@@ -61,11 +63,15 @@ use crate::error::{Error, ErrorKind, Operation};
 use crate::os::shared_directory::Directory;
 use crate::shim::{Arc, Mutex};
 
+#[cfg(test)]
+pub(super) use books::Books;
 pub(super) use generation::{FoundDirectory, Generation, Staging};
 pub(super) use incoming::Incoming;
 pub(super) use look::{Freshness, Noted};
 pub use prune::Removed;
-use room::Room;
+#[cfg(test)]
+pub(super) use room::Amount;
+pub(super) use room::{Room, Taken};
 pub(super) use sync::names_to;
 
 /// Somebody who wipes the directory may make a step fail again and again; after so many rounds its
@@ -88,7 +94,7 @@ pub(super) struct Store {
     /// Another version's directory was seen here.
     is_foreign: AtomicBool,
     pub(super) pins: Pins,
-    room: Mutex<Room>,
+    pub(super) room: StdArc<Room>,
     pub(super) settings: Settings,
 }
 
@@ -132,7 +138,7 @@ impl<'a> Place<'a> {
 impl Store {
     pub(super) fn new(directory: PathBuf, held: Directory, settings: Settings) -> Self {
         let (held, is_foreign) = (Mutex::new(Arc::new(held)), AtomicBool::new(false));
-        let (pins, room) = (Pins::default(), Mutex::new(Room::default()));
+        let (pins, room) = (Pins::default(), StdArc::default());
         Self { directory, held, is_foreign, pins, room, settings }
     }
 

@@ -1,20 +1,24 @@
 //! Making room: by age, and by when a value was used last. And removing all.
 //!
-//! Under the directory's lock, so nothing is put in place meanwhile. Two walks: the first counts and
-//! removes what is too old and what stands beside no value; the second is made only if there is still
-//! too much, and keeps in memory no more than the values that must go, and those that cannot.
+//! Under the directory's lock, so nothing is put in place meanwhile. One walk counts, and removes what is too
+//! old and what stands beside no value. It remembers what was not used for longest, as much as is going to be
+//! too much if the books are right: so an insert that makes room walks once. Another walk is made only if there
+//! is still too much. In memory are no more than the values that must go, and those that cannot.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
 use std::io;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::books::Books;
+use super::look::used;
+use super::room::Amount;
 use super::shard::{Shard, Value};
 use super::{DIRECTORIES, Place, Store, if_there, named, writer_in};
 use crate::cache::key::{self, Key, Kind};
 use crate::error::{Error, ErrorKind, Operation};
+use crate::os::shared_directory::Status;
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -82,7 +86,7 @@ impl Store {
         let failed = |error| named(Operation::PruneCache, &self.directory, error);
         self.check_format_anew().map_err(failed)?;
         let see = |shard: &Shard| shard.remove_lost_files(&of_dead);
-        let mut walk = self.shrink(self.settings.max_size, writer, see);
+        let mut walk = self.shrink(self.settings.max_size, 0, writer, see);
         let lost = self
             .remove_lost_directories(writer, &of_dead, |path, error| walk.kept.add(path, error));
         if let Err(error) = lost {
@@ -93,34 +97,45 @@ impl Store {
         Ok(walk.removed)
     }
 
-    /// As `prune`, to a size of the caller's choice. Leaves the books to the caller, who sees every
-    /// subdirectory.
-    pub(super) fn shrink(&self, size: Option<u64>, writer: &str, see: impl Fn(&Shard)) -> Walk {
+    /// As `prune`, to a size of the caller's choice, who expects to have so many bytes removed. Leaves the books
+    /// to the caller, who sees every subdirectory.
+    pub(super) fn shrink(
+        &self,
+        size: Option<u64>,
+        expected: u64,
+        writer: &str,
+        see: impl Fn(&Shard),
+    ) -> Walk {
         let mut walk = Walk::new();
+        let mut oldest = Oldest::of(expected);
         for name in key::shards() {
             let mut shard = self.shard(&name);
             self.note_unseen(&name, &mut shard, &mut walk);
             see(&shard);
-            for value in &shard.values {
+            for value in std::mem::take(&mut shard.values) {
                 if self.is_expired(value.modified) {
-                    let removed = self.remove_from(&shard, value, writer);
-                    self.note_removal(value, removed, &mut walk);
+                    let removed = self.remove_from(&shard, &value, writer);
+                    self.note_removal(&value, removed, &mut walk);
                 } else {
                     walk.books.see(value.bytes);
+                    oldest.see(value);
                 }
             }
         }
         let (mut stuck, mut stuck_bytes) = (HashSet::new(), 0_u64);
         let excess = |walk: &Walk| size.map_or(0, |size| walk.books.bytes.saturating_sub(size));
+        let mut is_first = true;
         while excess(&walk) > 0 {
-            // Another round only after one of them could not be removed. What is stuck doubles from one to the
-            // next, so there are few.
-            let wanted = excess(&walk).saturating_add(stuck_bytes);
-            let victims = self.least_recently_used(wanted, &stuck);
-            if victims.is_empty() {
-                break;
+            // Another round only if more is too much than was expected, or one of them could not be removed. What is
+            // stuck doubles from one to the next, so there are few.
+            if !std::mem::take(&mut is_first) {
+                let wanted = excess(&walk).saturating_add(stuck_bytes);
+                oldest = self.least_recently_used(wanted, &stuck);
+                if oldest.values.is_empty() {
+                    break;
+                }
             }
-            for ByUse(value) in victims.into_sorted_vec() {
+            for ByUse(value) in std::mem::take(&mut oldest.values).into_sorted_vec() {
                 if excess(&walk) == 0 {
                     break;
                 }
@@ -177,29 +192,72 @@ impl Store {
     }
 
     /// Values that come to so many bytes, those that were not used for longest.
-    fn least_recently_used(&self, excess: u64, stuck: &HashSet<String>) -> BinaryHeap<ByUse> {
-        let mut oldest = BinaryHeap::<ByUse>::new();
-        // Another user's pointer may say any number.
-        let (mut bytes, excess) = (0_u128, u128::from(excess));
+    fn least_recently_used(&self, bytes: u64, stuck: &HashSet<String>) -> Oldest {
+        let mut oldest = Oldest::of(bytes);
         for name in key::shards() {
-            for value in self.shard(&name).values {
-                if stuck.contains(&value.name) {
-                    continue;
-                }
-                bytes += u128::from(value.bytes);
-                oldest.push(ByUse(value));
-                // The one that was used last among them may stay if the others are enough.
-                while let Some(last) = oldest.peek() {
-                    let without = bytes - u128::from(last.0.bytes);
-                    if without < excess {
-                        break;
-                    }
-                    bytes = without;
-                    oldest.pop();
-                }
-            }
+            let values = self.shard(&name).values.into_iter();
+            values.filter(|value| !stuck.contains(&value.name)).for_each(|value| oldest.see(value));
         }
         oldest
+    }
+
+    /// Removes values of so many bytes, those that are too old and those that were not used for longest, while
+    /// others change values, who hold the locks of these. `None` if there is more to be done: something cannot be
+    /// looked at, or what is there says that the books say too much.
+    pub(super) fn make_room<G>(
+        &self,
+        bytes: u64,
+        says_too_much: impl Fn(u64) -> bool,
+        writer: &str,
+        lock_of: impl Fn(&str) -> Option<G>,
+    ) -> Option<Amount> {
+        let (mut oldest, mut seen) = (Oldest::of(bytes), 0_u64);
+        for name in key::shards() {
+            let shard = self.shard(&name);
+            if shard.unseen.is_some() {
+                return None;
+            }
+            for mut value in shard.values {
+                seen = seen.saturating_add(value.bytes);
+                if self.is_expired(value.modified) {
+                    value.used = UNIX_EPOCH;
+                }
+                oldest.see(value);
+            }
+        }
+        if says_too_much(seen) {
+            return None;
+        }
+        let mut removed = Amount::default();
+        for ByUse(value) in oldest.values.into_sorted_vec() {
+            if removed.bytes >= bytes {
+                break;
+            }
+            // Whoever has this lock replaces the value, or removes it.
+            let Some(_lock) = lock_of(value.hash()) else { continue };
+            if let Ok(Some(bytes)) = self.remove_unused(&value, writer) {
+                removed.add(Amount::one(bytes));
+            }
+        }
+        Some(removed)
+    }
+
+    /// Unless it was used since, or is gone. How many bytes it had.
+    fn remove_unused(&self, value: &Value, writer: &str) -> io::Result<Option<u64>> {
+        let shard = self.shard_for_removal(value)?;
+        let Some(directory) = &shard.directory else { return Ok(None) };
+        let is_unused = |status: &Status| {
+            status.is_file
+                && status.modified == value.modified
+                && (value.used == UNIX_EPOCH || used(status) == value.used)
+        };
+        let Some(status) = directory.status(&value.name)?.filter(is_unused) else {
+            return Ok(None);
+        };
+        match &value.of_directory {
+            Some(hash) => self.remove_directory_of(hash, writer),
+            None => Ok(shard.remove_value(&value.name)?.then_some(status.length)),
+        }
     }
 
     /// Removes the value of a key, a file or a directory; whether there was one.
@@ -306,12 +364,50 @@ impl Shard {
     }
 }
 
+/// Of all values that were seen those that were not used for longest, and come to so many bytes.
+struct Oldest {
+    wanted: u128,
+    /// Of all of these. Another user's pointer may say any number.
+    bytes: u128,
+    values: BinaryHeap<ByUse>,
+}
+
+impl Oldest {
+    fn of(bytes: u64) -> Self {
+        Self { wanted: bytes.into(), bytes: 0, values: BinaryHeap::new() }
+    }
+
+    fn see(&mut self, value: Value) {
+        let bytes = u128::from(value.bytes);
+        let is_newest =
+            self.values.peek().is_none_or(|last| last.order() <= ByUse::order_of(&value));
+        if self.bytes >= self.wanted && is_newest {
+            return;
+        }
+        self.bytes += bytes;
+        self.values.push(ByUse(value));
+        // The one that was used last among them may stay if the others are enough.
+        while let Some(last) = self.values.peek() {
+            let without = self.bytes - u128::from(last.0.bytes);
+            if without < self.wanted {
+                break;
+            }
+            self.bytes = without;
+            self.values.pop();
+        }
+    }
+}
+
 /// The greatest is the one that was used last.
 struct ByUse(Value);
 
 impl ByUse {
     fn order(&self) -> (SystemTime, &str) {
-        (self.0.used, &self.0.name)
+        Self::order_of(&self.0)
+    }
+
+    fn order_of(value: &Value) -> (SystemTime, &str) {
+        (value.used, &value.name)
     }
 }
 

@@ -1,5 +1,6 @@
-//! Putting a value in its place, under the directory's lock: shared by those who have no limit or have room
-//! in the books already, who meet only in the fill of one key; exclusively by others.
+//! Putting a value in its place, with the directory's lock shared: those who do so meet only in the fill of one
+//! key. Who has a limit has room for the value before, or fetches it: under the lock of the books, or, if the
+//! values have to be counted, with the directory alone.
 
 use std::fs::File;
 use std::io;
@@ -7,63 +8,124 @@ use std::path::PathBuf;
 
 use super::books::Books;
 use super::look::is_key;
+use super::room::{Amount, Taken};
 use super::{Incoming, Place, Store, if_there};
 use crate::cache::entry::Entry;
 use crate::cache::key::Key;
 use crate::os::shared_directory::Status;
 
+/// When the books say this part of the limit more than there is, the values are counted before any is removed.
+const TOO_MUCH: u64 = 4;
+
 impl Store {
     /// Makes the value that came in the one of this key, and gives it, while others insert as well. The value
-    /// comes back if that takes the directory alone.
-    pub(in crate::cache) fn publish_beside_others(
+    /// comes back if its room was lost, because somebody has counted since it was taken; of those without a
+    /// limit, if the books have to be given up first, and their lock cannot be had at once.
+    pub(in crate::cache) fn publish_beside_others<G>(
         &self,
         key: &Key,
         incoming: Incoming,
+        room: Option<Taken>,
         writer: &str,
+        try_lock_books: impl FnOnce() -> Option<G>,
     ) -> io::Result<Result<Entry, Incoming>> {
-        let length = incoming.length;
-        if !self.keeps_books() {
-            self.give_up_books(writer)?;
-        } else if !self.take_room(length)? {
+        let is_good = match &room {
+            Some(room) => self.books_as_they_are()?.is_some_and(|books| room.is_of(&books)),
+            None if self.are_books_given_up()? => true,
+            None => match try_lock_books() {
+                Some(_lock) => self.give_up_books(writer).map(|()| true)?,
+                None => false,
+            },
+        };
+        if !is_good {
             return Ok(Err(incoming));
         }
-        let replaced = self.values_of(key)?;
-        let file = self.replace(key, incoming, writer);
-        if self.keeps_books() {
-            let (values, bytes) = if file.is_ok() { replaced } else { (1, length) };
-            self.give_room(values, bytes);
-        }
-        entry(file?, self.value(key)).map(Ok)
+        self.publish_in_room(key, incoming, room, writer).map(Ok)
     }
 
-    /// The same with the directory alone, for who has a limit to keep.
-    ///
-    /// A value that is larger than the whole store may be, or for which no room can be made, is given,
-    /// but not kept.
-    pub(in crate::cache) fn publish_alone(
+    /// In room that is in the books, which nobody has counted anew since, or without a limit.
+    pub(in crate::cache) fn publish_in_room(
         &self,
         key: &Key,
         incoming: Incoming,
+        room: Option<Taken>,
         writer: &str,
     ) -> io::Result<Entry> {
-        let length = incoming.length;
-        let most = self.settings.max_size.unwrap_or(u64::MAX);
+        let Replaced { file, gone, rest } = self.replace(key, incoming, writer)?;
+        // The value is there, also if a directory stays that was in its place.
+        if let Some(room) = room {
+            room.used(gone);
+        }
+        rest?;
+        entry(file, self.value(key))
+    }
+
+    /// Room for a value of this length, and for others that come after it, under the lock of the books while others
+    /// change values. What is in the way is removed, but for values whose lock cannot be had at once;
+    /// `lock_of` gives that of a hash. `None` if that is not enough, or the values have to be counted: that takes
+    /// the directory alone.
+    pub(in crate::cache) fn fetch_room_beside_others<G>(
+        &self,
+        key: &Key,
+        length: u64,
+        writer: &str,
+        lock_of: impl Fn(&str) -> Option<G>,
+    ) -> io::Result<Option<Taken>> {
+        let most = self.most();
+        let Some(mut books) = self.books_as_they_are()?.filter(|_| length <= most) else {
+            return Ok(None);
+        };
+        if books.is_count_due() {
+            return Ok(None);
+        }
+        self.room.merge(&mut books);
+        if self.is_too_much(&books, key, length)? {
+            let wanted = books.bytes.saturating_sub(with_some_more(most - length));
+            let says_too_much = |seen| books.bytes.saturating_sub(seen) > most / TOO_MUCH;
+            let Some(removed) = self.make_room(wanted, says_too_much, writer, lock_of) else {
+                return Ok(None);
+            };
+            books.take_off(removed.values, removed.bytes);
+            if self.is_too_much(&books, key, length)? {
+                self.write_books_if_possible(books, writer);
+                return Ok(None);
+            }
+        }
+        self.put_down(books, length, writer).map(Some)
+    }
+
+    /// The same with the directory alone. `None` if the value is larger than the whole store may be, or if no room can
+    /// be made: then it is not kept, and the one before it, which is out of date, is removed.
+    pub(in crate::cache) fn fetch_room_alone(
+        &self,
+        key: &Key,
+        length: u64,
+        writer: &str,
+    ) -> io::Result<Option<Taken>> {
+        let most = self.most();
         let books =
             if length > most { None } else { self.with_room_for(key, length, most, writer)? };
-        let Some(mut books) = books else {
-            // The one before it is out of date.
+        let Some(books) = books else {
             self.remove(key, writer)?;
-            return incoming.into_entry(self.value(key));
+            return Ok(None);
         };
-        let replaced = self.values_of(key)?;
-        books.add(length);
-        self.make_room(&mut books, length, most);
+        self.put_down(books, length, writer).map(Some)
+    }
+
+    fn put_down(&self, mut books: Books, length: u64, writer: &str) -> io::Result<Taken> {
+        let put_down = self.room.put_down(&mut books, length, self.most());
         self.write_books(books, writer)?;
-        let file = self.replace(key, incoming, writer);
-        let (values, bytes) = if file.is_ok() { replaced } else { (1, length) };
-        books.take_off(values, bytes);
-        self.write_books_if_possible(books, writer);
-        entry(file?, self.value(key))
+        Ok(put_down.written())
+    }
+
+    fn most(&self) -> u64 {
+        self.settings.max_size.unwrap_or(u64::MAX)
+    }
+
+    /// Whether there is no room for a value of this length in place of that of the key.
+    fn is_too_much(&self, books: &Books, key: &Key, length: u64) -> io::Result<bool> {
+        let (_, replaced) = self.values_of(key)?;
+        Ok(books.bytes.saturating_sub(replaced).saturating_add(length) > self.most())
     }
 
     /// The books, after room was made for so many bytes more in place of the value of the key. `None` if what
@@ -75,32 +137,27 @@ impl Store {
         most: u64,
         writer: &str,
     ) -> io::Result<Option<Books>> {
-        let is_too_much = |bytes: u64| {
-            let (_, replaced) = self.values_of(key)?;
-            io::Result::Ok(bytes.saturating_sub(replaced).saturating_add(length) > most)
-        };
         let books = self.books()?;
-        let is_full = is_too_much(books.bytes)?;
+        let is_full = self.is_too_much(&books, key, length)?;
         if !is_full && !books.is_count_due() {
             return Ok(Some(books));
         }
-        let room = most - length;
-        let mut size = room;
+        let (mut size, mut expected) = (most - length, 0);
         if is_full && !books.are_out_of_date() {
-            // Some more than needed, so that the next one does not have to walk again.
-            size -= room / 10;
+            size = with_some_more(size);
+            expected = books.bytes.saturating_sub(size);
         }
-        let books = self.shrink(Some(size), writer, |_| {}).books;
+        let books = self.shrink(Some(size), expected, writer, |_| {}).books;
         if books.bytes.saturating_add(length) <= most {
             return Ok(Some(books));
         }
         // What is in the way stays, but perhaps it is what is replaced, if that was not removed.
         self.write_books_if_possible(books, writer);
-        Ok(if is_too_much(books.bytes)? { None } else { Some(books) })
+        Ok(if self.is_too_much(&books, key, length)? { None } else { Some(books) })
     }
 
     /// The new value, in place of the file or the directory that was there.
-    fn replace(&self, key: &Key, incoming: Incoming, writer: &str) -> io::Result<File> {
+    fn replace(&self, key: &Key, incoming: Incoming, writer: &str) -> io::Result<Replaced> {
         let place = Place::of(key.value());
         let shard = self.directory_made(place, writer)?;
         let replaced = shard.status(key.value())?.filter(|status| status.is_file);
@@ -124,10 +181,33 @@ impl Store {
             // What cannot be removed belongs to no value.
             None => drop(shard.remove_file(&key.checksum())),
         }
-        let file = self.put_in_place(incoming.temporary, place, key.value(), writer)?;
-        self.remove_directory_of(key.hash(), writer)?;
-        Ok(file)
+        let file = self.put_in_directory(&shard, incoming.temporary, place, key.value(), writer)?;
+        let file_gone = replaced.map(|status| status.length);
+        let directory = self.remove_directory_in(&shard, key.hash(), writer);
+        let (directory_gone, rest) = match directory {
+            Ok(gone) => (gone, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let mut gone = Amount::default();
+        for bytes in [file_gone, directory_gone].into_iter().flatten() {
+            gone.add(Amount::one(bytes));
+        }
+        Ok(Replaced { file, gone, rest })
     }
+}
+
+/// A value that has taken its place.
+struct Replaced {
+    file: File,
+    /// What was there before.
+    gone: Amount,
+    /// A directory that was there is gone as well.
+    rest: io::Result<()>,
+}
+
+/// Some more than needed is removed, so that the next one does not have to walk again.
+fn with_some_more(size: u64) -> u64 {
+    size - size / 10
 }
 
 /// What another user has closed to this one, or has a lease on, is replaced.

@@ -43,6 +43,13 @@ pub(super) struct Value {
     pub(super) used: SystemTime,
 }
 
+impl Value {
+    /// That of its key.
+    pub(super) fn hash(&self) -> &str {
+        key::hash(&self.name)
+    }
+}
+
 impl Store {
     /// As far as it can be looked at.
     pub(super) fn shard(&self, in_shard: &str) -> Shard {

@@ -172,7 +172,8 @@ mod tests {
         let mut incoming = store.begin(writer).unwrap();
         incoming.write(b"value").unwrap();
         store.finish(&incoming).unwrap();
-        store.publish_beside_others(key, incoming, writer).unwrap().unwrap();
+        let lock = || Some(());
+        store.publish_beside_others(key, incoming, None, writer, lock).unwrap().unwrap();
         store.settle(key).unwrap();
         [FILES.get() - files, DIRECTORIES.get() - directories]
     }

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::{Place, ROUNDS, Store, if_there, temporary_name};
 use crate::os::shared_directory::{self, Directory, Found, MadeFile, Purpose, Status};
+use crate::shim::Arc;
 
 /// A file that can be renamed to any place in the store; removed when it is dropped.
 #[derive(Debug)]
@@ -144,14 +145,27 @@ impl Store {
     /// Renames a file that is complete, and on the disk if that is wanted; gives it, to be read.
     pub(super) fn put_in_place(
         &self,
+        temporary: Temporary,
+        place: Place<'_>,
+        name: &str,
+        writer: &str,
+    ) -> io::Result<File> {
+        let directory = self.directory_made(place, writer)?;
+        self.put_in_directory(&directory, temporary, place, name, writer)
+    }
+
+    /// The same for who holds the directory, which may have been wiped since.
+    pub(super) fn put_in_directory(
+        &self,
+        directory: &Arc<Directory>,
         mut temporary: Temporary,
         place: Place<'_>,
         name: &str,
         writer: &str,
     ) -> io::Result<File> {
+        let mut directory = directory.clone();
         let mut rounds = 0..ROUNDS;
         loop {
-            let directory = self.directory_made(place, writer)?;
             let failed = match temporary.reader() {
                 Ok(reader) => match temporary.rename(&directory, name) {
                     Ok(()) => return Ok(reader),
@@ -185,6 +199,7 @@ impl Store {
                 _ => return Err(failed),
             }
             rounds.next().ok_or(failed)?;
+            directory = self.directory_made(place, writer)?;
         }
     }
 

@@ -159,11 +159,11 @@ impl Lock {
     }
 }
 
-/// Where the lock of a region is. The regions of pins, writers and keys begin beyond 2^59 as they are, the one of a
+/// Where the lock of a region is. The regions of books, pins, writers and keys begin at 2^58 and beyond as they are, the one of a
 /// lock file with a single lock is moved to 2^61. Both are within a lock on the whole file, as others take
 /// it, also if they count it to 2^63 - 1 only (Java).
 fn beyond_data(region: Region) -> u64 {
-    if region.start < wire::FIRST_PIN { wire::BEYOND_DATA } else { region.start }
+    if region.start < wire::BOOKS { wire::BEYOND_DATA } else { region.start }
 }
 
 fn flags(mode: Mode) -> LOCK_FILE_FLAGS {

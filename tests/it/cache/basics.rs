@@ -285,7 +285,7 @@ async fn a_limit_is_kept_beside_those_who_have_none() {
 
 /// An insert without a limit goes on while another one is at it; whoever walks waits for both.
 #[tokio::test]
-async fn inserts_of_different_keys_do_not_wait_for_each_other() {
+async fn inserts_without_a_limit_do_not_wait_for_each_other() {
     let place = Place::new();
     let cache = open(&place).await;
     let directory_lock = FileLock::options().protocol(Protocol::Fcntl).open(place.at("cache.lock"));
@@ -304,20 +304,80 @@ async fn inserts_of_different_keys_do_not_wait_for_each_other() {
     in_time(pruning).await.unwrap();
 }
 
-/// For as long as it has room in the books; a count takes that away.
+/// Neither to fetch room in the books nor to make some; but a count wants the directory alone.
 #[tokio::test]
-async fn inserts_with_a_limit_do_not_wait_for_each_other_while_there_is_room() {
+async fn inserts_with_a_limit_do_not_wait_for_each_other() {
+    let place = Place::new();
+    let cache = options().max_size(1000).open(directory(&place)).await.unwrap();
+    let hasty = cache.with_timeout(Duration::from_millis(10));
+    let directory_lock = FileLock::options().protocol(Protocol::Fcntl).open(place.at("cache.lock"));
+    let directory_lock = directory_lock.await.unwrap();
+    cache.insert("first", &[0; 100][..]).await.unwrap();
+    // As an insert that is in the middle of it.
+    let held = directory_lock.lock_shared().await.unwrap();
+    for key in 0..30_u8 {
+        cache.insert([key], &[key; 100][..]).await.unwrap();
+        let stats = cache.stats().await.unwrap();
+        assert!(stats.bytes <= 1000, "{stats:?}");
+        assert_eq!(cache.read([key]).await.unwrap().unwrap(), [key; 100]);
+    }
+    assert!(cache.get("first").await.unwrap().is_none(), "it was used before all others");
+    let counted = cache.stats().await.unwrap();
+    let reader = options().read_only(true).open(directory(&place)).await.unwrap();
+    assert_eq!(reader.recount().await.unwrap().bytes, counted.bytes, "the books are right");
+    fs::remove_file(cache.path().join("books")).unwrap();
+    let error = hasty.insert("key", &[1; 100][..]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    drop(held);
+    hasty.insert("key", &[1; 100][..]).await.unwrap();
+}
+
+/// What is held is not removed to make room, and what is used is removed last.
+#[tokio::test]
+async fn room_is_made_of_what_is_not_used_and_not_held() {
+    let place = Place::new();
+    let cache = options().max_size(1000).open(directory(&place)).await.unwrap();
+    let long_ago = SystemTime::now() - Duration::from_secs(3600);
+    for key in 0..10_u8 {
+        let entry = cache.insert([key], &[key; 100][..]).await.unwrap();
+        let times = FileTimes::new()
+            .set_modified(long_ago + SECOND * u32::from(key))
+            .set_accessed(long_ago + SECOND * u32::from(key));
+        File::options().write(true).open(entry.path()).unwrap().set_times(times).unwrap();
+    }
+    cache.get([1]).await.unwrap().expect("there");
+    let locks = tokio_filelock::LockSpace::open(place.at("cache.lock")).await.unwrap();
+    // As a fill of that key that is under way.
+    let held = locks.key([2]).lock().await.unwrap();
+    cache.insert("new", &[1; 100][..]).await.unwrap();
+    drop(held);
+    let mut there = Vec::new();
+    for key in 0..10_u8 {
+        if cache.peek([key]).await.unwrap().is_some() {
+            there.push(key);
+        }
+    }
+    assert_eq!(there, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let counted = cache.stats().await.unwrap();
+    assert_eq!(cache.recount().await.unwrap().bytes, counted.bytes);
+}
+
+/// Who has the lock of the books makes others wait only if they have no room in them; a count takes that away.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn inserts_with_a_limit_need_no_books_while_there_is_room() {
+    use nix::libc;
+
     let place = Place::new();
     let limited = || options().max_size(1 << 20).open(directory(&place));
     let (cache, other) = (limited().await.unwrap(), limited().await.unwrap());
     let hasty = cache.with_timeout(Duration::from_millis(10));
-    let directory_lock = FileLock::options().protocol(Protocol::Fcntl).open(place.at("cache.lock"));
-    let directory_lock = directory_lock.await.unwrap();
     for key in 0..10_u8 {
         cache.insert([key], &[key; 100][..]).await.unwrap();
     }
-    // As an insert that is in the middle of it.
-    let held = directory_lock.lock_shared().await.unwrap();
+    let lock_file = File::options().read(true).write(true).open(place.at("cache.lock")).unwrap();
+    let lock = |kind: i32| set_books_lock(&lock_file, kind);
+    lock(libc::F_WRLCK);
     let mut beside_others = 0;
     let error = loop {
         match hasty.insert([100 + beside_others], &[1; 100][..]).await {
@@ -326,17 +386,38 @@ async fn inserts_with_a_limit_do_not_wait_for_each_other_while_there_is_room() {
         }
     };
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-    assert!((1..20).contains(&beside_others), "{beside_others}");
+    // After the first one for 4, after the sixth for 24, of which three are used.
+    assert_eq!(beside_others, 21);
     // What it says of others is what they have put down.
     let values = 10 + u64::from(beside_others);
     assert_eq!(cache.stats().await.unwrap().values, values);
     assert!(other.stats().await.unwrap().values >= values);
-    drop(held);
-    assert_eq!(other.recount().await.unwrap().values, values);
-    assert_eq!(other.stats().await.unwrap().values, values);
-    let _held = directory_lock.lock_shared().await.unwrap();
+    lock(libc::F_UNLCK);
+    hasty.insert("key", &[1; 100][..]).await.unwrap();
+    assert_eq!(other.recount().await.unwrap().values, values + 1);
+    assert_eq!(other.stats().await.unwrap().values, values + 1);
+    lock(libc::F_WRLCK);
     let error = hasty.insert("key", &[1; 100][..]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[allow(clippy::disallowed_methods)] // a program that knows nothing of this crate
+#[allow(clippy::useless_conversion)] // offsets have 32 bits on some systems
+fn set_books_lock(file: &File, kind: i32) {
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::libc;
+
+    let start: i64 = 1 << 58;
+    let lock = libc::flock {
+        l_type: kind.try_into().unwrap(),
+        l_whence: libc::SEEK_SET.try_into().unwrap(),
+        // Of 32 bits where offsets are.
+        l_start: start.try_into().unwrap(),
+        l_len: 1,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).expect("nobody has it");
 }
 
 #[tokio::test]
