@@ -72,9 +72,9 @@ pub struct CacheOptions {
 impl CacheOptions {
     /// The most bytes that the values may have together; no limit by default.
     ///
-    /// An insert that would pass it first removes what was not used for longest, and a tenth of the
-    /// room more, so that not each insert has to. Handles put down room for values before they insert them, a 16th of
-    /// this at most, and what of that is not used yet counts as used. Values on their way in, file names and the disk's
+    /// An insert that would pass it first removes what was not used for longest, for all values that wait for room with
+    /// it, and a tenth of the room more, so that not each insert has to. Handles put down room for values before they
+    /// insert them, a 16th of this at most, and what of that is not used yet counts as used. Values on their way in, file names and the disk's
     /// blocks do not count, nor do directories that are pinned and no value any more. A value that is larger
     /// than this is given to the caller, but not kept.
     pub fn max_size(mut self, bytes: u64) -> Self {

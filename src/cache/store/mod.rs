@@ -173,10 +173,7 @@ impl Store {
     fn directory(&self, place: Place<'_>) -> io::Result<Option<Arc<Directory>>> {
         let Some(root) = if_there(self.root())? else { return Ok(None) };
         let Some(name) = place.name() else { return Ok(Some(root)) };
-        match root.subdirectory(name) {
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(None),
-            opened => Ok(if_there(opened)?.map(Arc::new)),
-        }
+        subdirectory(&root, name)
     }
 
     /// A directory of the store, which is made if it is missing. What is no directory gives way to it.
@@ -232,6 +229,14 @@ impl Store {
             Ok(age) => age > most,
             Err(ahead) => ahead.duration() > CLOCKS_DIFFER,
         })
+    }
+}
+
+/// A directory in the one of the store, if it is there. What is no directory has nothing in it.
+fn subdirectory(root: &Directory, name: &str) -> io::Result<Option<Arc<Directory>>> {
+    match root.subdirectory(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(None),
+        opened => Ok(if_there(opened)?.map(Arc::new)),
     }
 }
 

@@ -15,10 +15,10 @@ use super::books::Books;
 use super::look::used;
 use super::room::Amount;
 use super::shard::{Shard, Value};
-use super::{DIRECTORIES, Place, Store, if_there, named, writer_in};
+use super::{DIRECTORIES, Place, Store, if_there, named, subdirectory, writer_in};
 use crate::cache::key::{self, Key, Kind};
 use crate::error::{Error, ErrorKind, Operation};
-use crate::os::shared_directory::Status;
+use crate::os::shared_directory::{Directory, Status};
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -212,8 +212,9 @@ impl Store {
         lock_of: impl Fn(&str) -> Option<G>,
     ) -> Option<Amount> {
         let (mut oldest, mut seen) = (Oldest::of(bytes), 0_u64);
+        let root = self.root().ok()?;
         for name in key::shards() {
-            let shard = self.shard(&name);
+            let shard = Shard::of(&name, subdirectory(&root, &name));
             if shard.unseen.is_some() {
                 return None;
             }
@@ -235,7 +236,7 @@ impl Store {
             }
             // Whoever has this lock replaces the value, or removes it.
             let Some(_lock) = lock_of(value.hash()) else { continue };
-            if let Ok(Some(bytes)) = self.remove_unused(&value, writer) {
+            if let Ok(Some(bytes)) = self.remove_unused(&root, &value, writer) {
                 removed.add(Amount::one(bytes));
             }
         }
@@ -243,8 +244,14 @@ impl Store {
     }
 
     /// Unless it was used since, or is gone. How many bytes it had.
-    fn remove_unused(&self, value: &Value, writer: &str) -> io::Result<Option<u64>> {
-        let shard = self.shard_for_removal(value)?;
+    fn remove_unused(
+        &self,
+        root: &Directory,
+        value: &Value,
+        writer: &str,
+    ) -> io::Result<Option<u64>> {
+        let directory = subdirectory(root, key::shard(&value.name))?;
+        let shard = Shard { directory, ..Shard::default() };
         let Some(directory) = &shard.directory else { return Ok(None) };
         let is_unused = |status: &Status| {
             status.is_file

@@ -109,6 +109,11 @@ impl Room {
         Wanted { room: self.clone(), length }
     }
 
+    /// What tasks wait with, and room is put down for at one time.
+    pub(super) fn wanted(&self, most: u64) -> Amount {
+        self.0.lock().wanted.at_most(most / SHARE_WANTED)
+    }
+
     /// Takes the room of this handle out of the books, so that they say what there is and what was taken, under
     /// the lock of the books.
     pub(super) fn merge(&self, books: &mut Books) {

@@ -50,23 +50,24 @@ impl Value {
     }
 }
 
-impl Store {
-    /// As far as it can be looked at.
-    pub(super) fn shard(&self, in_shard: &str) -> Shard {
-        let mut shard = Shard::default();
-        if let Err(error) = self.look_into(in_shard, &mut shard) {
+impl Shard {
+    /// What is in the subdirectory of this name, as far as it can be looked at.
+    pub(super) fn of(name: &str, directory: io::Result<Option<Arc<Directory>>>) -> Self {
+        let mut shard = Self::default();
+        if let Err(error) = shard.look_into(name, directory) {
             shard.unseen.get_or_insert(error);
         }
         shard
     }
 
-    fn look_into(&self, in_shard: &str, shard: &mut Shard) -> io::Result<()> {
-        let place = Place::Shard(in_shard);
-        let Some(directory) = if_allowed(self.directory(place))?.flatten() else {
-            return Ok(());
-        };
+    fn look_into(
+        &mut self,
+        in_shard: &str,
+        directory: io::Result<Option<Arc<Directory>>>,
+    ) -> io::Result<()> {
+        let Some(directory) = if_allowed(directory)?.flatten() else { return Ok(()) };
         let Some(names) = if_allowed(directory.names())? else { return Ok(()) };
-        shard.directory = Some(directory.clone());
+        self.directory = Some(directory.clone());
         for name in names {
             let name = match name {
                 Ok(name) => name,
@@ -76,24 +77,24 @@ impl Store {
             };
             match key::kind(&name) {
                 // What is in another subdirectory than its own is not of the cache.
-                _ if !name.starts_with(in_shard) => shard.other.push(name),
+                _ if !name.starts_with(in_shard) => self.other.push(name),
                 Kind::Value { .. } => {
                     // It may be gone since, and anything may have such a name.
                     let status = match directory.status(&name) {
                         Ok(Some(status)) => status,
                         Ok(None) => continue,
                         Err(error) => {
-                            shard.unseen.get_or_insert(error);
+                            self.unseen.get_or_insert(error);
                             continue;
                         }
                     };
                     if !status.is_file {
-                        shard.strange.push(name);
+                        self.strange.push(name);
                         continue;
                     }
                     let (bytes, modified) = (status.length, status.modified);
                     let used = used(&status);
-                    shard.values.push(Value { name, of_directory: None, bytes, modified, used });
+                    self.values.push(Value { name, of_directory: None, bytes, modified, used });
                 }
                 Kind::Pointer { hash } => {
                     let hash = hash.to_owned();
@@ -101,13 +102,13 @@ impl Store {
                         match OpenPointer::open(&directory, &hash) {
                             Ok(Some(open)) => open,
                             Ok(None) => {
-                                shard.strange.push(name);
+                                self.strange.push(name);
                                 continue;
                             }
                             // Another user keeps it to itself, or has a lease on it.
                             Err(_) => continue,
                         };
-                    shard.values.push(Value {
+                    self.values.push(Value {
                         name,
                         of_directory: Some(hash),
                         bytes: pointer.bytes,
@@ -115,11 +116,18 @@ impl Store {
                         used: used(&status),
                     });
                 }
-                Kind::Beside { .. } => shard.beside.push(name),
-                Kind::Foreign => shard.other.push(name),
+                Kind::Beside { .. } => self.beside.push(name),
+                Kind::Foreign => self.other.push(name),
             }
         }
         Ok(())
+    }
+}
+
+impl Store {
+    /// As far as it can be looked at.
+    pub(super) fn shard(&self, in_shard: &str) -> Shard {
+        Shard::of(in_shard, self.directory(Place::Shard(in_shard)))
     }
 
     /// Looks at every value. The books are out of date if one subdirectory cannot be looked at, which is told.
