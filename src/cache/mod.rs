@@ -667,45 +667,45 @@ impl CacheDir {
     /// The locks for a step.
     async fn way_in(&self, step: Step, length: u64) -> Result<WayIn, Error> {
         let Inner { store, fetches, .. } = &*self.inner;
-        let turn = match (step, store.settings.max_size) {
+        let taken = match (step, store.settings.max_size) {
             (Step::Alone(turn), _) => return Ok(WayIn::Alone(self.lock_directory().await?, turn)),
-            (Step::Take, None) => {
-                return Ok(WayIn::Beside(self.lock_directory_shared().await?, None));
+            (Step::Fetch, None) => return Ok(WayIn::Fetching(self.lock_books().await?, None)),
+            (Step::Fetch, Some(_)) => {
+                let turn = fetches.turn().await;
+                return Ok(WayIn::Fetching(self.lock_books().await?, Some(turn)));
             }
-            (Step::Fetch, Some(_)) => Some(fetches.turn().await),
-            (Step::Fetch, None) => None,
-            (Step::Take, Some(most)) => {
-                let wanted = match store.room.take(length, most) {
-                    Some(taken) => Ok(taken),
-                    None => Err(store.room.want(length)),
-                };
-                let wanted = match wanted {
-                    Ok(taken) => {
-                        let directory = self.lock_directory_shared().await?;
-                        return Ok(WayIn::Beside(directory, Some(taken)));
-                    }
-                    Err(wanted) => wanted,
-                };
-                let mut books = pin!(self.lock_books());
-                let turn = if self.waits.are_plain() {
-                    fetches.turn().await
-                } else {
-                    // Another task's wait for the locks has no limit, or tells somebody else.
-                    match select(pin!(fetches.turn()), books.as_mut()).await {
-                        Either::Left((turn, _)) => turn,
-                        Either::Right((locked, _)) => return Ok(WayIn::Fetching(locked?, None)),
-                    }
-                };
-                // Who had the turn before may have fetched for this one.
-                if let Some(taken) = wanted.take() {
-                    drop(turn);
-                    let directory = self.lock_directory_shared().await?;
-                    return Ok(WayIn::Beside(directory, Some(taken)));
-                }
-                return Ok(WayIn::Fetching(books.await?, Some(turn)));
+            (Step::Take, None) => None,
+            (Step::Take, Some(most)) => match store.room.take(length, most) {
+                Some(taken) => Some(taken),
+                None => match self.room_or_books(length).await? {
+                    Ok(taken) => Some(taken),
+                    Err(fetching) => return Ok(fetching),
+                },
+            },
+        };
+        Ok(WayIn::Beside(self.lock_directory_shared().await?, taken))
+    }
+
+    /// Room that another task fetches for a value, or the locks to fetch some. Who has room has no lock, and no place
+    /// in line for one: others may be in line between.
+    async fn room_or_books(&self, length: u64) -> Result<Result<Taken, WayIn>, Error> {
+        let Inner { store, fetches, .. } = &*self.inner;
+        let wanted = store.room.want(length);
+        let mut books = pin!(self.lock_books());
+        let turn = if self.waits.are_plain() {
+            fetches.turn().await
+        } else {
+            // Another task's wait for the locks has no limit, or tells somebody else.
+            match select(pin!(fetches.turn()), books.as_mut()).await {
+                Either::Left((turn, _)) => turn,
+                Either::Right((locked, _)) => return Ok(Err(WayIn::Fetching(locked?, None))),
             }
         };
-        Ok(WayIn::Fetching(self.lock_books().await?, turn))
+        // Who had the turn before may have fetched for this one.
+        match wanted.take() {
+            Some(taken) => Ok(Ok(taken)),
+            None => Ok(Err(WayIn::Fetching(books.await?, Some(turn)))),
+        }
     }
 
     async fn change_value<T: Send + 'static>(

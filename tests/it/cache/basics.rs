@@ -332,6 +332,32 @@ async fn inserts_with_a_limit_do_not_wait_for_each_other() {
     hasty.insert("key", &[1; 100][..]).await.unwrap();
 }
 
+/// Who is told of waits, or has a limit, waits for the lock of the books and for what another task fetches at the same
+/// time; beside those who want the directory alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inserts_that_tell_of_their_waits_go_on_beside_walks() {
+    let place = Place::new();
+    let cache = options().max_size(2000).open(directory(&place)).await.unwrap();
+    let telling = cache.with_on_wait(Duration::from_millis(1), |_| {});
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..20_u8 {
+        let (cache, telling) = (cache.clone(), telling.clone());
+        tasks.spawn(async move {
+            for round in 0..20_u8 {
+                if task % 10 == 0 {
+                    cache.prune().await.unwrap();
+                } else {
+                    telling.insert([task, round], &[task; 100][..]).await.unwrap();
+                }
+            }
+        });
+    }
+    while let Some(done) = in_time(tasks.join_next()).await {
+        done.unwrap();
+    }
+    assert!(cache.recount().await.unwrap().bytes <= 2000);
+}
+
 /// What is held is not removed to make room, and what is used is removed last.
 #[tokio::test]
 async fn room_is_made_of_what_is_not_used_and_not_held() {
