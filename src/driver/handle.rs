@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{RawGuard, Registration};
 use crate::error::{Error, Operation};
+use crate::holder::Label;
 use crate::os::fork::Generation;
-use crate::os::{Protocol, Sameness};
+use crate::os::{Kept, Protocol, Region, Sameness};
 use crate::shim::{Arc, Mutex};
 
 /// A turn to block for a server. The job itself keeps it, also when no task waits for its answer any
@@ -59,7 +60,15 @@ pub(crate) trait Origin: fmt::Debug + Send + Sync {
     /// Whether both are one lock, which has to be asked. May block.
     fn is_same_lock(&self, one: &Registration, other: &Registration) -> Sameness;
 
-    fn as_any(&self) -> &dyn Any;
+    /// A handle of another lock at the same path, under this name. `handle` is that of this origin. Makes no system call.
+    fn of_key(&self, handle: &Arc<Handle>, name: &[u8], region: Region) -> Handle;
+
+    /// A handle of the same lock whose requests say that they do this. `handle` is that of this origin. Makes no system call.
+    fn labelled(&self, handle: &Handle, label: Label) -> Handle;
+
+    /// Removes what carries this lock, which is held exclusively, if the path leads to it; otherwise says why not. May block
+    /// for a server.
+    fn remove(&self, held: &Registration) -> Result<Option<Kept>, Error>;
 }
 
 #[derive(Debug)]
@@ -153,5 +162,20 @@ impl Handle {
             if current.is_same_lock(from) { mem::replace(&mut *current, found) } else { found }
         };
         Ok(())
+    }
+}
+
+impl RawGuard {
+    /// An exclusive holder removes what carries its lock, if the path of its handle leads to it, and releases in any case.
+    pub(crate) async fn remove(self, handle: Arc<Handle>) -> Result<Option<Kept>, Error> {
+        let registration = self.registration().clone();
+        let job = move || {
+            let kept = handle.origin.remove(self.registration())?;
+            if kept.is_none() {
+                self.set_removed();
+            }
+            Ok(kept)
+        };
+        if registration.answers_at_once() { job() } else { registration.run(job).await }
     }
 }

@@ -38,7 +38,7 @@ use crate::queue::{
     self, Ask, Attempt, Call, Check, Counts, Effects, End, Pacing, Patience, Queue, Rank,
     Requested, Ticket,
 };
-use crate::shim::{self, Arc, AtomicBool, Mutex, MutexGuard, Ordering};
+use crate::shim::{Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::trace;
 use crate::wait::WaitOn;
 use labels::Labels;
@@ -232,7 +232,7 @@ impl Driver {
         let Some(step) = state.pacing.hand_over() else { return state };
         // The clock may be a system call, and the turnstile is one.
         drop(state);
-        let now = shim::now();
+        let now = self.engine.now();
         let check = match step.is_check_due(now) {
             false => Check::NotDue,
             true if self.engine.is_contended() => Check::Taken,
@@ -306,7 +306,7 @@ impl Driver {
         let mut state = match (&answer, call) {
             (Answer::Acquired, Call::Wait(mode) | Call::BackOff(mode)) => {
                 // A wait has let others in before this tenure.
-                self.begin_tenure(mode, Some(shim::now()))
+                self.begin_tenure(mode, Some(self.engine.now()))
             }
             _ => self.state.lock(),
         };

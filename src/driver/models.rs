@@ -18,7 +18,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::{Outcome, Registration, Request, Tenure, try_lock};
-use crate::engine::file::{Registry, Signature, Wanted};
+use crate::engine::Signature;
+use crate::engine::file::{Registry, Wanted};
 use crate::holder::Record;
 use crate::mode::Mode;
 use crate::os::{
@@ -302,7 +303,8 @@ fn dead_holder_is_told_to_the_first_guard() {
     model("dead_holder_is_told_to_the_first_guard", Some(3), |fixture| {
         let dead = Record::held(os::this_process(), 1, None, None);
         fixture.foreign().file.write(&dead.text(0), 0).unwrap();
-        let wanted = Wanted { record: Some(Arc::new(Signature::new(true))), ..WANTED };
+        let wanted =
+            Wanted { record: Some(Arc::new(Signature::new(&os::this_process(), true))), ..WANTED };
         let member = Registry::join(&fixture.registry, &fixture.path, &wanted).unwrap();
         let other = member.clone();
         let thread = spawn(move || {
@@ -327,7 +329,7 @@ fn dead_holder_is_told_to_the_first_guard() {
 #[test]
 fn record_names_the_one_that_gets_the_lock() {
     model("record_names_the_one_that_gets_the_lock", Some(3), |fixture| {
-        let record = Some(Arc::new(Signature::new(true)));
+        let record = Some(Arc::new(Signature::new(&os::this_process(), true)));
         // No handover: each holder has a tenure of its own.
         let wanted = Wanted { record, tenure: Tenure { handovers: 0, ..WANTED.tenure }, ..WANTED };
         let member = Registry::join(&fixture.registry, &fixture.path, &wanted).unwrap();

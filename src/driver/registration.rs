@@ -118,6 +118,17 @@ impl Registration {
         async { answered.await.expect("the job runs") }
     }
 
+    /// As [`run`](Self::run), for a job that no other request waits for.
+    pub(crate) fn call<T, F>(&self, job: F) -> impl Future<Output = T> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let (job, answered) = wait::with_answer(job);
+        self.engine().call(Box::new(job));
+        async { answered.await.expect("the job runs") }
+    }
+
     /// As [`run`](Self::run), and blocks this thread for the answer.
     pub(crate) fn run_blocking<T: Send + 'static>(
         &self,

@@ -7,15 +7,20 @@
 //! [`Later`], which an engine keeps until the answer comes, on any thread.
 
 pub(crate) mod file;
+mod recorded;
 
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::time::Instant;
 
-use crate::holder::{Holder, Label, Record};
+pub(crate) use recorded::Signature;
+
+use crate::holder::{Circumstances, Holder, Label, Process, Record};
 use crate::mode::Mode;
 use crate::os::{Effort, Identity, Region};
 use crate::queue::{self, Attempt, AttemptId, Call};
+use crate::shim;
 use crate::wait::WaitOn;
 
 pub(crate) type Answer = queue::Answer<io::Error>;
@@ -53,6 +58,11 @@ pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
     /// What an exclusive guard that is given out now gets to know of its tenure.
     fn tenure_info(&self) -> Option<TenureInfo>;
 
+    /// The time, of the clock by which the engine's other limits go.
+    fn now(&self) -> Instant {
+        shim::now()
+    }
+
     /// This process, as others see it.
     fn pid(&self) -> u32;
 
@@ -68,8 +78,23 @@ pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
     /// What the last exclusive holder has left of itself.
     fn record(&self) -> Option<Record>;
 
+    /// This process, as records of it say. Makes some system calls.
+    fn process(&self) -> Process;
+
+    /// What can be seen of the process that has this pid. Makes system calls.
+    fn look_up(&self, pid: u32) -> Circumstances;
+
+    /// Adds what can be seen of this process, which holds the lock. Makes system calls.
+    fn describe_this_process(&self, holder: &mut Holder, effort: Effort);
+
+    /// Where no holder is seen, there is none.
+    fn tells_holders(&self) -> bool;
+
     /// Runs a job that waits for a server, and for no holder.
     fn run(&self, job: Box<dyn FnOnce() + Send>);
+
+    /// The same, where no other request waits for the job to end: it may stand behind others.
+    fn call(&self, job: Box<dyn FnOnce() + Send>);
 
     fn id(&self) -> LockId;
 

@@ -10,7 +10,6 @@ use self::marker::GuardMode;
 use super::FileLock;
 use crate::driver::RawGuard;
 use crate::engine::TenureInfo;
-use crate::engine::file;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::Record;
 use crate::mode::Mode;
@@ -276,7 +275,7 @@ impl FileGuard<marker::Exclusive> {
         let found = |kind, kept: &Kept| {
             Error::found(kind, Operation::RemoveFile, lock.path(), kept.to_string())
         };
-        match file::remove_file(raw, lock.handle()).await? {
+        match raw.remove(lock.handle().clone()).await? {
             None => Ok(()),
             Some(Kept::Failed(error)) => {
                 let kind = match error.kind() {

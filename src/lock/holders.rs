@@ -15,7 +15,6 @@ use crate::holder::{Fate, Holder, Holders, Process, Record, Source, fate};
 use crate::mode::Mode;
 use crate::os::{self, Effort};
 use crate::shim::Arc;
-use crate::{process, wait};
 
 /// An error, or a message, is not held up for longer than this by the question who holds the lock:
 /// the lock file may be on a server that does not answer.
@@ -68,8 +67,9 @@ impl FileLock {
     pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
         let registration = self.registration();
-        let job = move || all_holders(&registration);
-        self.told(wait::call(process::pool(), job).await)
+        let asking = registration.clone();
+        let all = registration.call(move || all_holders(&asking)).await;
+        self.told(&registration, all)
     }
 
     /// [`holders`](FileLock::holders) for code outside of async: makes the system calls on the
@@ -80,16 +80,21 @@ impl FileLock {
     /// As [`holders`](FileLock::holders).
     pub fn blocking_holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
-        self.told(all_holders(&self.registration()))
+        let registration = self.registration();
+        self.told(&registration, all_holders(&registration))
     }
 
     /// No holder is an answer only where one would have been seen.
-    fn told(&self, holders: io::Result<Vec<Holder>>) -> Result<Vec<Holder>, Error> {
+    fn told(
+        &self,
+        registration: &Registration,
+        holders: io::Result<Vec<Holder>>,
+    ) -> Result<Vec<Holder>, Error> {
         let holders = holders.map_err(|error| {
             let kind = os::lock_error_kind(&error);
             self.named(Error::os(kind, Operation::FindHolders, self.path(), error))
         })?;
-        if holders.is_empty() && !os::tells_holders(self.protocol()) {
+        if holders.is_empty() && !registration.engine().tells_holders() {
             let detail = "this operating system does not tell, and no record in the lock file does";
             let operation = Operation::FindHolders;
             return Err(Error::found(ErrorKind::Unsupported, operation, self.path(), detail));
@@ -116,30 +121,28 @@ fn all_holders(registration: &Arc<Registration>) -> io::Result<Vec<Holder>> {
 fn holders(registration: &Arc<Registration>, effort: Effort) -> Vec<Holder> {
     // Before the others: a process that shares the lock with it then is seen afterwards.
     let mut own = registration.own_holders();
-    let mut holders = registration.engine().holders(effort);
+    let engine = registration.engine();
+    let mut holders = engine.holders(effort);
     if let Some(first) = own.first() {
         // What the kernel shows may be another moment: beside an exclusive holder there is none.
         let is_alone = first.mode == Mode::Exclusive;
         holders.retain(|holder| holder.waits || !(is_alone || holder.is_this_process));
-        own.iter_mut().for_each(|own| os::describe_this_process(own, effort));
+        own.iter_mut().for_each(|own| engine.describe_this_process(own, effort));
         holders.splice(..0, own);
     }
-    let record = registration.engine().record();
+    let record = engine.record();
     let Some(record) = record.filter(Record::is_held) else { return holders };
-    let here = os::this_process();
+    let here = engine.process();
+    let is_alive = || fate(&record, &here, |pid| engine.look_up(pid)) == Fate::Alive;
     if holders.iter().all(Holder::is_waiting) {
         let is_busy = || effort == Effort::Search || is_busy(registration);
-        if is_alive(&record, &here) && is_busy() {
+        if is_alive() && is_busy() {
             holders.insert(0, recorded(&record, &here));
         }
     } else {
-        explain(&mut holders, &record, &here);
+        explain(&mut holders, &record, &here, is_alive);
     }
     holders
-}
-
-fn is_alive(record: &Record, here: &Process) -> bool {
-    fate(record, here, os::look_up) == Fate::Alive
 }
 
 /// It is of this host, boot and pid namespace, so its pid means here what it means there.
@@ -165,7 +168,7 @@ fn recorded(record: &Record, here: &Process) -> Holder {
 }
 
 /// Adds what the record says to the holder that wrote it, if it is there.
-fn explain(holders: &mut [Holder], record: &Record, here: &Process) {
+fn explain(holders: &mut [Holder], record: &Record, here: &Process, is_alive: impl Fn() -> bool) {
     let is_of_here = is_of_here(record, here);
     let holder = holders.iter_mut().find(|holder| !holder.waits && holder.mode == Mode::Exclusive);
     let Some(holder) = holder else { return };
@@ -174,9 +177,9 @@ fn explain(holders: &mut [Holder], record: &Record, here: &Process) {
         return;
     }
     let wrote_it = match (holder.pid, holder.claimed) {
-        (Some(_), _) => is_of_here && is_alive(record, here),
+        (Some(_), _) => is_of_here && is_alive(),
         // This process would know.
-        (None, Some(pid)) if is_of_here => pid != here.pid && is_alive(record, here),
+        (None, Some(pid)) if is_of_here => pid != here.pid && is_alive(),
         // It can not be seen from here, and the record is of one that can not either.
         (None, Some(_)) => !is_of_here,
         (None, None) => false,

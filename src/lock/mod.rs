@@ -25,7 +25,6 @@ use moves::MOST_IN_VAIN;
 use open_options::UNFIT_LABEL;
 
 use crate::driver::{Handle, Key, Outcome, RawGuard, Registration, try_lock};
-use crate::engine::file::Origin;
 use crate::error::{Error, ErrorKind, Operation, TryLockError};
 use crate::holder::{Holders, Label, is_fit_for_a_record};
 use crate::mode::Mode;
@@ -161,7 +160,7 @@ impl FileLock {
         let label = Label::from(label.into());
         self.check_owner(Operation::LockExclusive)?;
         self.check_label(&label, Operation::LockExclusive)?;
-        Ok(Self { handle: Arc::new(Origin::labelled(&self.handle, label)) })
+        Ok(Self { handle: Arc::new(self.handle.origin().labelled(&self.handle, label)) })
     }
 
     /// The lock of a region of this file, under this name. Makes no system call.
@@ -170,7 +169,7 @@ impl FileLock {
             // The parent's mutexes are out of bounds. A task that tries to lock is told so.
             return self.clone();
         }
-        Self { handle: Arc::new(Origin::of_key(&self.handle, name, region)) }
+        Self { handle: Arc::new(self.handle.origin().of_key(&self.handle, name, region)) }
     }
 
     fn check_label(&self, label: &str, operation: Operation) -> Result<(), Error> {
@@ -419,7 +418,7 @@ impl FileLock {
         Err(self.named(Error::found(ErrorKind::Forked, operation, self.path(), detail)))
     }
 
-    pub(crate) fn handle(&self) -> &Handle {
+    pub(crate) fn handle(&self) -> &Arc<Handle> {
         &self.handle
     }
 

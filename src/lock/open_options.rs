@@ -4,10 +4,11 @@ use std::path::Path;
 
 use super::FileLock;
 use crate::driver::Tenure;
-use crate::engine::file::{Origin, Signature, Wanted};
+use crate::engine::Signature;
+use crate::engine::file::{Origin, Wanted};
 use crate::error::{Error, ErrorKind, Operation};
-use crate::holder::{Label, is_fit_for_a_record};
-use crate::os::{Access, Location, Protocol, Region};
+use crate::holder::{Label, Process, is_fit_for_a_record};
+use crate::os::{self, Access, Location, Protocol, Region};
 use crate::process;
 use crate::shim::Arc;
 use crate::wait::{self, WaitOn};
@@ -318,13 +319,16 @@ impl OpenOptions {
 
     /// As [`blocking_open`](OpenOptions::blocking_open).
     pub(crate) fn open_at(self, location: Location) -> Result<FileLock, Error> {
-        let signature = self.signature(&location)?;
+        let signature = self.signature(&location, os::this_process)?;
         let handle = Origin::open(location, self.wanted(signature), self.verify_path)?;
         Ok(FileLock { handle: Arc::new(handle) })
     }
 
-    /// Makes some system calls.
-    fn signature(&self, path: &Path) -> Result<Option<Arc<Signature>>, Error> {
+    fn signature(
+        &self,
+        path: &Path,
+        process: impl FnOnce() -> Process,
+    ) -> Result<Option<Arc<Signature>>, Error> {
         let refused = |detail| Error::found(ErrorKind::InvalidInput, Operation::Open, path, detail);
         if let Some(label) = &self.label {
             if !is_fit_for_a_record(label) {
@@ -340,7 +344,7 @@ impl OpenOptions {
                  without a record",
             ));
         }
-        let signature = || Signature::new(self.require_record);
+        let signature = || Signature::new(&process(), self.require_record);
         Ok(self.record.then(|| Arc::new(signature())))
     }
 

@@ -7,23 +7,21 @@
 mod closing;
 mod open_file;
 mod origin;
-mod recorded;
 mod registry;
 
 use std::any::Any;
 use std::io;
-use std::mem;
 use std::sync::Mutex as PlainMutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-pub(crate) use origin::{Origin, remove_file};
-pub(crate) use recorded::Signature;
+pub(crate) use origin::Origin;
 pub(crate) use registry::{Registry, Wanted};
 
+use super::recorded::{RecordFile, Records, Signature, read_record};
 use super::{Answer, Answered, Asked, Engine, LockId, MayBlock, TenureInfo};
 use crate::driver::Registration;
 use crate::error::Error;
-use crate::holder::{Holder, LONGEST, Label, Record, Written};
+use crate::holder::{Circumstances, Holder, Label, Process, Record};
 use crate::mode::Mode;
 use crate::os::{
     self, Effort, Interrupt, Kept, Location, LockFile, Pace, Protocol, Region, Standing, Waited,
@@ -32,7 +30,6 @@ use crate::queue::{AttemptId, Call};
 use crate::shim::{self, Arc, AtomicBool, Mutex, Ordering};
 use crate::wait::{self, Pool};
 use open_file::OpenFile;
-use recorded::Recorded;
 
 /// For so long a process backs off after a tenure whose time is up. A process that the unlock has
 /// woken takes 23 µs at the median to get the lock, 129 µs at the 99th percentile.
@@ -50,12 +47,10 @@ pub(crate) struct Lock {
     /// Which descriptor carries the OS lock. Changes only while there is none: when an attempt
     /// begins.
     on_writable: AtomicBool,
-    /// There is a signature: one of the handles wants records.
-    records: AtomicBool,
+    records: Records,
     /// In this tenure a path was seen to lead to the file.
     seen_at_path: AtomicBool,
     waits: Mutex<Waits>,
-    records_of: Mutex<Records>,
 }
 
 /// The wait that is parked, if there is one, and how to end it.
@@ -64,19 +59,6 @@ struct Waits {
     parked: Option<(AttemptId, Arc<Interrupt>)>,
     /// The last one that is not wanted any more.
     interrupted: Option<AttemptId>,
-}
-
-#[derive(Debug, Default)]
-struct Records {
-    signature: Option<Arc<Signature>>,
-    /// Of one of those who asked: no exclusive lock without.
-    is_required: bool,
-    /// In an exclusive tenure, if one of the handles wanted records when it began.
-    recorded: Option<Recorded>,
-    /// The record of the last tenure, as it stands in the file if no other process was there since.
-    written: Written,
-    /// Why it could not be marked as released when the tenure became a shared one.
-    not_ended: Option<io::Error>,
 }
 
 impl Lock {
@@ -88,16 +70,20 @@ impl Lock {
             pace: Pace::new(shim::now()),
             pool,
             on_writable: AtomicBool::new(false),
-            records: AtomicBool::new(false),
+            records: Records::new(),
             seen_at_path: AtomicBool::new(false),
             waits: Mutex::default(),
-            records_of: Mutex::default(),
         }
     }
 
     /// The lock of a registration that was made here.
     fn of(registration: &Registration) -> &Self {
-        registration.engine().as_any().downcast_ref().expect("a registration at a file")
+        Self::of_file(registration).expect("a registration at a file")
+    }
+
+    /// The same, if it was made here.
+    fn of_file(registration: &Registration) -> Option<&Self> {
+        registration.engine().as_any().downcast_ref()
     }
 
     /// Not by identity: a server may have given that of a file which is gone to the next one.
@@ -111,11 +97,7 @@ impl Lock {
 
     /// From the next exclusive tenure on, holders leave a record with this signature.
     fn leave_records(&self, signature: Arc<Signature>) {
-        let mut records = self.records_of.lock();
-        records.is_required |= signature.is_required;
-        records.signature = Some(signature);
-        drop(records);
-        self.records.store(true, Ordering::Release);
+        self.records.leave(signature);
     }
 
     /// Whether a path was seen to lead to the file since the OS lock was acquired.
@@ -281,53 +263,32 @@ impl Lock {
 
     /// No task has a guard yet.
     fn begin_record(&self, mode: Mode, asked: &Asked<'_>) -> io::Result<()> {
-        if mode != Mode::Exclusive || !self.records.load(Ordering::Acquire) {
+        if mode != Mode::Exclusive || !self.records.are_left() {
             return Ok(());
         }
         let label = asked.label();
-        let (signature, written) = {
-            let mut records = self.records_of.lock();
-            (records.signature.clone(), mem::take(&mut records.written))
-        };
-        let signature = signature.expect("there is one if a handle wants records");
         // The handle that asks for records has brought a descriptor that may write, perhaps after the attempt
         // began on another one.
         let file = self.best_file();
         if !std::ptr::eq(file, self.locked_file()) {
             file.check()?;
         }
-        let (recorded, answer) = Recorded::begin(file, &signature, label, written);
-        let mut records = self.records_of.lock();
-        match answer {
-            Err(error) if records.is_required => Err(of_record("written", error)),
-            _ => {
-                records.recorded = Some(recorded);
-                Ok(())
-            }
-        }
+        self.records.begin(file, label)
     }
 
     /// No task has an exclusive guard any more.
     #[inline]
     fn end_record(&self) -> io::Result<()> {
-        if self.records.load(Ordering::Acquire) { self.end_one_record() } else { Ok(()) }
+        if self.records.are_left() { self.end_one_record() } else { Ok(()) }
     }
 
     fn end_one_record(&self) -> io::Result<()> {
-        let (recorded, not_ended) = {
-            let mut records = self.records_of.lock();
-            (records.recorded.take(), records.not_ended.take())
-        };
-        let Some(recorded) = recorded else { return not_ended.map_or(Ok(()), Err) };
-        let file = self.best_file();
-        // Nothing is written into a foreign file.
-        if let Err(error) = file.check() {
-            self.file.set_foreign();
-            return Err(error);
-        }
-        let (written, ended) = recorded.end(file);
-        self.records_of.lock().written = written;
-        ended.map_err(|error| of_record("marked as released", error))
+        self.records.end(|| {
+            let file = self.best_file();
+            // Nothing is written into a foreign file.
+            file.check().inspect_err(|_| self.file.set_foreign())?;
+            Ok(file)
+        })
     }
 
     fn unlock(&self) -> io::Result<()> {
@@ -367,8 +328,26 @@ fn not_parked(call: Call, error: io::Error) -> Answer {
     }
 }
 
-fn of_record(done: &str, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("its record can not be {done}: {error}"))
+impl RecordFile for LockFile {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read(buffer)
+    }
+
+    fn write(&self, content: &[u8], at: u64) -> io::Result<()> {
+        self.write(content, at)
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.truncate(length)
+    }
+
+    fn has_other_names(&self) -> io::Result<bool> {
+        self.has_other_names()
+    }
+
+    fn time(&self) -> SystemTime {
+        SystemTime::now()
+    }
 }
 
 impl Engine for Lock {
@@ -423,35 +402,21 @@ impl Engine for Lock {
         // Others may share the lock by now, but none can have it exclusively.
         if let Err(error) = self.end_record() {
             // The unlock says so.
-            self.records_of.lock().not_ended = Some(error);
+            self.records.was_not_ended(error);
         }
         Mode::Shared
     }
 
     fn is_labelled(&self, label: Option<&Label>) -> bool {
-        if !self.records.load(Ordering::Acquire) {
-            return true;
-        }
-        let records = self.records_of.lock();
-        records.recorded.as_ref().is_none_or(|recorded| recorded.label() == label)
+        self.records.is_labelled(label)
     }
 
     fn set_label(&self, label: Option<Label>) {
-        let (recorded, signature) = {
-            let mut records = self.records_of.lock();
-            (records.recorded.take(), records.signature.clone())
-        };
-        let Some(mut recorded) = recorded else { return };
-        let signature = signature.expect("there is one if there is a record");
-        recorded.relabel(self.best_file(), &signature, label);
-        self.records_of.lock().recorded = Some(recorded);
+        self.records.set_label(self.best_file(), label);
     }
 
     fn tenure_info(&self) -> Option<TenureInfo> {
-        if !self.records.load(Ordering::Acquire) {
-            return None;
-        }
-        self.records_of.lock().recorded.as_mut().map(Recorded::take_info)
+        self.records.tenure_info()
     }
 
     fn pid(&self) -> u32 {
@@ -478,13 +443,31 @@ impl Engine for Lock {
     /// Makes a system call.
     fn record(&self) -> Option<Record> {
         self.check().ok()?;
-        let mut content = [0; LONGEST + 1];
-        let length = self.locked_file().read(&mut content).ok()?;
-        Record::parse(&content[..length])
+        read_record(self.locked_file())
+    }
+
+    fn process(&self) -> Process {
+        os::this_process()
+    }
+
+    fn look_up(&self, pid: u32) -> Circumstances {
+        os::look_up(pid)
+    }
+
+    fn describe_this_process(&self, holder: &mut Holder, effort: Effort) {
+        os::describe_this_process(holder, effort);
+    }
+
+    fn tells_holders(&self) -> bool {
+        os::tells_holders(self.protocol)
     }
 
     fn run(&self, job: Box<dyn FnOnce() + Send>) {
         self.pool.spawn(job);
+    }
+
+    fn call(&self, job: Box<dyn FnOnce() + Send>) {
+        wait::leave(&self.pool, job);
     }
 
     fn id(&self) -> LockId {

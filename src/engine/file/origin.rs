@@ -3,14 +3,14 @@
 //! A key locks a region of its own in a file that a handle has open. It has no path to open: when the lock file is replaced,
 //! it goes where the handle of the file goes, so the file is opened anew once, however many keys follow.
 
-use std::any::Any;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 
 use super::{Lock, Registry, Wanted};
-use crate::driver::{self, Handle, Key, RawGuard, Registration, Turn};
+use crate::driver::{self, Handle, Key, Registration, Turn};
 use crate::error::{Error, Operation};
+use crate::holder::Label;
 use crate::os::{Kept, Location, Protocol, Region, Sameness};
 use crate::process;
 use crate::shim::Arc;
@@ -27,7 +27,7 @@ pub(crate) struct Origin {
     key: Option<KeyOfFile>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct KeyOfFile {
     key: Key,
     /// The handle of the file.
@@ -41,40 +41,6 @@ impl Origin {
         let registration = Registry::join(&registry, &path, &wanted)?;
         let origin = Self { registry, path, wanted, verify_path, key: None };
         Ok(Handle::new(Box::new(origin), registration))
-    }
-
-    /// A handle of a region of the file of this handle, under this name. Makes no system call.
-    pub(crate) fn of_key(file: &Arc<Handle>, name: &[u8], region: Region) -> Handle {
-        let of_file = Self::of(file);
-        // Records lie where the keys do.
-        let wanted = Wanted { region, record: None, ..of_file.wanted.clone() };
-        let registration = Registry::join_region(&file.registration(), &wanted);
-        let origin = Self {
-            registry: of_file.registry.clone(),
-            path: of_file.path.clone(),
-            wanted,
-            verify_path: of_file.verify_path,
-            key: Some(KeyOfFile { key: Key::new(name), file: file.clone() }),
-        };
-        Handle::new(Box::new(origin), registration)
-    }
-
-    /// A handle of the same lock whose requests say that they do this. Makes no system call.
-    pub(crate) fn labelled(handle: &Handle, label: crate::holder::Label) -> Handle {
-        let of = Self::of(handle);
-        let registration = handle.registration().labelled(label.clone());
-        let origin = Self {
-            registry: of.registry.clone(),
-            path: of.path.clone(),
-            wanted: Wanted { label: Some(label), ..of.wanted.clone() },
-            verify_path: of.verify_path,
-            key: of.key.as_ref().map(|of| KeyOfFile { key: of.key.clone(), file: of.file.clone() }),
-        };
-        Handle::new(Box::new(origin), registration)
-    }
-
-    fn of(handle: &Handle) -> &Self {
-        handle.origin().as_any().downcast_ref().expect("a handle of a file")
     }
 
     fn open_again(&self, operation: Operation, patient: bool) -> Result<Arc<Registration>, Error> {
@@ -147,26 +113,42 @@ impl driver::Origin for Origin {
     }
 
     fn is_same_lock(&self, one: &Registration, other: &Registration) -> Sameness {
-        Lock::of(one).file.ask_whether_it_is(&Lock::of(other).file)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-/// Removes the lock file of an exclusive holder, if the path of its handle leads to it, and releases in any case.
-pub(crate) async fn remove_file(held: RawGuard, handle: &Handle) -> Result<Option<Kept>, Error> {
-    let at = Origin::of(handle).path.clone();
-    let registration = held.registration().clone();
-    let job = move || {
-        let kept = Lock::of(held.registration()).remove_file(&at)?;
-        if kept.is_none() {
-            held.set_removed();
+        match [one, other].map(Lock::of_file) {
+            [Some(one), Some(other)] => one.file.ask_whether_it_is(&other.file),
+            _ => Sameness::Other,
         }
-        Ok(kept)
-    };
-    if registration.answers_at_once() { job() } else { registration.run(job).await }
+    }
+
+    /// Of a region of the same file.
+    fn of_key(&self, handle: &Arc<Handle>, name: &[u8], region: Region) -> Handle {
+        // Records lie where the keys do.
+        let wanted = Wanted { region, record: None, ..self.wanted.clone() };
+        let registration = Registry::join_region(&handle.registration(), &wanted);
+        let origin = Self {
+            registry: self.registry.clone(),
+            path: self.path.clone(),
+            wanted,
+            verify_path: self.verify_path,
+            key: Some(KeyOfFile { key: Key::new(name), file: handle.clone() }),
+        };
+        Handle::new(Box::new(origin), registration)
+    }
+
+    fn labelled(&self, handle: &Handle, label: Label) -> Handle {
+        let registration = handle.registration().labelled(label.clone());
+        let origin = Self {
+            registry: self.registry.clone(),
+            path: self.path.clone(),
+            wanted: Wanted { label: Some(label), ..self.wanted.clone() },
+            verify_path: self.verify_path,
+            key: self.key.clone(),
+        };
+        Handle::new(Box::new(origin), registration)
+    }
+
+    fn remove(&self, held: &Registration) -> Result<Option<Kept>, Error> {
+        Lock::of(held).remove_file(&self.path)
+    }
 }
 
 #[cfg(all(test, not(tokio_filelock_loom)))]

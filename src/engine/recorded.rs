@@ -9,15 +9,147 @@
 //! not be lost, and half a record not be taken for one. Whether the tenure goes on without is not decided
 //! here.
 //!
+//! What the file is, an engine says ([`RecordFile`]): a file on a disk, or one of a simulated machine.
+//!
 //! The find of a dead holder goes to the first exclusive guard of the tenure. A tenure without one
 //! (the requests for it have given up) puts the dead holder's record back, for the next one to find.
 
 use std::io;
+use std::mem;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::engine::TenureInfo;
-use crate::holder::{LONGEST, Label, Record, Written, labelled};
-use crate::os::{self, LockFile};
+use super::TenureInfo;
+use crate::holder::{LONGEST, Label, Process, Record, Written, labelled};
+use crate::shim::{Arc, AtomicBool, Mutex, Ordering};
+
+/// The lock file, as what a record is written into.
+pub(crate) trait RecordFile {
+    /// Reads the beginning of the file, as much as there is or fits.
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
+    fn write(&self, content: &[u8], at: u64) -> io::Result<()>;
+    fn truncate(&self, length: u64) -> io::Result<()>;
+    /// More than one name leads to it.
+    fn has_other_names(&self) -> io::Result<bool>;
+    /// The time of day.
+    fn time(&self) -> SystemTime;
+}
+
+/// The records of one lock: whether this process leaves them, and that of the tenure.
+#[derive(Debug)]
+pub(super) struct Records {
+    /// There is a signature: one of the handles wants records.
+    are_left: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    signature: Option<Arc<Signature>>,
+    /// Of one of those who asked: no exclusive lock without.
+    is_required: bool,
+    /// In an exclusive tenure, if one of the handles wanted records when it began.
+    recorded: Option<Recorded>,
+    /// The record of the last tenure, as it stands in the file if no other process was there since.
+    written: Written,
+    /// Why it could not be marked as released when the tenure became a shared one.
+    not_ended: Option<io::Error>,
+}
+
+impl Records {
+    pub(super) fn new() -> Self {
+        Self { are_left: AtomicBool::new(false), state: Mutex::default() }
+    }
+
+    /// From the next exclusive tenure on, holders leave a record with this signature.
+    pub(super) fn leave(&self, signature: Arc<Signature>) {
+        let mut state = self.state.lock();
+        state.is_required |= signature.is_required;
+        state.signature = Some(signature);
+        drop(state);
+        self.are_left.store(true, Ordering::Release);
+    }
+
+    #[inline]
+    pub(super) fn are_left(&self) -> bool {
+        self.are_left.load(Ordering::Acquire)
+    }
+
+    /// The OS lock is ours, exclusively, and records are left. No task has a guard yet.
+    pub(super) fn begin(&self, file: &impl RecordFile, label: Option<Label>) -> io::Result<()> {
+        let (signature, written) = {
+            let mut state = self.state.lock();
+            (state.signature.clone(), mem::take(&mut state.written))
+        };
+        let signature = signature.expect("there is one if a handle wants records");
+        let (recorded, answer) = Recorded::begin(file, &signature, label, written);
+        let mut state = self.state.lock();
+        match answer {
+            Err(error) if state.is_required => Err(of_record("written", error)),
+            _ => {
+                state.recorded = Some(recorded);
+                Ok(())
+            }
+        }
+    }
+
+    /// Records are left, and no task has an exclusive guard any more. `file` gives the file, or why nothing may be written
+    /// into it.
+    pub(super) fn end<'a, F: RecordFile + 'a>(
+        &self,
+        file: impl FnOnce() -> io::Result<&'a F>,
+    ) -> io::Result<()> {
+        let (recorded, not_ended) = {
+            let mut state = self.state.lock();
+            (state.recorded.take(), state.not_ended.take())
+        };
+        let Some(recorded) = recorded else { return not_ended.map_or(Ok(()), Err) };
+        let (written, ended) = recorded.end(file()?);
+        self.state.lock().written = written;
+        ended.map_err(|error| of_record("marked as released", error))
+    }
+
+    /// It could not be marked as released when the tenure became a shared one. Its end says so.
+    pub(super) fn was_not_ended(&self, error: io::Error) {
+        self.state.lock().not_ended = Some(error);
+    }
+
+    pub(super) fn is_labelled(&self, label: Option<&Label>) -> bool {
+        if !self.are_left() {
+            return true;
+        }
+        let state = self.state.lock();
+        state.recorded.as_ref().is_none_or(|recorded| recorded.label() == label)
+    }
+
+    pub(super) fn set_label(&self, file: &impl RecordFile, label: Option<Label>) {
+        let (recorded, signature) = {
+            let mut state = self.state.lock();
+            (state.recorded.take(), state.signature.clone())
+        };
+        let Some(mut recorded) = recorded else { return };
+        let signature = signature.expect("there is one if there is a record");
+        recorded.relabel(file, &signature, label);
+        self.state.lock().recorded = Some(recorded);
+    }
+
+    pub(super) fn tenure_info(&self) -> Option<TenureInfo> {
+        if !self.are_left() {
+            return None;
+        }
+        self.state.lock().recorded.as_mut().map(Recorded::take_info)
+    }
+}
+
+fn of_record(done: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("its record can not be {done}: {error}"))
+}
+
+/// What a file holds of a record.
+pub(super) fn read_record(file: &impl RecordFile) -> Option<Record> {
+    let mut content = [0; LONGEST + 1];
+    let length = file.read(&mut content).ok()?;
+    Record::parse(&content[..length])
+}
 
 /// What this process says of itself in records.
 #[derive(Debug)]
@@ -25,13 +157,11 @@ pub(crate) struct Signature {
     pid: u32,
     lines: String,
     /// Rather no lock than one without the record.
-    pub(super) is_required: bool,
+    is_required: bool,
 }
 
 impl Signature {
-    /// Makes some system calls.
-    pub(crate) fn new(is_required: bool) -> Self {
-        let process = os::this_process();
+    pub(crate) fn new(process: &Process, is_required: bool) -> Self {
         Self { pid: process.pid, lines: process.lines(), is_required }
     }
 }
@@ -41,7 +171,7 @@ impl Signature {
 const EXPECTED: usize = 512;
 
 #[derive(Debug)]
-pub(super) struct Recorded {
+struct Recorded {
     /// `None` if it could not be.
     written: Option<Written>,
     since: Option<SystemTime>,
@@ -53,8 +183,8 @@ pub(super) struct Recorded {
 impl Recorded {
     /// The OS lock is ours, exclusively. `last` is what this process wrote before, to be reused.
     /// The error is that of a record that could not be written.
-    pub(super) fn begin(
-        file: &LockFile,
+    fn begin(
+        file: &impl RecordFile,
         signature: &Signature,
         label: Option<Label>,
         last: Written,
@@ -78,7 +208,7 @@ impl Recorded {
             }
         };
         // One that is longer than ours is covered, and never cut: its token must be there whenever we die.
-        let (mut written, since) = (last, since());
+        let (mut written, since) = (last, since(file));
         let token = before.saturating_add(1);
         let lines = labelled(&signature.lines, label.as_deref());
         written.hold(signature.pid, token, since, &lines, content.len());
@@ -91,13 +221,13 @@ impl Recorded {
         (Self { written, since, label, abandoned }, answer)
     }
 
-    pub(super) fn label(&self) -> Option<&Label> {
+    fn label(&self) -> Option<&Label> {
         self.label.as_ref()
     }
 
     /// The lock goes to another request than it was acquired for. Where that can not be written, the record
     /// says what it said.
-    pub(super) fn relabel(&mut self, file: &LockFile, signature: &Signature, label: Option<Label>) {
+    fn relabel(&mut self, file: &impl RecordFile, signature: &Signature, label: Option<Label>) {
         if let Some(before) = &mut self.written {
             let mut written = before.clone();
             let lines = labelled(&signature.lines, label.as_deref());
@@ -112,14 +242,14 @@ impl Recorded {
     }
 
     /// An exclusive guard is given out.
-    pub(super) fn take_info(&mut self) -> TenureInfo {
+    fn take_info(&mut self) -> TenureInfo {
         let token = self.written.as_ref().map(|written| written.token);
         TenureInfo { token, abandoned: self.abandoned.take() }
     }
 
     /// The OS lock is about to go back. Returns what the file holds then, as far as it is this
     /// process's.
-    pub(super) fn end(self, file: &LockFile) -> (Written, io::Result<()>) {
+    fn end(self, file: &impl RecordFile) -> (Written, io::Result<()>) {
         let Some(mut written) = self.written else { return (Written::default(), Ok(())) };
         match self.abandoned {
             Some(abandoned) => {
@@ -137,7 +267,7 @@ impl Recorded {
 /// Reads what a record is to replace, unless that is no lock file's: a file with more in it than a record, or with another
 /// name as well, may be the data of a program. It is looked at anew where another process was there in between.
 fn read_replaceable<'a>(
-    file: &LockFile,
+    file: &impl RecordFile,
     few: &'a mut [u8; EXPECTED],
     all: &'a mut Vec<u8>,
     last: &Written,
@@ -163,9 +293,9 @@ fn read_replaceable<'a>(
 }
 
 /// The time, unless the clock shows one that a record can not hold.
-fn since() -> Option<SystemTime> {
+fn since(file: &impl RecordFile) -> Option<SystemTime> {
     /// The beginning of the year 10000.
     const END: Duration = Duration::from_secs(253_402_300_800);
-    let now = SystemTime::now();
+    let now = file.time();
     now.duration_since(UNIX_EPOCH).is_ok_and(|passed| passed < END).then_some(now)
 }
