@@ -18,6 +18,9 @@ mod foreign;
 #[cfg_attr(not(unix), allow(dead_code))] // no forks
 mod forks;
 mod found;
+#[cfg(any(test, tokio_filelock_loom, feature = "test-util"))]
+#[allow(dead_code)] // some of it is for the simulated machine
+pub(crate) mod kernel;
 mod location;
 #[cfg(any(unix, windows))]
 #[cfg_attr(tokio_filelock_loom, allow(dead_code))]

@@ -1,24 +1,21 @@
-//! A model of the kernel's file locks, for loom and for tests.
+//! A model of the kernel's file locks, for loom and for tests: [`LockFile`] on the kernel in memory ([`kernel`](super::kernel)),
+//! with calls that block their thread.
 //!
-//! Faithful where it matters, and `scenarios` runs one table against this and the real kernel:
-//! - a second lock call on the same open file succeeds (it converts the lock; flock(2) gives it
-//!   back first, and may come away with nothing);
-//! - an unlock drops whatever the open file holds, also when it comes late;
-//! - a waiter is served after the first one that it would exclude, and so exclusive ones in order
-//!   of arrival; but a newcomer looks at the holders only, and a release is not a hand-off:
-//!   between the wake-up and the retry of a waiter any newcomer may take the lock;
-//! - a waiter that is interrupted leaves without the lock, unless it has got it already.
+//! A waiter retries when its thread runs after it was woken, so between the two any other one may take the lock. One that
+//! is interrupted leaves without the lock, unless it has got it already. `scenarios` runs one table against this and the
+//! real kernel.
 //!
 //! There is a clock for each file. It goes on when a thread lets time pass, and in that time each thread that is awake
 //! does what it can do at once: the owner of the turnstile takes a lock that is free. A limit for the
 //! turnstile runs out only if nothing else can happen.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use super::kernel::{Lock, Locks, Slot, excludes};
 use super::names::{Answer, Names, Proof};
 use super::platform::FileId;
 use super::turnstile::{
@@ -64,12 +61,9 @@ struct State {
     /// Marks by which the file is recognized: which open file has set them.
     marks: Vec<u64>,
     content: Vec<u8>,
-    /// Which open file holds which mode.
-    held: Vec<(u64, Mode)>,
-    /// Lock calls that wait, in order of arrival.
-    waiting: Vec<Waiter>,
-    /// Which open file holds the turnstile, and for which mode.
-    turnstile: Option<(u64, Mode)>,
+    locks: Locks,
+    /// Of each lock: which open file holds its turnstile, and for which mode.
+    turnstiles: BTreeMap<Slot, (u64, Mode)>,
     /// How often the turnstile was taken.
     turns: u64,
     /// What the clock shows.
@@ -80,14 +74,6 @@ struct State {
     fault: Option<i32>,
     /// The error with which the next wait ends, or the one that is under way.
     wait_fault: Option<i32>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    opened: u64,
-    mode: Mode,
-    /// The waiter that it waits for; `None`: the holders.
-    behind: Option<u64>,
 }
 
 impl Inode {
@@ -102,64 +88,33 @@ impl Inode {
     }
 
     /// Takes the lock if it is free.
-    fn attempt(&self, state: &mut State, protocol: Protocol, opened: u64, mode: Mode) -> bool {
-        let own = state.held.iter().position(|held| held.0 == opened);
-        let own = own.map(|at| state.held.swap_remove(at));
-        let free = state.held.iter().all(|held| !excludes(held.1, mode));
-        if free {
-            state.held.push((opened, mode));
-        } else if protocol == Protocol::Fcntl {
-            state.held.extend(own);
-            return false;
-        }
-        if own.is_some() {
-            // A conversion: it may let others in.
+    fn attempt(&self, state: &mut State, slot: Slot, opened: u64, mode: Mode) -> bool {
+        let attempted = state.locks.at(slot).attempt(slot, opened, mode);
+        if attempted.lets_others_in {
             self.changed.notify_all();
         }
-        free
+        attempted.is_acquired
     }
 }
 
 impl State {
-    fn line_up(&mut self, opened: u64, mode: Mode) {
-        let mut behind = None;
-        while let Some(ahead) =
-            self.waiting.iter().find(|ahead| ahead.behind == behind && excludes(ahead.mode, mode))
-        {
-            behind = Some(ahead.opened);
-        }
-        self.waiting.push(Waiter { opened, mode, behind });
-    }
-
-    /// Those right behind it look at the holders now.
-    fn leave_line(&mut self, opened: u64) {
-        self.waiting.retain(|waiter| waiter.opened != opened);
-        for waiter in &mut self.waiting {
-            if waiter.behind == Some(opened) {
-                waiter.behind = None;
-            }
-        }
-    }
-
-    /// Another open file waits that a lock of this mode keeps out.
-    fn others_wait(&self, opened: u64, mode: Mode) -> bool {
-        let waiting = self.waiting.iter().map(|waiter| (waiter.opened, waiter.mode));
-        let mut others = waiting.chain(self.turnstile).filter(|(other, _)| *other != opened);
+    /// Another open file waits that is kept out by a lock of this mode.
+    fn others_wait(&self, slot: Slot, opened: u64, mode: Mode) -> bool {
+        let waiting = self.locks.get(slot).into_iter().flat_map(Lock::waiting);
+        let turnstile = self.turnstiles.get(&slot).copied();
+        let mut others = waiting.chain(turnstile).filter(|(other, _)| *other != opened);
         others.any(|(_, wanted)| excludes(wanted, mode))
     }
 
-    /// The owner of the turnstile is awake, and the lock is free: it is about to have it.
+    /// The owner of a turnstile is awake, and the lock is free: it is about to have it.
     fn is_about_to_change(&self) -> bool {
-        self.turnstile.is_some_and(|(by, _)| by != STOPPED) && self.held.is_empty()
+        let mut awake = self.turnstiles.iter().filter(|(_, (by, _))| *by != STOPPED);
+        awake.any(|(slot, _)| self.is_free(*slot))
     }
 
-    fn is_behind(&self, opened: u64) -> bool {
-        self.waiting.iter().any(|waiter| waiter.opened == opened && waiter.behind.is_some())
+    fn is_free(&self, slot: Slot) -> bool {
+        self.locks.get(slot).is_none_or(Lock::is_free)
     }
-}
-
-fn excludes(one: Mode, other: Mode) -> bool {
-    one == Mode::Exclusive || other == Mode::Exclusive
 }
 
 /// An open file of the model, with the interface of the real one.
@@ -261,15 +216,16 @@ impl LockFile {
     pub(crate) fn try_lock(
         &self,
         protocol: Protocol,
-        _region: Region,
+        region: Region,
         mode: Mode,
     ) -> io::Result<Tried> {
+        let slot = Slot::of(protocol, region);
         let mut state = self.inode.state.lock();
         if let Some(errno) = state.fault.take() {
             return Err(io::Error::from_raw_os_error(errno));
         }
-        let acquired = self.inode.attempt(&mut state, protocol, self.opened, mode);
-        if acquired && state.others_wait(self.opened, mode) {
+        let acquired = self.inode.attempt(&mut state, slot, self.opened, mode);
+        if acquired && state.others_wait(slot, self.opened, mode) {
             state.overtakings += 1;
         }
         Ok(if acquired { Tried::Acquired } else { Tried::Busy })
@@ -278,12 +234,12 @@ impl LockFile {
     pub(crate) fn try_lock_in_turn(
         &self,
         protocol: Protocol,
-        _region: Region,
+        region: Region,
         mode: Mode,
         pace: &Pace,
         may_pause: bool,
     ) -> io::Result<Tried> {
-        try_in_turn(&Call { file: self, protocol, mode, pace }, may_pause)
+        try_in_turn(&Call { file: self, protocol, region, mode, pace }, may_pause)
     }
 
     pub(crate) fn is_turnstile_taken(
@@ -292,7 +248,7 @@ impl LockFile {
         region: Region,
         pace: &Pace,
     ) -> bool {
-        let call = Call { file: self, protocol, mode: Mode::Shared, pace };
+        let call = Call { file: self, protocol, region, mode: Mode::Shared, pace };
         match call.check() {
             TurnstileState::Taken(taken) => {
                 pace.end();
@@ -305,13 +261,13 @@ impl LockFile {
     pub(crate) fn lock(
         &self,
         protocol: Protocol,
-        _region: Region,
+        region: Region,
         mode: Mode,
         pace: &Pace,
         interrupt: &Interrupt,
     ) -> io::Result<Waited> {
         *interrupt.waits_on.lock() = Some(self.inode.clone());
-        let call = Call { file: self, protocol, mode, pace };
+        let call = Call { file: self, protocol, region, mode, pace };
         let waited = lock_in_turn(&Wait { call, interrupt });
         *interrupt.waits_on.lock() = None;
         waited
@@ -322,28 +278,28 @@ impl LockFile {
     pub(super) fn lock_out_of_turn(
         &self,
         protocol: Protocol,
-        _region: Region,
+        region: Region,
         mode: Mode,
         interrupt: &Interrupt,
     ) -> io::Result<Waited> {
         *interrupt.waits_on.lock() = Some(self.inode.clone());
-        let waited = self.wait(protocol, mode, interrupt);
+        let waited = self.wait(Slot::of(protocol, region), mode, interrupt);
         *interrupt.waits_on.lock() = None;
         waited
     }
 
-    fn wait(&self, protocol: Protocol, mode: Mode, interrupt: &Interrupt) -> io::Result<Waited> {
+    fn wait(&self, slot: Slot, mode: Mode, interrupt: &Interrupt) -> io::Result<Waited> {
         let mut state = self.inode.state.lock();
-        if self.inode.attempt(&mut state, protocol, self.opened, mode) {
+        if self.inode.attempt(&mut state, slot, self.opened, mode) {
             return Ok(Waited::Acquired);
         }
-        state.line_up(self.opened, mode);
+        state.locks.at(slot).line_up(self.opened, mode);
         let answer = loop {
             if let Some(errno) = state.wait_fault.take() {
                 break Err(io::Error::from_raw_os_error(errno));
             }
-            if !state.is_behind(self.opened)
-                && self.inode.attempt(&mut state, protocol, self.opened, mode)
+            if !state.locks.at(slot).is_behind(self.opened)
+                && self.inode.attempt(&mut state, slot, self.opened, mode)
             {
                 break Ok(Waited::Acquired);
             }
@@ -352,7 +308,7 @@ impl LockFile {
             }
             state = self.inode.changed.wait(state);
         };
-        state.leave_line(self.opened);
+        state.locks.at(slot).leave_line(self.opened);
         drop(state);
         self.inode.changed.notify_all();
         answer
@@ -416,8 +372,8 @@ impl LockFile {
         Ok(())
     }
 
-    pub(crate) fn unlock(&self, _protocol: Protocol, _region: Region) -> io::Result<()> {
-        self.release();
+    pub(crate) fn unlock(&self, protocol: Protocol, region: Region) -> io::Result<()> {
+        self.release(Slot::of(protocol, region));
         Ok(())
     }
 
@@ -425,15 +381,15 @@ impl LockFile {
         false
     }
 
-    fn release(&self) {
-        self.inode.state.lock().held.retain(|(other, _)| *other != self.opened);
+    fn release(&self, slot: Slot) {
+        self.inode.state.lock().locks.at(slot).release(self.opened);
         self.inode.changed.notify_all();
     }
 
-    fn release_turnstile(&self) {
+    fn release_turnstile(&self, slot: Slot) {
         let mut state = self.inode.state.lock();
-        if state.turnstile.is_some_and(|(by, _)| by == self.opened) {
-            state.turnstile = None;
+        if state.turnstiles.get(&slot).is_some_and(|(by, _)| *by == self.opened) {
+            state.turnstiles.remove(&slot);
         }
         drop(state);
         self.inode.changed.notify_all();
@@ -443,23 +399,36 @@ impl LockFile {
 impl Drop for LockFile {
     /// Closing gives back what the open file holds.
     fn drop(&mut self) {
-        self.release();
-        self.release_turnstile();
+        let mut state = self.inode.state.lock();
+        let slots: Vec<_> = state.locks.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            state.locks.at(slot).release(self.opened);
+        }
+        state.turnstiles.retain(|_, (by, _)| *by != self.opened);
+        drop(state);
+        self.inode.changed.notify_all();
     }
 }
 
 struct Call<'a> {
     file: &'a LockFile,
     protocol: Protocol,
+    region: Region,
     mode: Mode,
     pace: &'a Pace,
+}
+
+impl Call<'_> {
+    fn slot(&self) -> Slot {
+        Slot::of(self.protocol, self.region)
+    }
 }
 
 impl Turnstile for Call<'_> {
     fn check(&self) -> TurnstileState {
         let state = self.file.inode.state.lock();
-        match state.turnstile {
-            Some((by, _)) if by != self.file.opened => TurnstileState::Taken(Taken(state.turns)),
+        match state.turnstiles.get(&self.slot()) {
+            Some((by, _)) if *by != self.file.opened => TurnstileState::Taken(Taken(state.turns)),
             _ => TurnstileState::Free,
         }
     }
@@ -473,7 +442,7 @@ impl Turnstile for Call<'_> {
     }
 
     fn region(&self) -> Region {
-        Region::ONLY
+        self.region
     }
 
     fn now(&self) -> Instant {
@@ -488,17 +457,17 @@ impl Turnstile for Call<'_> {
     fn is_free(&self) -> io::Result<bool> {
         let mut state = self.file.inode.state.lock();
         let exclusive = Mode::Exclusive;
-        if !self.file.inode.attempt(&mut state, self.protocol, self.file.opened, exclusive) {
+        if !self.file.inode.attempt(&mut state, self.slot(), self.file.opened, exclusive) {
             return Ok(false);
         }
         // Others may come in between.
         drop(state);
-        self.file.release();
+        self.file.release(self.slot());
         Ok(true)
     }
 
     fn try_lock(&self) -> io::Result<Tried> {
-        self.file.try_lock(self.protocol, Region::ONLY, self.mode)
+        self.file.try_lock(self.protocol, self.region, self.mode)
     }
 
     fn is_shared(&self) -> bool {
@@ -506,7 +475,8 @@ impl Turnstile for Call<'_> {
     }
 
     fn is_lock_waited_for(&self) -> bool {
-        !self.file.inode.state.lock().waiting.is_empty()
+        let mut state = self.file.inode.state.lock();
+        state.locks.at(self.slot()).waiting().next().is_some()
     }
 }
 
@@ -526,16 +496,17 @@ impl<'a> turnstile::Wait for Wait<'a> {
         let inode = &self.call.file.inode;
         let mut state = inode.state.lock();
         loop {
-            match state.turnstile {
+            let slot = self.call.slot();
+            match state.turnstiles.get(&slot) {
                 None => {
                     state.turns += 1;
-                    state.turnstile = Some((self.call.file.opened, self.call.mode));
+                    state.turnstiles.insert(slot, (self.call.file.opened, self.call.mode));
                     drop(state);
                     inode.changed.notify_all();
                     return Turn::Taken;
                 }
                 Some(_) if limit.is_zero() => return Turn::TimedOut,
-                Some((STOPPED, _)) if state.held.is_empty() => {
+                Some((STOPPED, _)) if state.is_free(slot) => {
                     state.time += limit;
                     return Turn::TimedOut;
                 }
@@ -548,11 +519,11 @@ impl<'a> turnstile::Wait for Wait<'a> {
     }
 
     fn leave_turnstile(&self) {
-        self.call.file.release_turnstile();
+        self.call.file.release_turnstile(self.call.slot());
     }
 
     fn lock(&self) -> io::Result<Waited> {
-        self.call.file.wait(self.call.protocol, self.call.mode, self.interrupt)
+        self.call.file.wait(self.call.slot(), self.call.mode, self.interrupt)
     }
 }
 
@@ -618,21 +589,25 @@ pub(crate) fn fail_waiter(path: &Path, errno: i32) {
 #[cfg(tokio_filelock_loom)]
 pub(crate) fn hold_for_ever(path: &Path) {
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
-    inode.state.lock().held.push((STOPPED, Mode::Exclusive));
+    let mut state = inode.state.lock();
+    let held = state.locks.at(Slot::File).attempt(Slot::File, STOPPED, Mode::Exclusive);
+    assert!(held.is_acquired, "it was free");
 }
 
 /// How many lock calls on the file at this path are blocked.
 #[cfg(not(tokio_filelock_loom))]
 pub(crate) fn blocked(path: &Path) -> usize {
     let inode = DISK.lock().paths.get(path).cloned();
-    inode.expect("the file exists").state.lock().waiting.len()
+    let inode = inode.expect("the file exists");
+    let state = inode.state.lock();
+    state.locks.iter().map(|(_, lock)| lock.waiting().count()).sum()
 }
 
 /// Takes the turnstile of the file at this path for a process that never goes on.
 #[cfg(tokio_filelock_loom)]
 pub(crate) fn hold_turnstile_for_ever(path: &Path) {
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
-    inode.state.lock().turnstile = Some((STOPPED, Mode::Exclusive));
+    inode.state.lock().turnstiles.insert(Slot::File, (STOPPED, Mode::Exclusive));
 }
 
 /// Returns when an open file has the turnstile of the file at this path.
@@ -640,7 +615,7 @@ pub(crate) fn hold_turnstile_for_ever(path: &Path) {
 pub(crate) fn await_turnstile(path: &Path) {
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
     let mut state = inode.state.lock();
-    while state.turnstile.is_none() {
+    while state.turnstiles.is_empty() {
         state = inode.changed.wait(state);
     }
 }

@@ -241,20 +241,10 @@ pub(super) fn lock_in_turn(wait: &impl Wait) -> io::Result<Waited> {
     turnstile.pace().end();
     let mut missed = 0;
     loop {
-        let limit = match ask(turnstile)? {
-            Next::Mine if missed == MOST_MISSED => break,
-            Next::Mine => {
-                missed += 1;
-                Duration::ZERO
-            }
-            Next::OfAnother(left) | Next::HasAChance(left) => left,
-            Next::Held { too_long: false } => ASK_EVERY,
-            Next::Held { too_long: true } if !turnstile.is_shared() || may_share(turnstile) => {
-                break;
-            }
-            Next::Held { too_long: true } => ASK_EVERY,
-            Next::Acquired => return Ok(Waited::Acquired),
-            Next::Ignored => break,
+        let limit = match step(turnstile, &mut missed)? {
+            Step::TakeTurnstile(limit) => limit,
+            Step::Lock => break,
+            Step::Acquired => return Ok(Waited::Acquired),
         };
         match wait.take_turnstile(limit) {
             Turn::Taken => {
@@ -269,6 +259,36 @@ pub(super) fn lock_in_turn(wait: &impl Wait) -> io::Result<Waited> {
         }
     }
     wait.lock()
+}
+
+/// What one who waits does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It waits for the turnstile, for no longer than this.
+    TakeTurnstile(Duration),
+    /// It waits for the lock without the turnstile.
+    Lock,
+    /// It has the lock.
+    Acquired,
+}
+
+/// The next step of a wait without the turnstile; `missed`: how often the turnstile was asked for that looked free.
+pub(super) fn step(turnstile: &impl Turnstile, missed: &mut u32) -> io::Result<Step> {
+    Ok(match ask(turnstile)? {
+        Next::Mine if *missed == MOST_MISSED => Step::Lock,
+        Next::Mine => {
+            *missed += 1;
+            Step::TakeTurnstile(Duration::ZERO)
+        }
+        Next::OfAnother(left) | Next::HasAChance(left) => Step::TakeTurnstile(left),
+        Next::Held { too_long: false } => Step::TakeTurnstile(ASK_EVERY),
+        Next::Held { too_long: true } if !turnstile.is_shared() || may_share(turnstile) => {
+            Step::Lock
+        }
+        Next::Held { too_long: true } => Step::TakeTurnstile(ASK_EVERY),
+        Next::Acquired => Step::Acquired,
+        Next::Ignored => Step::Lock,
+    })
 }
 
 /// Whether the lock is shared past the owner of the turnstile, which has had it for too long.
