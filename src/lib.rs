@@ -14,6 +14,9 @@ mod os;
 mod process;
 mod queue;
 mod shim;
+#[cfg(any(test, feature = "test-util"))]
+#[cfg_attr(all(test, tokio_filelock_loom), allow(dead_code))] // its tests are not models
+pub mod sim;
 mod space;
 mod trace;
 mod wait;

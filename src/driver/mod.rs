@@ -123,6 +123,12 @@ impl Driver {
         state.pacing.limit(tenure.time);
     }
 
+    /// The process is killed: a simulated one.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn end(&self) {
+        self.event(Queue::end);
+    }
+
     /// Another process has had the lock or was next, for this one has had to wait.
     fn has_waited(&self) -> bool {
         self.state.lock().has_waited

@@ -1,13 +1,15 @@
 //! What carries a lock: the contract between the queue, which asks, and an engine, which answers.
 //!
-//! An [`Engine`] is one lock, as what carries it knows it. Files are one ([`file`]). The contract knows neither files nor
-//! the tasks that ask.
+//! An [`Engine`] is one lock, as what carries it knows it. Files are one ([`file`]), a simulated machine is another (`sim`).
+//! The contract knows neither files nor the tasks that ask.
 //!
 //! A call goes in, and exactly one answer comes out: [`Asked`] is consumed by its answer, given in place, or by
 //! [`Later`], which an engine keeps until the answer comes, on any thread.
 
 pub(crate) mod file;
 mod recorded;
+#[cfg(any(test, feature = "test-util"))]
+pub(crate) mod sim;
 
 use std::any::Any;
 use std::fmt;
@@ -200,6 +202,12 @@ impl Later {
     /// Asks for the call on this thread, which may block for so long.
     pub(crate) fn resume(self, may_block: MayBlock) {
         self.client.resume(self.call, self.attempt, may_block);
+    }
+
+    /// What the request at the head of the line says that it does.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn label(&self) -> Option<Label> {
+        self.client.label()
     }
 
     /// On the thread that was asked, which gives the answer to those who asked.

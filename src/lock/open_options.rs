@@ -6,6 +6,8 @@ use super::FileLock;
 use crate::driver::Tenure;
 use crate::engine::Signature;
 use crate::engine::file::{Origin, Wanted};
+#[cfg(any(test, feature = "test-util"))]
+use crate::engine::sim;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::{Label, Process, is_fit_for_a_record};
 use crate::os::{self, Access, Location, Protocol, Region};
@@ -321,6 +323,27 @@ impl OpenOptions {
     pub(crate) fn open_at(self, location: Location) -> Result<FileLock, Error> {
         let signature = self.signature(&location, os::this_process)?;
         let handle = Origin::open(location, self.wanted(signature), self.verify_path)?;
+        Ok(FileLock { handle: Arc::new(handle) })
+    }
+
+    /// Opens the lock file of a simulated process.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn open_in(
+        self,
+        process: &Arc<sim::Process>,
+        path: &Path,
+    ) -> Result<FileLock, Error> {
+        let record = self.signature(path, || process.identity())?;
+        let wanted = sim::Wanted {
+            protocol: self.protocol,
+            region: Region::ONLY,
+            create: self.access.create,
+            read_only: self.access.read_only,
+            tenure: self.tenure,
+            record,
+            label: self.label,
+        };
+        let handle = sim::Origin::open(process, path, wanted, self.verify_path)?;
         Ok(FileLock { handle: Arc::new(handle) })
     }
 

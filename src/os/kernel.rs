@@ -54,6 +54,7 @@ impl Locks {
         self.0.entry(slot).or_default()
     }
 
+    #[cfg(any(test, tokio_filelock_loom))]
     pub(crate) fn get(&self, slot: Slot) -> Option<&Lock> {
         self.0.get(&slot)
     }
@@ -78,6 +79,8 @@ pub(crate) struct Attempted {
 pub(crate) struct Lock {
     held: Vec<(Opened, Mode)>,
     waiting: Vec<Waiter>,
+    /// How often it was taken.
+    taken: u64,
 }
 
 #[derive(Debug)]
@@ -95,6 +98,7 @@ impl Lock {
         let own = own.map(|at| self.held.remove(at));
         let is_acquired = self.held.iter().all(|held| !excludes(held.1, mode));
         if is_acquired {
+            self.taken += 1;
             self.held.push((by, mode));
         } else if let (Slot::Range(_), Some(own)) = (slot, own) {
             self.held.push(own);
@@ -139,6 +143,11 @@ impl Lock {
     /// No open file holds it.
     pub(crate) fn is_free(&self) -> bool {
         self.held.is_empty()
+    }
+
+    /// How often it was taken: another number for each time that one has it.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     pub(crate) fn holders(&self) -> impl Iterator<Item = (Opened, Mode)> {

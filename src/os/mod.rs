@@ -19,7 +19,6 @@ mod foreign;
 mod forks;
 mod found;
 #[cfg(any(test, tokio_filelock_loom, feature = "test-util"))]
-#[allow(dead_code)] // some of it is for the simulated machine
 pub(crate) mod kernel;
 mod location;
 #[cfg(any(unix, windows))]
@@ -33,7 +32,7 @@ mod names;
 #[cfg(not(unix))]
 mod not_unix;
 #[cfg(all(test, not(tokio_filelock_loom)))]
-mod scenarios;
+pub(crate) mod scenarios;
 #[cfg(any(unix, windows))]
 mod turnstile;
 #[allow(dead_code)] // each system has some of them
@@ -67,6 +66,10 @@ pub(crate) use platform::remove::remove_unused;
 #[cfg(all(test, tokio_filelock_loom))]
 pub(crate) use turnstile::HOT_TRIES;
 pub(crate) use turnstile::Pace;
+#[cfg(any(test, feature = "test-util"))]
+pub(crate) use turnstile::{
+    Taken, Turnstile, TurnstileState, Turnstiles, WaitStep, next_step, try_in_turn,
+};
 #[cfg(unix)]
 pub(crate) use unix::fork;
 #[cfg(unix)]
@@ -134,6 +137,14 @@ impl Region {
 pub(crate) struct Identity {
     pub(crate) device: u64,
     pub(crate) inode: platform::FileId,
+}
+
+#[cfg(any(test, feature = "test-util"))]
+impl Identity {
+    /// Of a file on a disk that there is not.
+    pub(crate) fn simulated(device: u64, inode: u64) -> Self {
+        Self { device, inode: inode as platform::FileId }
+    }
 }
 
 /// How to open a lock file.

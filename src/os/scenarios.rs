@@ -1,4 +1,5 @@
-//! What a kernel does with file locks, as one table for the real kernel and for the model of it.
+//! What a kernel does with file locks, as one table for the real kernel, for the model of it, and for the simulated machine
+//! (`engine::sim::tests`).
 //!
 //! A scenario is a list of steps with up to four open files, [`A`] to [`D`], of one path: as many
 //! programs as far as locks are concerned. A lock call that blocks runs on a thread of its own.
@@ -375,7 +376,7 @@ const SCENARIOS: &[Scenario] = &[
 ];
 
 /// The calls that both kernels have.
-trait Kernel: Send + Sync + Sized + 'static {
+pub(crate) trait Kernel: Send + Sync + Sized + 'static {
     type Interrupt: Default + Send + Sync;
     fn interrupt(end: &Self::Interrupt);
     fn open(path: &Path) -> Self;
@@ -609,7 +610,7 @@ impl<K: Kernel> Stage<K> {
     }
 }
 
-fn play<K: Kernel>(protocol: Protocol) {
+pub(crate) fn play<K: Kernel>(protocol: Protocol) {
     let played = play_those::<K>(protocol, |_| true);
     assert_eq!(played, SCENARIOS.len() - 1, "each protocol has one that the other has not");
 }

@@ -66,7 +66,7 @@ const MOST_REMEMBERED: usize = 1024;
 
 /// One time that a process has the turnstile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Taken(pub(super) u64);
+pub(crate) struct Taken(pub(crate) u64);
 
 /// The largest number that the length of a turnstile carries: it is less than 2^22, as a pid on Linux is.
 pub(super) const WIDEST: u32 = wire::TURNSTILE_IN_SLOT as u32 - 1;
@@ -90,7 +90,7 @@ pub(super) fn new_number(pid: u32) -> u32 {
 
 /// What a look at the turnstile shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TurnstileState {
+pub(crate) enum TurnstileState {
     /// It is free, or there is none.
     Free,
     Taken(Taken),
@@ -162,7 +162,7 @@ impl Pace {
 
     /// The next try checks.
     #[inline]
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.tries_left.store(0, Ordering::Relaxed);
     }
 
@@ -172,7 +172,7 @@ impl Pace {
 }
 
 /// A lock and its turnstile, as an attempt sees them.
-pub(super) trait Turnstile {
+pub(crate) trait Turnstile {
     fn check(&self) -> TurnstileState;
     /// As `look`, by a call that asks for the lock as well: `None` if another one has that, so that a try would be
     /// refused.
@@ -207,7 +207,7 @@ pub(super) trait Wait {
 /// Tries the lock, if it is not the turn of another process. One that `may_pause` blocks for up to
 /// [`CHANCE`] when all that is missing is that the owner of the turnstile has had its chance.
 #[inline]
-pub(super) fn try_in_turn(turnstile: &impl Turnstile, may_pause: bool) -> io::Result<Tried> {
+pub(crate) fn try_in_turn(turnstile: &impl Turnstile, may_pause: bool) -> io::Result<Tried> {
     let now = turnstile.now();
     if !turnstile.pace().is_check_due(now) {
         return turnstile.try_lock();
@@ -237,14 +237,12 @@ pub(super) fn try_in_turn(turnstile: &impl Turnstile, may_pause: bool) -> io::Re
 /// Waits for the lock, in turn if possible.
 pub(super) fn lock_in_turn(wait: &impl Wait) -> io::Result<Waited> {
     let turnstile = wait.turnstile();
-    // Others may have come meanwhile.
-    turnstile.pace().end();
     let mut missed = 0;
     loop {
-        let limit = match step(turnstile, &mut missed)? {
-            Step::TakeTurnstile(limit) => limit,
-            Step::Lock => break,
-            Step::Acquired => return Ok(Waited::Acquired),
+        let limit = match next_step(turnstile, &mut missed)? {
+            WaitStep::TakeTurnstile(limit) => limit,
+            WaitStep::Lock => break,
+            WaitStep::Acquired => return Ok(Waited::Acquired),
         };
         match wait.take_turnstile(limit) {
             Turn::Taken => {
@@ -263,7 +261,7 @@ pub(super) fn lock_in_turn(wait: &impl Wait) -> io::Result<Waited> {
 
 /// What one who waits does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum WaitStep {
     /// It waits for the turnstile, for no longer than this.
     TakeTurnstile(Duration),
     /// It waits for the lock without the turnstile.
@@ -273,21 +271,23 @@ pub(crate) enum Step {
 }
 
 /// The next step of a wait without the turnstile; `missed`: how often the turnstile was asked for that looked free.
-pub(super) fn step(turnstile: &impl Turnstile, missed: &mut u32) -> io::Result<Step> {
+pub(crate) fn next_step(turnstile: &impl Turnstile, missed: &mut u32) -> io::Result<WaitStep> {
+    // Others may have come meanwhile.
+    turnstile.pace().end();
     Ok(match ask(turnstile)? {
-        Next::Mine if *missed == MOST_MISSED => Step::Lock,
+        Next::Mine if *missed == MOST_MISSED => WaitStep::Lock,
         Next::Mine => {
             *missed += 1;
-            Step::TakeTurnstile(Duration::ZERO)
+            WaitStep::TakeTurnstile(Duration::ZERO)
         }
-        Next::OfAnother(left) | Next::HasAChance(left) => Step::TakeTurnstile(left),
-        Next::Held { too_long: false } => Step::TakeTurnstile(ASK_EVERY),
+        Next::OfAnother(left) | Next::HasAChance(left) => WaitStep::TakeTurnstile(left),
+        Next::Held { too_long: false } => WaitStep::TakeTurnstile(ASK_EVERY),
         Next::Held { too_long: true } if !turnstile.is_shared() || may_share(turnstile) => {
-            Step::Lock
+            WaitStep::Lock
         }
-        Next::Held { too_long: true } => Step::TakeTurnstile(ASK_EVERY),
-        Next::Acquired => Step::Acquired,
-        Next::Ignored => Step::Lock,
+        Next::Held { too_long: true } => WaitStep::TakeTurnstile(ASK_EVERY),
+        Next::Acquired => WaitStep::Acquired,
+        Next::Ignored => WaitStep::Lock,
     })
 }
 
@@ -376,7 +376,7 @@ fn ask_beside_owner(turnstile: &impl Turnstile, taken: Taken) -> io::Result<Next
 
 /// What an open file has seen of the turnstiles of its locks.
 #[derive(Debug, Default)]
-pub(super) struct Turnstiles {
+pub(crate) struct Turnstiles {
     /// There is something to forget.
     any: AtomicBool,
     owners: Mutex<HashMap<Region, Owner>>,
@@ -390,7 +390,7 @@ impl Turnstiles {
 
     /// The turnstile is free.
     #[inline]
-    pub(super) fn forget(&self, region: Region) {
+    pub(crate) fn forget(&self, region: Region) {
         // What is remembered of the region is from the calls before this one: there is one at a time.
         if !self.is_empty() {
             self.forget_owner(region);
@@ -405,7 +405,7 @@ impl Turnstiles {
     }
 
     /// The owner has been passed, and not long ago.
-    pub(super) fn ignores(&self, region: Region, taken: Taken, now: Instant) -> bool {
+    pub(crate) fn ignores(&self, region: Region, taken: Taken, now: Instant) -> bool {
         !self.is_empty()
             && self.owners().get(&region).is_some_and(|owner| owner.is_ignored(taken, now))
     }

@@ -192,6 +192,9 @@ enum Phase {
     Releasing {
         back_off: bool,
     },
+    /// The process was killed: a simulated one. Nothing is granted and no answer counts any more.
+    #[cfg_attr(not(any(test, feature = "test-util")), allow(dead_code))]
+    Ended,
 }
 
 /// Why a tenure is ended before its bound, and so what comes after it.
@@ -259,9 +262,11 @@ impl<W, E> Queue<W, E> {
     pub(crate) fn os_mode(&self) -> Option<Mode> {
         match self.phase {
             Phase::Held { mode, .. } => Some(mode),
-            Phase::Free | Phase::Trying(_) | Phase::Waiting { .. } | Phase::Releasing { .. } => {
-                None
-            }
+            Phase::Free
+            | Phase::Trying(_)
+            | Phase::Waiting { .. }
+            | Phase::Releasing { .. }
+            | Phase::Ended => None,
         }
     }
 
@@ -300,8 +305,9 @@ impl<W, E> Queue<W, E> {
     /// one of them may be waiting for the very one that comes.
     #[inline]
     fn may_join(&self) -> bool {
-        let seen = matches!(self.phase, Phase::Held { over: Some(End::Seen), .. });
-        matches!(self.holders, Holders::Shared(_)) && !seen
+        let is_over =
+            matches!(self.phase, Phase::Held { over: Some(End::Seen), .. } | Phase::Ended);
+        matches!(self.holders, Holders::Shared(_)) && !is_over
     }
 
     /// A request of this mode would be in line behind others, or wait for those who hold, unless that changes.
@@ -424,6 +430,14 @@ impl<W, E> Queue<W, E> {
         self.send_on(effects);
     }
 
+    /// The process is killed. Those in line wait for ever, also those who were granted the lock and do not know yet; holders
+    /// hold nothing.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn end(&mut self) {
+        self.phase = Phase::Ended;
+        self.waiters.take_grants_back();
+    }
+
     // ---- the answers of the engine ----
 
     #[inline(always)]
@@ -455,6 +469,7 @@ impl<W, E> Queue<W, E> {
                 }
                 self.advance(effects);
             }
+            (Phase::Ended, _) => {}
             _ => unreachable!("no answer to the call that is under way"),
         }
     }
@@ -536,7 +551,7 @@ impl<W, E> Queue<W, E> {
                     self.call(Call::Unlock, effects);
                 }
             }
-            Phase::Trying(_) | Phase::Releasing { .. } => {}
+            Phase::Trying(_) | Phase::Releasing { .. } | Phase::Ended => {}
         }
     }
 

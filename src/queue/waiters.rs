@@ -190,6 +190,23 @@ impl<W, E> Waiters<W, E> {
         }
     }
 
+    /// No request is told any more that it was granted. All wait, and stand in no line.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(super) fn take_grants_back(&mut self) {
+        (self.first, self.last, self.last_ranked) = (None, None, None);
+        for (_, slot) in &mut self.slots {
+            match slot {
+                Slot::Waiting(waiter) => (waiter.previous, waiter.next) = (None, None),
+                Slot::Completed(Outcome::Granted(())) => {
+                    let (mode, patience) = (Mode::Shared, Patience::Wait);
+                    let (rank, waker, previous, next) = (None, None, None, None);
+                    *slot = Slot::Waiting(Waiter { mode, patience, rank, waker, previous, next });
+                }
+                Slot::Completed(_) => {}
+            }
+        }
+    }
+
     #[inline]
     fn waiting(&self, at: Index) -> &Waiter<W> {
         match &self.slots[at.index()] {

@@ -3,9 +3,13 @@
 use std::path::Path;
 
 use super::{FILES, LockSpace, lock_file};
+#[cfg(any(test, feature = "test-util"))]
+use crate::engine::sim;
 use crate::error::Error;
 use crate::os::Location;
 use crate::process;
+#[cfg(any(test, feature = "test-util"))]
+use crate::shim::Arc;
 use crate::wait;
 use crate::{FileLock, OpenOptions, Protocol, Tenure, WaitOn};
 
@@ -100,6 +104,19 @@ impl LockSpaceOptions {
         // The same directory for all the files, although the current one may change in between.
         let first = Location::of(path.as_ref())?;
         let open = |number| self.file.clone().open_at(lock_file(&first, number));
+        let files = (0..FILES).map(open).collect::<Result<_, _>>()?;
+        Ok(LockSpace { files })
+    }
+
+    /// Opens the lock files of a simulated process.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn open_in(
+        self,
+        process: &Arc<sim::Process>,
+        path: &Path,
+    ) -> Result<LockSpace, Error> {
+        let first = Location::from(path.to_owned());
+        let open = |number| self.file.clone().open_in(process, &lock_file(&first, number));
         let files = (0..FILES).map(open).collect::<Result<_, _>>()?;
         Ok(LockSpace { files })
     }

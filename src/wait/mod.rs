@@ -17,6 +17,8 @@
 //! All of them run exactly once. A parked wait that a runtime drops unrun moves to the wait pool.
 
 mod pool;
+#[cfg(any(test, feature = "test-util"))]
+pub(crate) mod simulated;
 
 use std::fmt;
 use std::future::Future;

@@ -1,0 +1,103 @@
+//! A program of the machine that knows nothing of this crate: it makes lock calls and takes no turns.
+
+use std::io;
+use std::path::Path;
+
+use tokio::sync::oneshot;
+
+use super::machine::{Machine, Wanted, Woken};
+use crate::mode::Mode;
+use crate::os::kernel::{Opened, Slot};
+use crate::os::{Protocol, Region, Tried};
+use crate::shim::Arc;
+
+/// An open lock file of such a program.
+#[derive(Debug)]
+pub(crate) struct Foreign {
+    machine: Arc<Machine>,
+    opened: Opened,
+    slot: Slot,
+}
+
+impl Foreign {
+    pub(crate) fn open(
+        machine: &Arc<Machine>,
+        name: &str,
+        protocol: Protocol,
+        path: &Path,
+    ) -> Self {
+        let inode = machine.find_or_create(path);
+        let opened = machine.open(inode, machine.start_program(name));
+        let slot = Slot::of(protocol, Region::ONLY);
+        Self { machine: machine.clone(), opened, slot }
+    }
+
+    fn wanted(&self, mode: Mode) -> Wanted {
+        Wanted { opened: self.opened, slot: self.slot, mode }
+    }
+
+    pub(crate) fn try_lock(&self, mode: Mode) -> io::Result<bool> {
+        let tried = self.machine.try_lock(self.wanted(mode));
+        Machine::run(&self.machine);
+        Ok(tried? == Tried::Acquired)
+    }
+
+    /// Begins to wait; `then` is called with what came of it.
+    pub(super) fn park(&self, mode: Mode, then: impl FnOnce(Woken) + Send + 'static) -> u64 {
+        let number = self.machine.new_number();
+        self.machine.wait(number, self.wanted(mode), None, Box::new(then));
+        Machine::run(&self.machine);
+        number
+    }
+
+    pub(crate) async fn lock(&self, mode: Mode) -> io::Result<()> {
+        let (answer, answered) = oneshot::channel();
+        let (machine, wanted) = (self.machine.clone(), self.wanted(mode));
+        let number = self.park(mode, move |woken| {
+            if let Err(Woken::Acquired) = answer.send(woken) {
+                machine.unlock(wanted);
+            }
+        });
+        let mut waiting = Waiting { foreign: self, number, answered: Some(answered) };
+        let answered = waiting.answered.as_mut().expect("taken when it is dropped");
+        let woken = answered.await;
+        waiting.answered = None;
+        match woken {
+            Ok(Woken::Acquired) => Ok(()),
+            Ok(Woken::Failed(error)) => Err(error),
+            Ok(Woken::Interrupted | Woken::TimedOut) | Err(_) => {
+                Err(io::ErrorKind::Interrupted.into())
+            }
+        }
+    }
+
+    pub(crate) fn unlock(&self) {
+        self.machine.unlock(self.wanted(Mode::Shared));
+        Machine::run(&self.machine);
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        Machine::close(&self.machine, self.opened);
+    }
+}
+
+/// A wait whose future may be dropped.
+struct Waiting<'a> {
+    foreign: &'a Foreign,
+    number: u64,
+    answered: Option<oneshot::Receiver<Woken>>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(mut answered) = self.answered.take() else { return };
+        answered.close();
+        self.foreign.machine.interrupt(self.number);
+        if let Ok(Woken::Acquired) = answered.try_recv() {
+            self.foreign.machine.unlock(self.foreign.wanted(Mode::Shared));
+        }
+        Machine::run(&self.foreign.machine);
+    }
+}
