@@ -6,6 +6,8 @@
 //! A call goes in, and exactly one answer comes out: [`Asked`] is consumed by its answer, given in place, or by
 //! [`Later`], which an engine keeps until the answer comes, on any thread.
 
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod contract;
 pub(crate) mod file;
 mod recorded;
 #[cfg(any(test, feature = "test-util"))]

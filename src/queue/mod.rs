@@ -82,6 +82,12 @@ pub(crate) enum Answer<E> {
 pub(crate) struct Attempt(AttemptId);
 
 impl Attempt {
+    /// One of a call that no queue has asked for.
+    #[cfg(all(test, not(tokio_filelock_loom)))]
+    pub(crate) fn numbered(number: u64) -> Self {
+        Self(AttemptId(number))
+    }
+
     pub(crate) fn id(&self) -> AttemptId {
         self.0
     }
