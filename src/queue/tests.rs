@@ -29,6 +29,8 @@ enum Event {
     /// The mode is the one that the OS lock has afterwards.
     Downgrade(Name, Mode),
     EndTenure(End),
+    /// The process is killed: a simulated one.
+    Kill,
     Acquired,
     Busy,
     Failed(Name),
@@ -102,6 +104,7 @@ impl Player {
                 self.queue.downgrade(os, &mut effects);
             }
             EndTenure(end) => self.queue.end_tenure(end),
+            Kill => self.queue.end(),
             Acquired => self.answer(Answer::Acquired, &mut effects),
             Busy => self.answer(Answer::Busy, &mut effects),
             Failed(error) => self.answer(Answer::Failed(error), &mut effects),
@@ -199,6 +202,72 @@ fn lower(mode: Mode) -> &'static str {
     match mode {
         Shared => "shared",
         Exclusive => "exclusive",
+    }
+}
+
+// ---- the end of a process ----
+
+/// Those who hold let go and those who wait give up, and nothing comes of it.
+#[test]
+fn nothing_is_granted_or_asked_for_after_a_kill() {
+    play(
+        UNBOUNDED,
+        &[
+            (Lock("a"), "queued, try exclusive"),
+            (Acquired, "wake a"),
+            (Poll("a"), "granted"),
+            (Lock("b"), "queued"),
+            (Lock("c"), "queued"),
+            (Kill, ""),
+            (TryLock("d"), "refused"),
+            (Lock("e"), "queued"),
+            (Lock("f"), "queued"),
+            (Cancel("b"), "drop b"),
+            (Release("a"), ""),
+            (Poll("c"), "waits"),
+            (Cancel("e"), "drop e"),
+            (Poll("f"), "waits"),
+            (Cancel("c"), "drop c"),
+            (Cancel("f"), "drop f"),
+        ],
+    );
+}
+
+#[test]
+fn a_grant_that_was_not_seen_is_taken_back_by_a_kill() {
+    play(
+        UNBOUNDED,
+        &[
+            (LockShared("a"), "queued, try shared"),
+            (LockShared("b"), "queued"),
+            (Acquired, "wake a, wake b"),
+            (Poll("a"), "granted"),
+            (Kill, ""),
+            (Poll("b"), "waits"),
+            (LockShared("c"), "queued"),
+            (TryLockShared("d"), "refused"),
+            (Register("b", "again"), ""),
+            (Cancel("b"), "drop again"),
+            (Poll("c"), "waits"),
+        ],
+    );
+}
+
+/// The call may be answered when the process is dead already.
+#[test]
+fn an_answer_after_a_kill_does_not_count() {
+    for answer in [Acquired, Busy, Failed("x"), Gone] {
+        play(
+            UNBOUNDED,
+            &[
+                (Lock("a"), "queued, try exclusive"),
+                (Kill, ""),
+                (answer, ""),
+                (Poll("a"), "waits"),
+                (Lock("b"), "queued"),
+                (Cancel("a"), "drop a"),
+            ],
+        );
     }
 }
 

@@ -188,6 +188,10 @@ impl State {
     /// Takes the lock if it is free; wakes those who get in by that.
     fn attempt(&mut self, wanted: Wanted) -> bool {
         let Wanted { opened, slot, mode } = wanted;
+        if self.status(self.opened[&opened].pid) == Status::Dead {
+            // It was killed in the middle of the call.
+            return false;
+        }
         let attempted = self.lock(wanted).attempt(slot, opened, mode);
         if attempted.lets_others_in {
             self.wake(wanted);
