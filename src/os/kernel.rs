@@ -159,7 +159,6 @@ impl Lock {
     }
 
     /// The calls that would have the lock if they looked now: an unlock wakes them.
-    #[cfg_attr(tokio_filelock_loom, allow(dead_code))] // its threads look themselves
     pub(crate) fn ready(&self) -> Vec<Opened> {
         let is_ready = |waiter: &&Waiter| {
             let mut others = self.held.iter().filter(|held| held.0 != waiter.by);

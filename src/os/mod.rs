@@ -19,6 +19,7 @@ mod foreign;
 mod forks;
 mod found;
 #[cfg(any(test, tokio_filelock_loom, feature = "test-util"))]
+#[cfg_attr(tokio_filelock_loom, allow(dead_code))] // models do without some of it
 pub(crate) mod kernel;
 mod location;
 #[cfg(any(unix, windows))]

@@ -669,7 +669,7 @@ impl Machine {
     }
 
     /// How many calls wait for locks of the file at this path.
-    #[cfg(test)]
+    #[cfg(all(test, not(tokio_filelock_loom)))]
     pub(crate) fn waiting(&self, path: &Path) -> usize {
         let state = self.state.lock();
         let Some(inode) = state.paths.get(path) else { return 0 };
