@@ -373,8 +373,8 @@ impl Machine {
                 (timer, state.choose_next(has_runtime))
             };
             if let Some(left) = timer {
-                let machine = this.clone();
-                runtime::after(left, move || Self::run(&machine));
+                let timer = Timer(this.clone());
+                runtime::after(left, move || timer.fire());
             }
             match next {
                 Next::Nothing => return,
@@ -711,6 +711,23 @@ struct Running<'a>(&'a Machine);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.state.lock().is_running = false;
+    }
+}
+
+/// A timer of a runtime. Where the runtime drops it, another one is set when the machine is run next.
+struct Timer(Arc<Machine>);
+
+impl Timer {
+    fn fire(self) {
+        let machine = self.0.clone();
+        drop(self);
+        Machine::run(&machine);
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.0.state.lock().timer = None;
     }
 }
 
