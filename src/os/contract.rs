@@ -288,6 +288,9 @@ contract! { opened Directory {
     /// Whether the system shows what others did in here too late to build on it.
     fn is_seen_late(&self) -> bool;
 
+    /// Makes the last change in here one that other machines notice, where a client may take two changes for one.
+    fn show_change(&self);
+
     /// The mount that the directory is on, as far as the system tells.
     fn mount(&self) -> Option<u64>;
 

@@ -594,7 +594,8 @@ impl<'a> turnstile::Wait for Wait<'a> {
     }
 }
 
-#[cfg(all(test, unix, not(tokio_filelock_loom)))]
+// With POSIX record locks the two would have to be processes.
+#[cfg(all(test, target_os = "linux", not(any(tokio_filelock_loom, tokio_filelock_posix))))]
 mod tests {
     use super::*;
     use Mode::Exclusive;

@@ -168,7 +168,10 @@ impl Store {
         loop {
             let failed = match temporary.reader() {
                 Ok(reader) => match temporary.rename(&directory, name) {
-                    Ok(()) => return Ok(reader),
+                    Ok(()) => {
+                        directory.show_change();
+                        return Ok(reader);
+                    }
                     Err(error) => error,
                 },
                 // The file is open, and so nothing is lost.

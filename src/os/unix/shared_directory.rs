@@ -15,12 +15,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::dir::{Dir, OwningIter};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, lstat, mkdirat, stat};
+use nix::sys::stat::{
+    FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, lstat, mkdirat, stat, utimensat,
+};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::descriptor::Descriptor;
@@ -33,6 +37,10 @@ const PERMISSIONS: u32 = 0o777;
 
 /// So many bytes at a time.
 const COPIED: usize = 256 * 1024;
+
+/// The clock of a server goes on at least so often: 100 times in a second, and often 250 or 1000 times.
+const TICK: Duration = Duration::from_millis(10);
+const MOST_TICKS: u32 = 5;
 
 /// A directory, whatever becomes of its name.
 #[derive(Debug)]
@@ -135,6 +143,34 @@ impl Directory {
     /// Whether the system shows what others did in here too late to build on it.
     pub(crate) fn is_seen_late(&self) -> bool {
         kernel::file_system::is_seen_late(&self.0)
+    }
+
+    /// Makes the last change in here one that other machines notice.
+    ///
+    /// To a client of NFS 3 a directory has changed if its times have. They are those of the server's clock, which goes on in ticks
+    /// of some milliseconds, so a client that has looked between two changes of one tick believes what it saw until the next
+    /// change: that a value is not there, for one. So the directory gets a time that no tick has. One of another
+    /// user, to which no process of this one may give a time, is changed once more in another tick.
+    pub(crate) fn show_change(&self) {
+        if !kernel::file_system::is_told_by_times(&self.0) {
+            return;
+        }
+        let set = |accessed: &TimeSpec, modified: &TimeSpec| {
+            utimensat(&self.0, ".", accessed, modified, UtimensatFlags::NoFollowSymlink)
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        if set(&TimeSpec::UTIME_OMIT, &TimeSpec::from_duration(now)).is_ok() {
+            return;
+        }
+        let modified = || fstat(&self.0).map(|now| (now.st_mtime, now.st_mtime_nsec));
+        let Ok(before) = modified() else { return };
+        for _ in 0..MOST_TICKS {
+            thread::sleep(TICK);
+            let changed = set(&TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW).and_then(|()| modified());
+            if changed != Ok(before) {
+                return;
+            }
+        }
     }
 
     /// The mount that the directory is on, as far as the system tells.

@@ -67,6 +67,9 @@ impl Directory {
     /// To open a file asks the server.
     pub(crate) fn refresh(&self) {}
 
+    /// To open a file asks the server.
+    pub(crate) fn show_change(&self) {}
+
     /// Not known of any.
     pub(crate) fn is_seen_late(&self) -> bool {
         false

@@ -80,6 +80,11 @@ pub(in crate::os::unix) fn is_seen_late(directory: impl AsFd) -> bool {
     fstatfs(directory).is_ok_and(|of| CIFS.contains(&magic(&of)))
 }
 
+/// Whether a client may tell by its times, and by nothing else, that a directory has changed.
+pub(in crate::os::unix) fn is_told_by_times(directory: impl AsFd) -> bool {
+    fstatfs(directory).is_ok_and(|of| magic(&of) == NFS)
+}
+
 fn magic(of: &Statfs) -> u32 {
     // All magic numbers have 32 bits; the field has the platform's own width and sign.
     of.filesystem_type().0 as u32

@@ -112,6 +112,12 @@ pub(in crate::os::unix) fn is_seen_late(directory: impl AsFd) -> bool {
     name(&File::from(directory)).is_ok_and(|name| name.as_deref() == Some("smbfs"))
 }
 
+/// Whether a client may tell by its times, and by nothing else, that a directory has changed.
+pub(in crate::os::unix) fn is_told_by_times(directory: impl AsFd) -> bool {
+    let Ok(directory) = directory.as_fd().try_clone_to_owned() else { return false };
+    name(&File::from(directory)).is_ok_and(|name| name.as_deref() == Some("nfs"))
+}
+
 /// It cannot be told.
 #[cfg(not(any(
     target_vendor = "apple",
