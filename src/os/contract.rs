@@ -288,7 +288,10 @@ contract! { opened Directory {
     /// Whether the system shows what others did in here too late to build on it.
     fn is_seen_late(&self) -> bool;
 
-    /// Makes the last change in here one that other machines notice, where a client may take two changes for one.
+    /// Whether another machine may tell by times alone that something in here has changed, and so take two changes for one.
+    fn is_told_by_times(&self) -> bool;
+
+    /// Makes the last change in here one that other machines notice, where they tell by times alone.
     fn show_change(&self);
 
     /// The mount that the directory is on, as far as the system tells.

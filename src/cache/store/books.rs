@@ -265,6 +265,9 @@ impl Store {
     /// What is no file, or too long, or cannot be opened now, is damaged.
     fn read_books(&self) -> io::Result<Parsed> {
         let Some(root) = self.directory(Place::Root)? else { return Ok(Parsed::Damaged) };
+        if root.is_told_by_times() {
+            root.refresh();
+        }
         let (file, length) = match root.open_file(NAME, Purpose::Read) {
             Ok(Found::File(file, status)) if status.length <= LONGEST => (file, status.length),
             Ok(_) => return Ok(Parsed::Damaged),
@@ -282,10 +285,12 @@ impl Store {
         let text = books.to_string();
         let root = self.directory_made(Place::Root, writer)?;
         // In one call, and in place: it needs no room on a disk that is full. But a file with another
-        // name is perhaps not of the cache.
-        if let Ok(Found::File(mut file, status)) = root.open_file(NAME, Purpose::Write) {
-            if status.links == 1 && status.length == text.len() as u64 {
-                return file.write_all(text.as_bytes());
+        // name is perhaps not of the cache; and of two contents of one file another machine may miss the second.
+        if !root.is_told_by_times() {
+            if let Ok(Found::File(mut file, status)) = root.open_file(NAME, Purpose::Write) {
+                if status.links == 1 && status.length == text.len() as u64 {
+                    return file.write_all(text.as_bytes());
+                }
             }
         }
         match self.write_whole(Place::Root, NAME, text.as_bytes(), writer) {

@@ -145,14 +145,20 @@ impl Directory {
         kernel::file_system::is_seen_late(&self.0)
     }
 
-    /// Makes the last change in here one that other machines notice.
+    /// Whether another machine may tell by times alone that something in here has changed.
     ///
-    /// To a client of NFS 3 a directory has changed if its times have. They are those of the server's clock, which goes on in ticks
-    /// of some milliseconds, so a client that has looked between two changes of one tick believes what it saw until the next
-    /// change: that a value is not there, for one. So the directory gets a time that no tick has. One of another
-    /// user, to which no process of this one may give a time, is changed once more in another tick.
+    /// To a client of NFS 3 a file or a directory has changed if its times or its length have. The times are those of the server's
+    /// clock, which goes on in ticks of some milliseconds, so a client that has looked between two changes of one tick believes what
+    /// it saw until the next change.
+    pub(crate) fn is_told_by_times(&self) -> bool {
+        kernel::file_system::is_told_by_times(&self.0)
+    }
+
+    /// Makes the last change in here one that other machines notice, where they tell by times alone: the directory gets a time
+    /// that no tick has. One of another user, to which no process of this one may give a time, is changed once more in
+    /// another tick.
     pub(crate) fn show_change(&self) {
-        if !kernel::file_system::is_told_by_times(&self.0) {
+        if !self.is_told_by_times() {
             return;
         }
         let set = |accessed: &TimeSpec, modified: &TimeSpec| {

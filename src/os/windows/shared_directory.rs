@@ -68,6 +68,10 @@ impl Directory {
     pub(crate) fn refresh(&self) {}
 
     /// To open a file asks the server.
+    pub(crate) fn is_told_by_times(&self) -> bool {
+        false
+    }
+
     pub(crate) fn show_change(&self) {}
 
     /// Not known of any.
