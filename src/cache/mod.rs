@@ -666,14 +666,14 @@ impl CacheDir {
 
     /// The locks for a step.
     async fn way_in(&self, step: Step, length: u64) -> Result<WayIn, Error> {
-        let Inner { store, fetches, .. } = &*self.inner;
+        let store = &self.inner.store;
         let taken = match (step, store.settings.max_size) {
             (Step::Alone(turn), _) => return Ok(WayIn::Alone(self.lock_directory().await?, turn)),
             (Step::Fetch, None) => return Ok(WayIn::Fetching(self.lock_books().await?, None)),
-            (Step::Fetch, Some(_)) => {
-                let turn = fetches.turn().await;
-                return Ok(WayIn::Fetching(self.lock_books().await?, Some(turn)));
-            }
+            (Step::Fetch, Some(_)) => match self.room_or_books(length).await? {
+                Ok(taken) => Some(taken),
+                Err(fetching) => return Ok(fetching),
+            },
             (Step::Take, None) => None,
             (Step::Take, Some(most)) => match store.room.take(length, most) {
                 Some(taken) => Some(taken),

@@ -168,7 +168,7 @@ impl Signature {
 
 /// A record is shorter than this unless its holder says a lot. Filling a buffer for the longest one with zeros would cost as
 /// much as the rest of a tenure.
-const EXPECTED: usize = 512;
+const EXPECTED: usize = 513;
 
 #[derive(Debug)]
 struct Recorded {

@@ -69,9 +69,9 @@ impl Forks {
     }
 
     /// A fork is about to copy the process.
-    pub(super) fn begin(&self) {
+    pub(super) fn begin(&self) -> usize {
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        self.begun.fetch_add(1, Ordering::Release);
+        let number = self.begun.fetch_add(1, Ordering::Release) + 1;
         fence(Ordering::SeqCst);
         let mut since = None;
         while self.opening.load(Ordering::Relaxed) > 0 {
@@ -81,6 +81,11 @@ impl Forks {
             }
             shim::pause(PAUSE);
         }
+        number
+    }
+
+    pub(super) fn begun(&self) -> usize {
+        self.begun.load(Ordering::Acquire)
     }
 
     /// A fork that has begun has copied the process, or failed to.

@@ -115,7 +115,8 @@ pub(super) enum Turn {
 /// next [`HOT_TRIES`]. So each other process overtakes one that waits at most `HOT_TRIES` + 1 times, by tries begun within
 /// `HOT` of its last check.
 ///
-/// One for each lock of a process. There is one attempt at a lock at a time, and no other code uses this.
+/// One for each lock of a process. There is one attempt at a lock at a time, and only an attempt begins or uses up such tries. Other
+/// code only ends them, and may be missed at that: the number of tries is bounded all the same.
 #[derive(Debug)]
 pub(crate) struct Pace {
     made: Instant,

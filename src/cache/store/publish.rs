@@ -38,6 +38,11 @@ impl Store {
             },
         };
         if !is_good {
+            if room.is_some() {
+                // First: what is given back here is no good either.
+                drop(room);
+                self.room.check(self.books_as_they_are()?.as_ref());
+            }
             return Ok(Err(incoming));
         }
         self.publish_in_room(key, incoming, room, writer).map(Ok)

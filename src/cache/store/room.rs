@@ -85,6 +85,8 @@ struct State {
     inserted: Amount,
     /// What tasks wait with until room is fetched.
     wanted: Amount,
+    /// So many bytes the books say more than the limit, for a value that is replaced: as many are left.
+    over: u64,
 }
 
 impl Room {
@@ -99,7 +101,7 @@ impl Room {
         with_others.add(Amount::one(length));
         let mut left = state.left;
         left.take(with_others)?;
-        state.left.take(Amount::one(length))?;
+        state.take(length)?;
         Some(Taken { room: self.clone(), count: state.count, length, is_used: false })
     }
 
@@ -112,6 +114,15 @@ impl Room {
     /// What tasks wait with, and room is put down for at one time.
     pub(super) fn wanted(&self, most: u64) -> Amount {
         self.0.lock().wanted.at_most(most / SHARE_WANTED)
+    }
+
+    /// What is left is good only if it is in these books; if there are none it is in no books.
+    pub(super) fn check(&self, books: Option<&Books>) {
+        let mut state = self.0.lock();
+        match books {
+            Some(books) => state.is_of(books),
+            None => (state.left, state.inserted, state.over) = Default::default(),
+        }
     }
 
     /// Takes the room of this handle out of the books, so that they say what there is and what was taken, under
@@ -142,6 +153,7 @@ impl Room {
         let ahead = state.inserted.times(TIMES).at_most(free.min(most / SHARE_AHEAD));
         let more = if wanted.bytes > ahead.bytes { wanted } else { ahead };
         books.count_more(more.values, more.bytes);
+        state.over = books.bytes.saturating_sub(most);
         PutDown { room: self.clone(), count: books.count, length, more }
     }
 
@@ -160,8 +172,16 @@ impl State {
     fn is_of(&mut self, books: &Books) {
         if self.count != books.count {
             self.count = books.count;
-            (self.left, self.inserted) = Default::default();
+            (self.left, self.inserted, self.over) = Default::default();
         }
+    }
+
+    fn take(&mut self, length: u64) -> Option<()> {
+        let rest = self.left.bytes.checked_sub(length)?;
+        if rest < self.over {
+            return None;
+        }
+        self.left.take(Amount::one(length))
     }
 }
 
@@ -199,7 +219,7 @@ impl Wanted {
     /// Room for it, if that was fetched meanwhile. Who waits longest asks first.
     pub(in crate::cache) fn take(&self) -> Option<Taken> {
         let mut state = self.room.0.lock();
-        state.left.take(Amount::one(self.length))?;
+        state.take(self.length)?;
         let room = self.room.clone();
         Some(Taken { room, count: state.count, length: self.length, is_used: false })
     }

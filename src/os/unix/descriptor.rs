@@ -293,4 +293,64 @@ mod tests {
         // SAFETY: nothing else has the number.
         unsafe { libc::close(number) };
     }
+
+    /// The file, under a number that no other test gets.
+    fn far_above(path: &Path, least: RawFd) -> io::Result<File> {
+        let file = File::open(path)?;
+        // SAFETY: the duplicate, which is new, gets an owner.
+        let above = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
+        assert!(above >= least, "{}", io::Error::last_os_error());
+        // SAFETY: it was made just now, and has no other owner.
+        Ok(unsafe { File::from_raw_fd(above) })
+    }
+
+    /// Whether a child that is forked now has a descriptor of this number.
+    fn a_child_has(number: RawFd) -> bool {
+        // SAFETY: the child makes async-signal-safe calls only.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: async-signal-safe, and the number is any.
+            let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+            // SAFETY: async-signal-safe.
+            unsafe { libc::_exit(i32::from(flags < 0)) };
+        }
+        let mut status = 0;
+        // SAFETY: the status has its room.
+        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!(waited, child);
+        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
+    }
+
+    /// What was closed while another thread forked stays in the list, and the program gets the number for a file of its own.
+    #[test]
+    fn a_number_that_a_fork_left_in_the_list_is_the_programs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("one");
+        File::create(&path).unwrap();
+        for (least, is_known) in [(701, true), (801, false)] {
+            let open = || far_above(&path, least).map(|file| (file, ()));
+            let identify = |file: &File| {
+                let metadata = file.metadata()?;
+                fork::forks().begin();
+                let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
+                if is_known { Ok(identity) } else { Err(io::Error::other("it is not known")) }
+            };
+            let opened = Descriptor::open(open, identify, |error| error);
+            let number = least;
+            match opened {
+                Ok((opened, ())) => {
+                    assert!(is_known && opened.as_raw_fd() == number);
+                    drop(opened);
+                }
+                Err(_) => assert!(!is_known),
+            }
+            while !fork::forks().are_over() {
+                fork::forks().end();
+            }
+            let own = far_above(&path, least).unwrap();
+            assert_eq!(own.as_raw_fd(), number);
+            assert!(a_child_has(number), "known: {is_known}");
+            drop(own);
+        }
+    }
 }

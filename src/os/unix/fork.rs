@@ -110,7 +110,7 @@ fn mark() -> &'static AtomicUsize {
 }
 
 #[cfg(not(tokio_filelock_loom))]
-fn forks() -> &'static Forks {
+pub(super) fn forks() -> &'static Forks {
     &process().forks
 }
 #[cfg(tokio_filelock_loom)]
@@ -150,12 +150,14 @@ static TOLD: AtomicBool = AtomicBool::new(false);
 thread_local! {
     /// How many forks of this thread have begun: one that began before the handlers were set up has not.
     static BEGUN: Cell<usize> = const { Cell::new(0) };
+    /// The number of the last one. 0, as if it were the first, if it had begun before that.
+    static NUMBER: Cell<usize> = const { Cell::new(0) };
 }
 
 extern "C" fn before() {
     TOLD.store(false, Ordering::Relaxed);
     BEGUN.set(BEGUN.get() + 1);
-    forks().begin();
+    NUMBER.set(forks().begin());
 }
 
 /// Also if the fork failed.
@@ -176,9 +178,10 @@ extern "C" fn in_child() {
     let number = LATEST.fetch_add(1, Ordering::Relaxed) + 1;
     mark().store(number + 1, Ordering::Relaxed);
     for table in BY_NUMBER.iter().filter_map(MadeOnce::get) {
-        table.iter().for_each(Place::close);
+        table.iter().for_each(|place| place.close(NUMBER.get()));
     }
-    BESIDE.chunks().for_each(|chunk| chunk.places.iter().for_each(Place::close));
+    let beside = BESIDE.chunks().flat_map(|chunk| &chunk.places);
+    beside.for_each(|place| place.close(NUMBER.get()));
 }
 
 /// Opens a descriptor that children lose, and puts it into the list by [`Listed::new`]. May call that several
@@ -223,8 +226,9 @@ struct Place {
     device: [AtomicU32; 2],
     inode: [AtomicU32; 2],
     lasting: AtomicU32,
-    /// The descriptor was closed while a fork was under way, which may have copied it before that.
-    left: AtomicBool,
+    /// The descriptor was closed while a fork was under way, which may have copied it before that: how many forks had
+    /// begun by then. Those that begin later have not copied it. 0 if it was not left so.
+    left: AtomicUsize,
 }
 
 /// The identity of a file that was opened a moment ago.
@@ -257,7 +261,7 @@ impl Place {
             device: [const { AtomicU32::new(0) }; 2],
             inode: [const { AtomicU32::new(0) }; 2],
             lasting: AtomicU32::new(0),
-            left: AtomicBool::new(false),
+            left: AtomicUsize::new(0),
         }
     }
 
@@ -284,9 +288,10 @@ impl Place {
 
     /// It was left, the forks of that time are over, and no other thread is faster.
     fn is_had_after_all(&self) -> bool {
-        self.left.load(Ordering::Relaxed)
+        let left = self.left.load(Ordering::Relaxed);
+        left != 0
             && forks().are_over()
-            && self.left.compare_exchange(true, false, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            && self.left.compare_exchange(left, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     /// The descriptor is closed.
@@ -294,7 +299,7 @@ impl Place {
         if forks().are_over() {
             self.descriptor.store(VACANT, Ordering::Release);
         } else {
-            self.left.store(true, Ordering::Release);
+            self.left.store(forks().begun().max(1), Ordering::Release);
         }
     }
 
@@ -307,9 +312,17 @@ impl Place {
         set(&self.inode, identity.inode);
     }
 
-    /// In the child.
-    fn close(&self) {
+    /// In the child that came of this fork.
+    fn close(&self, fork: usize) {
         let descriptor = self.descriptor.load(Ordering::Acquire);
+        let left = self.left.swap(0, Ordering::Relaxed);
+        // What no owner has any more can be had again.
+        let after = if left == 0 { CLOSED } else { VACANT };
+        if left != 0 && left < fork {
+            // It was closed before this fork began. Whatever has the number is the program's.
+            self.descriptor.store(after, Ordering::Relaxed);
+            return;
+        }
         if descriptor < 0 {
             return;
         }
@@ -327,7 +340,7 @@ impl Place {
             // SAFETY: it is that of a lock file, and its owner sees by the place that it is closed.
             unsafe { libc::close(descriptor) };
         }
-        self.descriptor.store(CLOSED, Ordering::Relaxed);
+        self.descriptor.store(after, Ordering::Relaxed);
     }
 }
 

@@ -11,6 +11,8 @@ use tokio_filelock::cache::{FillError, SyncPolicy};
 use tokio_filelock::{CacheDir, ErrorKind, FileLock, Protocol};
 
 use super::{directory, files, open, options, temporary_files};
+#[cfg(target_os = "linux")]
+use crate::support::kernel;
 use crate::support::place::Place;
 use crate::support::{assert_names, in_time};
 
@@ -283,6 +285,32 @@ async fn a_limit_is_kept_beside_those_who_have_none() {
     }
 }
 
+/// The room of a value that is replaced is not given out again while the books say more than the limit.
+#[tokio::test]
+async fn a_limit_is_kept_when_a_value_of_a_full_cache_is_replaced() {
+    const MOST: usize = 100_000;
+    for large in [12_000, 6_000, 1_000] {
+        let place = Place::new();
+        let cache = options().max_size(MOST as u64).open(directory(&place)).await.unwrap();
+        cache.insert("large", &vec![1; large][..]).await.unwrap();
+        let others = MOST - large;
+        for key in 0..10_u8 {
+            let length = others / 10 + if key == 9 { others % 10 } else { 0 };
+            cache.insert([key], &vec![2; length][..]).await.unwrap();
+        }
+        for round in 0..3 {
+            cache.insert("large", &vec![3; large][..]).await.unwrap();
+            cache.insert(format!("new {round}"), &vec![4; large][..]).await.unwrap();
+            let mut bytes = 0;
+            let mut entries = cache.entries();
+            while let Some(entry) = entries.next().await.unwrap() {
+                bytes += entry.bytes;
+            }
+            assert!(bytes <= MOST as u64, "{bytes} bytes, values of {large}");
+        }
+    }
+}
+
 /// An insert without a limit goes on while another one is at it; whoever walks waits for both.
 #[tokio::test]
 async fn inserts_without_a_limit_do_not_wait_for_each_other() {
@@ -425,6 +453,33 @@ async fn inserts_with_a_limit_need_no_books_while_there_is_room() {
     lock(libc::F_WRLCK);
     let error = hasty.insert("key", &[1; 100][..]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+}
+
+/// Room that was lost by a count is fetched anew by one task for all, and a task with a limit does not wait for that one longer.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_counts_while_another_task_fetches_room() {
+    use nix::libc;
+
+    let place = Place::new();
+    let limited = || options().max_size(10_000_000).open(directory(&place));
+    let (cache, other) = (limited().await.unwrap(), limited().await.unwrap());
+    for key in 0..12_u8 {
+        cache.insert([key], &[key; 100][..]).await.unwrap();
+    }
+    other.recount().await.unwrap();
+    let lock_file = File::options().read(true).write(true).open(place.at("cache.lock")).unwrap();
+    set_books_lock(&lock_file, libc::F_WRLCK);
+    let patient = cache.clone();
+    let waits = tokio::spawn(async move { patient.insert("one", &[1; 100][..]).await.map(drop) });
+    let path = place.at("cache.lock");
+    let waiting = tokio::task::spawn_blocking(move || kernel::await_waiting_calls(&path, 1));
+    in_time(waiting).await.unwrap();
+    let hasty = cache.with_timeout(Duration::from_millis(10));
+    let error = in_time(hasty.insert("two", &[1; 100][..])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    set_books_lock(&lock_file, libc::F_UNLCK);
+    in_time(waits).await.unwrap().unwrap();
 }
 
 #[cfg(target_os = "linux")]
