@@ -21,6 +21,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 pub(crate) use process::{look_up, this_process};
 
@@ -30,6 +31,7 @@ use super::range::Range;
 use crate::holder::{Holder, Source};
 use crate::mode::Mode;
 use crate::os::{Effort, Identity, Protocol, Question};
+use pass::Shown;
 use table::{Kind, Line};
 
 /// Whether the system can tell who holds a lock of this protocol.
@@ -40,17 +42,27 @@ pub(crate) fn tells_holders(protocol: Protocol) -> bool {
 /// So often the table is read again that shows no holder of a busy lock: it went from one to the next.
 const READS: usize = 8;
 
+/// No read of the table begins later than this after the first one: a query keeps the file of the lock open, and the machine's
+/// locks waiting.
+const LIMIT: Duration = Duration::from_secs(1);
+
+fn is_later_than(limit: Duration) -> impl Fn() -> bool {
+    let begun = Instant::now();
+    move || begun.elapsed() >= limit
+}
+
 /// Those who hold the lock of the region, and those whose calls wait for it.
 pub(in crate::os) fn of(question: &Question<'_>, inode: &Inode, effort: Effort) -> Vec<Holder> {
     let (mut seen, mut in_doubt) = (Vec::new(), false);
+    let is_late = is_later_than(LIMIT);
     for _ in 0..READS {
-        let Ok(shown) = lines(question, inode) else {
+        let Ok(shown) = lines(question, inode, &is_late) else {
             return blocker(question).into_iter().collect();
         };
         (seen, in_doubt) = shown;
         let is_held = seen.iter().any(|line| !line.waits);
         let is_busy = effort == Effort::Search || !seen.is_empty();
-        if is_held || !is_busy {
+        if is_held || !is_busy || is_late() {
             break;
         }
     }
@@ -83,12 +95,16 @@ pub(in crate::os) fn of(question: &Question<'_>, inode: &Inode, effort: Effort) 
 /// The kernel lists a call that waits for the lock itself, and not for the turnstile. `false` also where
 /// it is not listed: there is no `/proc`, or the holder is of another pid namespace.
 pub(in crate::os) fn is_lock_waited_for(question: &Question<'_>, inode: &Inode) -> bool {
-    let (lines, _) = lines(question, inode).unwrap_or_default();
+    let (lines, _) = lines(question, inode, is_later_than(LIMIT)).unwrap_or_default();
     lines.iter().any(|line| line.waits && !waits_for_turn(line, question))
 }
 
 /// What the kernel lists of the lock, and whether a holder may be missing.
-fn lines(question: &Question<'_>, inode: &Inode) -> io::Result<(Vec<Line>, bool)> {
+fn lines(
+    question: &Question<'_>,
+    inode: &Inode,
+    is_late: impl Fn() -> bool,
+) -> io::Result<(Vec<Line>, bool)> {
     let concerned = |locks: &[u8]| {
         let locks = String::from_utf8_lossy(locks);
         let lines = locks.lines().filter_map(Line::parse);
@@ -96,12 +112,11 @@ fn lines(question: &Question<'_>, inode: &Inode) -> io::Result<(Vec<Line>, bool)
     };
     let shows_holder = |lines: &[Line]| lines.iter().any(|line| !line.waits);
     let open = || File::open("/proc/locks");
-    let passes = pass::read(open, |locks| shows_holder(&concerned(locks)))?;
+    let Shown { passes, in_doubt } =
+        pass::read(open, |locks| shows_holder(&concerned(locks)), is_late)?;
     let mut shown: Vec<_> = passes.iter().map(|locks| concerned(locks)).collect();
     let found = shown.iter().position(|lines| shows_holder(lines));
-    let in_doubt = found.is_none() && passes.len() == pass::PASSES;
-    let best = found.unwrap_or(0);
-    Ok((if shown.is_empty() { Vec::new() } else { shown.swap_remove(best) }, in_doubt))
+    Ok((shown.swap_remove(found.unwrap_or(0)), in_doubt && found.is_none()))
 }
 
 /// What this process has locked by POSIX record locks, in any file, where `/proc` tells.
@@ -109,8 +124,9 @@ pub(in crate::os::unix) struct RecordLocks(Vec<Line>);
 
 impl RecordLocks {
     pub(in crate::os::unix) fn of_this_process() -> Self {
-        let passes = pass::read(|| File::open("/proc/locks"), |_| false).unwrap_or_default();
-        let locks = passes.concat();
+        // Whether a file may be closed depends on it, so it has all the time that it needs.
+        let shown = pass::read(|| File::open("/proc/locks"), |_| false, || false);
+        let locks = shown.map(|shown| shown.passes.concat()).unwrap_or_default();
         let locks = String::from_utf8_lossy(&locks);
         let own = process::own_pid();
         let is_own = |line: &Line| line.kind == Kind::Posix && line.pid == Some(own) && !line.waits;

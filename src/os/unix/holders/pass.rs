@@ -15,6 +15,9 @@
 //! A pass that does not follow, or whose seams do not hold, is made anew. Beside locks that come and go at every
 //! read no seam holds: then all passes together are the answer. So what a pass shows may be a moment old, but a lock
 //! that is held throughout is in it.
+//!
+//! While the table is read no lock of the machine is set or removed (fs/locks.c), and each read waits for those that are on
+//! their way. So beside lock calls on a busy machine a pass may take a second, and the passes have a limit in time as well.
 
 use std::io::{self, Read};
 use std::mem;
@@ -23,25 +26,35 @@ use std::mem;
 const BUFFER: usize = 1 << 20;
 
 /// So often a pass is made anew.
-pub(super) const PASSES: usize = 8;
+const PASSES: usize = 8;
 
 /// So many passes in a row must confirm one that has not found what is looked for: another lock may be at the place of one
 /// that is gone by chance. Where a lock needs more than half a page the chance is too high, and all passes are made.
 const CONFIRMATIONS: u32 = 2;
 
-/// The lines of the table, some of them twice, as each of these passes shows them; the best comes first, and is
-/// the only one if what is looked for is in it. As many as [`PASSES`] are in doubt: what is not in them may be there.
+/// What passes over the table have shown.
+pub(super) struct Shown {
+    /// The lines of the table, some of them twice, as each of the passes shows them; the best comes first, and is the only one
+    /// if what is looked for is in it.
+    pub(super) passes: Vec<Vec<u8>>,
+    /// What is not in them may be there all the same: all [`PASSES`] were made, or it was late.
+    pub(super) in_doubt: bool,
+}
+
+/// Makes one pass, and as many more as are needed, but none once it is late.
 pub(super) fn read<R: Read>(
     mut open: impl FnMut() -> io::Result<R>,
     is_found: impl Fn(&[u8]) -> bool,
-) -> io::Result<Vec<Vec<u8>>> {
+    is_late: impl Fn() -> bool,
+) -> io::Result<Shown> {
     let mut buffer = vec![0; BUFFER];
     let mut passes: Vec<Pass> = Vec::new();
     let mut confirmed = 0;
-    while passes.len() < PASSES {
+    let mut in_doubt = true;
+    while passes.len() < PASSES && (passes.is_empty() || !is_late()) {
         let pass = Pass::make(&mut open, &mut buffer)?;
         if pass.follows && pass.seams.is_empty() && is_found(&pass.lines) {
-            return Ok(vec![pass.lines]);
+            return Ok(Shown { passes: vec![pass.lines], in_doubt: false });
         }
         match passes.last() {
             Some(before) if before.is_confirmed_by(&pass) => {
@@ -50,6 +63,7 @@ pub(super) fn read<R: Read>(
                 let is_enough = before.seams.is_empty() && confirmed == CONFIRMATIONS;
                 passes.insert(passes.len() - 1, pass);
                 if is_found || is_enough {
+                    in_doubt = false;
                     break;
                 }
             }
@@ -59,7 +73,8 @@ pub(super) fn read<R: Read>(
             }
         }
     }
-    Ok(passes.into_iter().rev().map(|pass| pass.lines).collect())
+    let passes = passes.into_iter().rev().map(|pass| pass.lines).collect();
+    Ok(Shown { passes, in_doubt })
 }
 
 struct Pass {
@@ -246,8 +261,12 @@ mod tests {
         }
     }
 
-    fn one(passes: io::Result<Vec<Vec<u8>>>) -> Vec<u8> {
-        passes.unwrap().swap_remove(0)
+    fn one(shown: io::Result<Shown>) -> Vec<u8> {
+        shown.unwrap().passes.swap_remove(0)
+    }
+
+    fn never() -> bool {
+        false
     }
 
     fn is_shown(lines: &[u8], lock: &str) -> bool {
@@ -294,7 +313,7 @@ mod tests {
     fn what_is_held_throughout_is_shown() {
         for waiters in [0, 8, 60] {
             assert_eq!(
-                missed(waiters, |open| read(open, |_| false).unwrap().concat()),
+                missed(waiters, |open| read(open, |_| false, never).unwrap().passes.concat()),
                 0,
                 "{waiters} waiters"
             );
@@ -329,6 +348,7 @@ mod tests {
                     table()
                 },
                 |_| true,
+                never,
             );
             let lines = String::from_utf8(one(lines)).unwrap();
             let shown: HashSet<_> = lines.lines().collect();
@@ -358,11 +378,30 @@ mod tests {
                         locks.pop_front();
                     }
                 });
-                let lines = one(read(open, |_| true));
+                let lines = one(read(open, |_| true, never));
                 let case = (waiters, before, goes_at);
                 assert!((1..before + 5).all(|number| is_shown(&lines, &lock(number))), "{case:?}");
                 assert!(is_shown(&lines, &awaited(1_000_000, waiters)), "{case:?}");
             }
+        }
+    }
+
+    /// What the passes before that have shown is the answer, and says that it is in doubt.
+    #[test]
+    fn no_pass_begins_late() {
+        for most in 1..=3 {
+            let opened = Rc::new(Cell::new(0));
+            let (table, seen) = (Table::of((0..10).map(lock).collect(), |_| {}), opened.clone());
+            let open = move || {
+                seen.set(seen.get() + 1);
+                table()
+            };
+            // Two descriptors for each pass.
+            let shown = read(open, |_| false, || opened.get() == 2 * most).unwrap();
+            assert_eq!((shown.passes.len(), opened.get()), (most, 2 * most));
+            // The third one confirms the first for the second time.
+            assert_eq!(shown.in_doubt, most < 3, "after {most}");
+            assert!(shown.passes.iter().all(|lines| is_shown(lines, &lock(9))));
         }
     }
 
@@ -376,7 +415,7 @@ mod tests {
                 locks.drain(..200);
             }
         });
-        let lines = one(read(open, |_| true));
+        let lines = one(read(open, |_| true, never));
         assert!((200..400).all(|number| is_shown(&lines, &lock(number))));
         assert!(!is_shown(&lines, &lock(0)), "those of the first pass are gone");
     }
