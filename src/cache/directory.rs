@@ -54,8 +54,8 @@ impl Dir {
     /// process has died: whatever becomes of the key meanwhile. `None` if the directory is gone; then look or fill
     /// again.
     ///
-    /// A pin is a shared lock of the lock file, which takes no right to write. Nobody who replaces, removes, prunes or
-    /// clears waits for it: the key has its next value at once, and the directory is deleted after its last pin. It
+    /// A pin is a shared lock of the lock file, which takes no right to write. A process that replaces, removes, prunes
+    /// or clears does not wait for it: the key has its next value at once, and the directory is deleted after its last pin. It
     /// takes room on the disk until then, which does not count for [`max_size`](super::CacheOptions::max_size).
     ///
     /// A pin keeps out those who use this crate. It does not keep what other programs delete or change.
@@ -249,8 +249,8 @@ impl CacheDir {
     /// a key, among all tasks and processes.
     ///
     /// `fill` is given the path of an empty directory, in the cache directory; where other users may write to that, on
-    /// Linux, it is one in `/proc` that leads to the empty directory whatever they do. When it is done nobody may change what is in
-    /// there any more. There may be files, directories and symbolic links, 128 directories deep at most. If `fill`
+    /// Linux, it is one in `/proc` that leads to the empty directory whatever they do. When it is done no code may change what is
+    /// in there any more. There may be files, directories and symbolic links, 128 directories deep at most. If `fill`
     /// fails, is cancelled or killed, the directory is removed with all that is in it.
     ///
     /// A key has one value, a file or a directory: what is inserted replaces the other.

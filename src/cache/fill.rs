@@ -1,6 +1,6 @@
 //! One fill per key: look, lock the key, look again, fill.
 //!
-//! Whoever fills holds the key's lock from before its second look until its value is in place. So of
+//! A task that fills holds the key's lock from before its second look until its value is in place. So of
 //! all who want a value that is absent one fills it, and the others, who wait for the lock, find it
 //! with their second look. The lock is the kernel's: a filler that fails, is cancelled, panics or is
 //! killed lets the next one in, who finds nothing, and fills.
@@ -15,9 +15,9 @@ use crate::error::Error;
 pub(super) enum Found<T> {
     /// It was there.
     Present(T),
-    /// It was there after a wait for the key's lock: somebody else has filled it.
+    /// It was there after a wait for the key's lock: another task has filled it.
     Awaited(T),
-    /// Nobody had it.
+    /// It was absent.
     Filled(T),
 }
 

@@ -1,12 +1,12 @@
 //! The locks of a cache directory. They lie beside it, so no wipe of the directory touches them.
 //!
-//! - The **directory**: byte 0 of the lock file. Held exclusively by whoever walks over the values or
-//!   does what concerns more than one, and shared by whoever inserts a value or removes one without a limit to
+//! - The **directory**: byte 0 of the lock file. Held exclusively by a process that walks over the values or
+//!   does what concerns more than one, and shared by one that inserts a value or removes one without a limit to
 //!   keep, for the time of some file-system calls.
-//! - The **books**: a range of the lock file. Held by whoever writes the books while others have the directory
+//! - The **books**: a range of the lock file. Held by a process that writes the books while others have the directory
 //!   shared as well, and while it makes room. Who has the directory alone needs no more.
 //! - A **fill** for each key: the lock file is a `LockSpace`. Held from before the look that finds
-//!   nothing until the value is in place, by whoever fills, replaces or removes the value.
+//!   nothing until the value is in place, by the task that fills, replaces or removes the value.
 //! - A **writer** for each open cache directory: a range of its own, below those of the space. Held
 //!   for as long as it is open, and named in its temporary files: they are left behind by a dead
 //!   process exactly if this lock can be had.

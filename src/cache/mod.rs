@@ -72,7 +72,7 @@ const CHANGES_AT_ONCE: usize = 64;
 /// What it promises:
 /// - **One fill per key.** If the one who fills fails, is cancelled or killed, the next one fills; the
 ///   error goes to the one whose fill failed.
-/// - **Readers wait for nobody.** A hit takes no lock: it opens a file. It finds a whole value or none,
+/// - **Readers do not wait.** A hit takes no lock: it opens a file. It finds a whole value or none,
 ///   and keeps what it has opened while the value is replaced, removed or pruned.
 /// - **Any key, any length of value.** A value is never in memory as a whole, unless you
 ///   [`read`](Entry::read) it so.
@@ -86,7 +86,7 @@ const CHANGES_AT_ONCE: usize = 64;
 /// - **Crash-safe.** A process that is killed leaves no torn value, and no lock. What it had half
 ///   written is removed when the directory is opened next.
 ///
-/// It is a cache: values may go at any moment, and a fill should give the same value whoever runs it.
+/// It is a cache: values may go at any moment, and a fill should give the same value in each process that runs it.
 /// Trust the directory no more than those who may write to it.
 ///
 /// Cloning is cheap. All handles of a process that lead to one directory work together, but each
@@ -360,7 +360,7 @@ impl CacheDir {
     ///
     /// # Errors
     ///
-    /// [`FillError::Fill`] with the error of `fill`; nobody else gets that. [`FillError::Cache`] if the
+    /// [`FillError::Fill`] with the error of `fill`; no other caller gets that. [`FillError::Cache`] if the
     /// value cannot be looked for (as [`get`](CacheDir::get)) or stored (as
     /// [`insert`](CacheDir::insert)).
     pub async fn get_or_insert_with<F, Fut, V, E, Form>(
@@ -444,7 +444,7 @@ impl CacheDir {
     /// Removes the value of a key; whether there was one.
     ///
     /// A fill of the key that is under way is waited for, so what there is afterwards was begun
-    /// afterwards. Whoever has the value open keeps it.
+    /// afterwards. A reader that has the value open keeps it.
     ///
     /// # Cancel safety
     ///
@@ -512,7 +512,7 @@ impl CacheDir {
     ///
     /// With a [`max_size`](CacheOptions::max_size) the books of the directory say how much there is, at the
     /// cost of reading one small file. They may say too much: values that others have wiped, and what was
-    /// about to be inserted when a process was killed. Where nobody keeps books each value is looked at.
+    /// about to be inserted when a process was killed. Where no handle keeps books each value is looked at.
     ///
     /// # Cancel safety
     ///
@@ -695,7 +695,7 @@ impl CacheDir {
         let turn = if self.waits.are_plain() {
             fetches.turn().await
         } else {
-            // Another task's wait for the locks has no limit, or tells somebody else.
+            // Another task's wait for the locks has no limit, or tells another caller.
             match select(pin!(fetches.turn()), books.as_mut()).await {
                 Either::Left((turn, _)) => turn,
                 Either::Right((locked, _)) => return Ok(Err(WayIn::Fetching(locked?, None))),
@@ -777,7 +777,7 @@ impl CacheDir {
         })
     }
 
-    /// Beside others who change other values, while nobody walks over them.
+    /// Beside others who change other values, while no process walks over them.
     async fn lock_directory_shared(&self) -> Result<SharedGuard, Error> {
         self.waits.lock_shared(self.locks().await?.directory()).await
     }
@@ -910,7 +910,7 @@ struct BooksLock {
 enum DirectoryLock {
     /// Who has a limit.
     Alone(ExclusiveGuard),
-    /// Others may change other values, and nobody walks over them.
+    /// Others may change other values, and no process walks over them.
     Together(SharedGuard),
     WithBooks(BooksLock),
 }

@@ -2,7 +2,7 @@
 //!
 //! Two keys may share a slot, by a strange chance, and then they have one lock. A fill of the one that
 //! wants the other would wait for itself. So the fills that are being polled on a thread are known there, and
-//! who wants a slot that one of them holds takes turns with the others inside of it: nobody outside can
+//! who wants a slot that one of them holds takes turns with the others inside of it: no other fill can
 //! have the slot meanwhile. The lock itself is held until all of them are through.
 //!
 //! What a fill gives to another task is not seen here.

@@ -141,7 +141,7 @@ impl CacheOptions {
     }
 
     /// Takes the locks of fills from a space of the caller's own, in which the lock of a key is that of
-    /// the same name: whoever holds `locks.key(name)` keeps fills, inserts and removals of the key
+    /// the same name: a task that holds `locks.key(name)` keeps fills, inserts and removals of the key
     /// out. By default the space is that of the [`lock_file`](CacheOptions::lock_file), which is needed for
     /// the directory in any case. All who share the directory must give the same.
     pub fn locks(mut self, locks: LockSpace) -> Self {
@@ -157,8 +157,8 @@ impl CacheOptions {
         self
     }
 
-    /// The longest that an operation waits for a lock that others hold: for a fill of the key by somebody
-    /// else, for those who change the directory at the moment, for a lease that another process has on
+    /// The longest that an operation waits for a lock that others hold: for a fill of the key by another
+    /// task, for those who change the directory at the moment, for a lease that another process has on
     /// the value (fcntl(2), `F_SETLEASE`), and when the cache is opened, for another
     /// program that has locked the whole lock file. Then it is an error with
     /// [`ErrorKind::TimedOut`], which says who holds it ([`Error::holders`]). By default there is no limit.
@@ -259,7 +259,7 @@ impl CacheOptions {
                 let place = lock_file.parent().and_then(|parent| parent.canonicalize().ok());
                 if place.is_some_and(|place| place.starts_with(&directory)) {
                     return Err(senseless(
-                        "its `lock_file` is inside, where whoever wipes the directory removes it; \
+                        "its `lock_file` is inside, where a wipe of the directory removes it; \
                          name one outside",
                     ));
                 }
@@ -296,7 +296,7 @@ fn find(path: &Path, settings: &Settings, read_only: bool) -> io::Result<(PathBu
             Ok((directory, found))
         });
         match found {
-            // Somebody may wipe it as soon as it is there.
+            // Another process may wipe it as soon as it is there.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !read_only => {
                 rounds.next().ok_or(error)?;
             }

@@ -1,4 +1,4 @@
-//! Pins: which directories may not be deleted, because somebody uses them.
+//! Pins: which directories may not be deleted, because a process uses them.
 //!
 //! Each generation of a directory has a lock of its own, a range of the first lock file. Who uses the
 //! generation shares it; who deletes the generation has it exclusively, and never waits for it. A pin is
@@ -22,7 +22,7 @@ impl Pins {
         let _ = self.0.set(file.clone());
     }
 
-    /// The lock of a generation that nobody pins. Blocks for the time of a lock call.
+    /// The lock of a generation that no process pins. Blocks for the time of a lock call.
     pub(super) fn try_alone(&self, generation: &str, number: u64) -> Option<ExclusiveGuard> {
         lock_of(self.0.get()?, generation, number).try_lock().ok()
     }
@@ -44,7 +44,7 @@ pub(super) async fn pin<G, E>(
     Ok(is_there.await?.then_some(guard))
 }
 
-/// Does to a generation what may be done only while nobody pins it.
+/// Does to a generation what may be done only while no process pins it.
 pub(super) fn unless_pinned<G, T>(lock: Option<G>, job: impl FnOnce() -> T) -> Option<T> {
     let _guard = lock?;
     Some(job())

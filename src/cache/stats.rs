@@ -14,7 +14,7 @@ pub struct Stats {
     pub hits: u64,
     /// Times that it found none and did not fill it: `get` and `read`.
     pub misses: u64,
-    /// Times that it found a value after it had waited for somebody else to fill it.
+    /// Times that it found a value after it had waited for another task to fill it.
     pub waits: u64,
     /// Times that it filled a value.
     pub fills: u64,

@@ -16,7 +16,7 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// No limit, and nobody to be told.
+    /// No limit, and no caller to be told.
     pub(super) fn are_plain(&self) -> bool {
         self.limit.is_none() && self.tell.is_none()
     }

@@ -4,11 +4,11 @@
 //! little: what comes is added before it is visible, and often some room more (`room`); what goes is taken
 //! off afterwards. So a process
 //! that is killed in between leaves room unused, and no limit is passed. What it counts too much, and
-//! what others have wiped, does not stay: whoever prunes counts anew, and after as many values as
-//! there were somebody does so in any case. Books that are missing or damaged are made anew by
+//! what others have wiped, does not stay: each prune counts anew, and after as many values as
+//! there were an insert does so in any case. Books that are missing or damaged are made anew by
 //! counting.
 //!
-//! Who has no limit keeps no books. The first one after somebody has counted says in the books that they are out
+//! Who has no limit keeps no books. The first one after a count says in the books that they are out
 //! of date; who has a limit then counts anew, with the directory alone.
 
 use std::fmt;
@@ -25,7 +25,7 @@ use crate::os::shared_directory::{Found, Purpose};
 
 const NAME: &str = "books";
 
-/// What `stored` says when values come that nobody counts.
+/// What `stored` says when values come that are not counted.
 const OUT_OF_DATE: u64 = u64::MAX;
 
 /// Longer books are none.
@@ -49,7 +49,7 @@ pub(in crate::cache) struct Books {
 }
 
 impl Books {
-    /// Of somebody who begins to count.
+    /// Of a count that begins.
     pub(super) fn new() -> Self {
         let count = RandomState::new().build_hasher().finish().max(1);
         Self { count, ..Self::default() }
@@ -294,7 +294,7 @@ impl Store {
             }
         }
         match self.write_whole(Place::Root, NAME, text.as_bytes(), writer) {
-            // There are none, then, and everybody counts.
+            // There are none, then, and each process counts.
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(()),
             written => written,
         }

@@ -5,7 +5,7 @@
 //! the key. It is replaced by renaming, so a key has the one generation or the next, and never none.
 //!
 //! 1. A generation has its name only when it is complete. On its way in and on its way out it is called
-//!    `<writer>-<number>`, which nobody looks for; what is so called is removed as the temporary files of dead
+//!    `<writer>-<number>`, which no reader looks for; what is so called is removed as the temporary files of dead
 //!    writers are.
 //! 2. Who gives a name to a generation, or takes it away, holds its pin exclusively (`pin`).
 //! 3. A generation that no pointer names is garbage. Before there may be one, an empty file in `tmp` has
@@ -167,7 +167,7 @@ pub(in crate::cache) struct FoundDirectory {
 #[derive(Debug)]
 pub(in crate::cache) struct Published {
     pub(in crate::cache) found: FoundDirectory,
-    /// Nobody can have pinned it yet.
+    /// No process can have pinned it yet.
     pub(in crate::cache) lock: ExclusiveGuard,
     /// Garbage now.
     pub(in crate::cache) replaced: Option<Generation>,
@@ -376,7 +376,7 @@ impl Store {
         }
     }
 
-    /// Removes a generation, if no pointer names it and nobody pins it.
+    /// Removes a generation, if no pointer names it and no process pins it.
     pub(in crate::cache) fn remove_garbage(
         &self,
         generation: &Generation,
@@ -390,7 +390,7 @@ impl Store {
         }
     }
 
-    /// From now on nobody finds it.
+    /// From now on no reader finds it.
     fn rename_garbage(
         &self,
         generation: &Generation,

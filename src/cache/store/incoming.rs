@@ -1,4 +1,4 @@
-//! A value on its way in: a temporary file that nobody looks for.
+//! A value on its way in: a temporary file that no reader looks for.
 
 use std::collections::HashMap;
 use std::io::{self, Seek, Write};

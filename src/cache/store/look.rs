@@ -38,7 +38,7 @@ struct Looked {
 }
 
 impl Store {
-    /// `is_cancelled` may be set by whoever does not want the answer any more.
+    /// `is_cancelled` may be set by a caller that does not want the answer any more.
     pub(in crate::cache) fn look(
         &self,
         key: &Key,
@@ -160,7 +160,7 @@ pub(super) fn used(status: &Status) -> SystemTime {
     times.into_iter().filter(|time| *time <= latest).max().unwrap_or(UNIX_EPOCH)
 }
 
-/// The owner may, others not, and on a read-only file system nobody: then the value goes sooner. Nor if
+/// The owner may, others not, and on a read-only file system no process: then the value goes sooner. Nor if
 /// that would copy the value, or if the file has a name outside of the cache.
 pub(super) fn note_use(file: &File, status: &Status) {
     let now = SystemTime::now();

@@ -20,12 +20,12 @@
 //! if there is no limit to keep, or else exclusively, as for a walk. With a limit an insert has room in the books
 //! (`room`), which have a lock of their own. Who reads values holds nothing:
 //! 1. A value appears and is replaced by renaming a file that is complete. A file that is in its place
-//!    is never written again. So whoever has opened a value has all of it, and keeps it.
+//!    is never written again. So a reader that has opened a value has all of it, and keeps it.
 //! 2. A file with a key belongs to whatever value stands beside it: it is changed only while there is
 //!    none. So a value that still stands in its place after the key was read is the value of that
 //!    key.
-//! 3. Anything here may vanish at any moment, because somebody wipes the directory. Whoever misses a
-//!    directory makes it, whoever misses a file takes it for a value that is not there.
+//! 3. Anything here may vanish at any moment, because another process wipes the directory. Code that misses a
+//!    directory makes it, code that misses a file takes it for a value that is not there.
 //! 4. Only files whose names are ours, in places that are ours, are ever removed.
 //! 5. Anything may stand under any name, put there by another user who may write to the directory. So
 //!    all goes by directory handles and single names in them (`os::shared_directory`), and a path is made for
@@ -74,7 +74,7 @@ pub(super) use room::Amount;
 pub(super) use room::{Room, Taken};
 pub(super) use sync::names_to;
 
-/// Somebody who wipes the directory may make a step fail again and again; after so many rounds its
+/// A process that wipes the directory may make a step fail again and again; after so many rounds its
 /// error is reported.
 pub(super) const ROUNDS: usize = 16;
 
@@ -89,7 +89,7 @@ const DIRECTORIES: &str = "dirs";
 pub(super) struct Store {
     /// Absolute, and no symbolic link when it was opened.
     pub(super) directory: PathBuf,
-    /// What was there when somebody looked last.
+    /// What was there at the last look.
     held: Mutex<Arc<Directory>>,
     /// Another version's directory was seen here.
     is_foreign: AtomicBool,
@@ -223,7 +223,7 @@ impl Store {
         self.settings.max_size.is_some_and(|most| bytes > most) || self.is_expired(modified)
     }
 
-    /// The value was written too long ago, or nobody knows when.
+    /// The value was written too long ago, or it is not known when.
     fn is_expired(&self, modified: SystemTime) -> bool {
         self.settings.max_age.is_some_and(|most| match modified.elapsed() {
             Ok(age) => age > most,

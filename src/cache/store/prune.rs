@@ -234,7 +234,7 @@ impl Store {
             if removed.bytes >= bytes {
                 break;
             }
-            // Whoever has this lock replaces the value, or removes it.
+            // A task that has this lock replaces the value, or removes it.
             let Some(_lock) = lock_of(value.hash()) else { continue };
             if let Ok(Some(bytes)) = self.remove_unused(&root, &value, writer) {
                 removed.add(Amount::one(bytes));
@@ -269,7 +269,7 @@ impl Store {
 
     /// Removes the value of a key, a file or a directory; whether there was one.
     pub(in crate::cache) fn remove(&self, key: &Key, writer: &str) -> io::Result<bool> {
-        // Where nobody keeps books they may say too much.
+        // Where no handle keeps books they may say too much.
         let mut books = self.books_if_kept()?;
         let file = self.remove_file_of(key)?;
         let directory = self.remove_directory_of(key.hash(), writer);
@@ -326,7 +326,7 @@ impl Store {
 }
 
 impl Shard {
-    /// Left behind by somebody who was killed in the middle, or by a wipe; or put there by somebody else
+    /// Left behind by a process that was killed in the middle, or by a wipe; or put there by another user
     /// in the place of a file of ours. What cannot be removed stays.
     fn remove_orphans(&self) {
         let Some(directory) = &self.directory else { return };

@@ -19,7 +19,7 @@ const TOO_MUCH: u64 = 4;
 
 impl Store {
     /// Makes the value that came in the one of this key, and gives it, while others insert as well. The value
-    /// comes back if its room was lost, because somebody has counted since it was taken; of those without a
+    /// comes back if its room was lost, because there was a count since it was taken; of those without a
     /// limit, if the books have to be given up first, and their lock cannot be had at once.
     pub(in crate::cache) fn publish_beside_others<G>(
         &self,
@@ -48,7 +48,7 @@ impl Store {
         self.publish_in_room(key, incoming, room, writer).map(Ok)
     }
 
-    /// In room that is in the books, which nobody has counted anew since, or without a limit.
+    /// In room that is in the books, which were not counted anew since, or without a limit.
     pub(in crate::cache) fn publish_in_room(
         &self,
         key: &Key,

@@ -5,7 +5,7 @@
 //! from that: they hold the directory shared, as those do who have no limit, and need no lock of the books. These
 //! count too much by that, never too little.
 //!
-//! Whoever counts all values knows nothing of such room. So each count has a number of its own, and room is good
+//! A count of all values knows nothing of such room. So each count has a number of its own, and room is good
 //! for as long as the books are those of that count. A count takes the directory alone: it cannot come
 //! between a look at the books and the insert.
 //!

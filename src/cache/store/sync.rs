@@ -51,7 +51,7 @@ impl Store {
         self.sync_names(&[Place::of(key.value())])
     }
 
-    /// Whoever was told that the value is there finds it after a power failure, if that is wanted.
+    /// A caller that was told that the value is there finds it after a power failure, if that is wanted.
     pub(in crate::cache) fn settle(&self, key: &key::Key) -> io::Result<()> {
         self.sync_names(&[Place::of(key.value()), Place::Root])
     }

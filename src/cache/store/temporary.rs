@@ -1,4 +1,4 @@
-//! Files that nobody looks for yet, and how they get their place.
+//! Files that no reader looks for yet, and how they get their place.
 //!
 //! They are open for as long as a value takes to come in, and other code of the process may take their
 //! descriptors meanwhile: so whose these are is looked at before each use.
@@ -57,7 +57,7 @@ impl Temporary {
         }
     }
 
-    /// A file that nobody can find, outside of the cache.
+    /// A file that no other process can find, outside of the cache.
     pub(super) fn unnamed() -> io::Result<Self> {
         let directory = Directory::open(&env::temp_dir().canonicalize()?)?;
         let mut file = Self::create(directory, "tokio-filelock", Some(0o600))?;
@@ -182,7 +182,7 @@ impl Store {
                 Err(error) => return Err(error),
             };
             match failed.kind() {
-                // Somebody has wiped the one directory or the other.
+                // Another process has wiped the one directory or the other.
                 io::ErrorKind::NotFound => {}
                 // To the file system they are apart: mounts, or disks of a union.
                 io::ErrorKind::CrossesDevices => {
