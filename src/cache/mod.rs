@@ -670,18 +670,21 @@ impl CacheDir {
         let taken = match (step, store.settings.max_size) {
             (Step::Alone(turn), _) => return Ok(WayIn::Alone(self.lock_directory().await?, turn)),
             (Step::Fetch, None) => return Ok(WayIn::Fetching(self.lock_books().await?, None)),
-            (Step::Fetch, Some(_)) => match self.room_or_books(length).await? {
-                Ok(taken) => Some(taken),
-                Err(fetching) => return Ok(fetching),
-            },
             (Step::Take, None) => None,
-            (Step::Take, Some(most)) => match store.room.take(length, most) {
-                Some(taken) => Some(taken),
-                None => match self.room_or_books(length).await? {
+            (step, Some(most)) => {
+                let at_once = match step {
+                    Step::Take => store.room.take(length, most),
+                    _ => None,
+                };
+                let taken = match at_once {
+                    Some(taken) => Ok(taken),
+                    None => self.room_or_books(length).await?,
+                };
+                match taken {
                     Ok(taken) => Some(taken),
                     Err(fetching) => return Ok(fetching),
-                },
-            },
+                }
+            }
         };
         Ok(WayIn::Beside(self.lock_directory_shared().await?, taken))
     }
