@@ -9,10 +9,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{RawGuard, Registration};
+use crate::engine::{Kept, Protocol, Region, Sameness};
 use crate::error::{Error, Operation};
 use crate::holder::Label;
 use crate::os::fork::Generation;
-use crate::os::{Kept, Protocol, Region, Sameness};
 use crate::shim::{Arc, Mutex};
 
 /// A turn to block for a server. The job itself keeps it, also when no task waits for its answer any

@@ -1,6 +1,6 @@
 //! One lock of this process: its queue, and the thread that carries out what the queue asks for.
 //!
-//! The queue asks, an engine answers ([`engine`](crate::engine)); this joins the two, and knows no file. Every event goes
+//! The queue asks, an engine answers ([`engine`](crate::engine)); this joins the two, and makes no call on a file. Every event goes
 //! through the same three steps: take the mutex and tell the queue, let go of the mutex, carry out what the queue asked for.
 //! The answer of a call is the next event. So a chain such as "unlock, then try for the next in line" runs on the thread
 //! that started it, without recursion and without a mutex held across any of it.
@@ -141,7 +141,7 @@ impl Driver {
     }
 
     #[inline]
-    fn expect(&self, queue: &Queue<Waker, io::Error>) {
+    fn update_would_wait(&self, queue: &Queue<Waker, io::Error>) {
         for mode in [Mode::Shared, Mode::Exclusive] {
             self.would_wait[mode as usize].store(queue.would_wait(mode), Ordering::Relaxed);
         }
@@ -170,7 +170,7 @@ impl Driver {
             state = self.check_before_handover(state);
         }
         let requested = state.queue.request(mode, patience, rank, effects);
-        self.expect(&state.queue);
+        self.update_would_wait(&state.queue);
         if let (Requested::Queued(ticket), None, Some(_)) = (&requested, &effects.ask, &waker) {
             *waker = waker.take().and_then(|waker| state.queue.register(ticket, waker));
         }
@@ -223,7 +223,7 @@ impl Driver {
             state = self.check_before_handover(state);
         }
         state.queue.release(effects);
-        self.expect(&state.queue);
+        self.update_would_wait(&state.queue);
         if effects.ask.is_some() && !state.queue.is_contended() {
             state.pacing.let_others_in();
         }
@@ -293,7 +293,7 @@ impl Driver {
                 }
                 self.event(|queue| {
                     queue.answer(attempt, Answer::Released(Ok(())), effects);
-                    self.expect(queue);
+                    self.update_would_wait(queue);
                 });
             }
             (answer, call) => self.answer_after_wait(call, attempt, answer, effects),

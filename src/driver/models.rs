@@ -1,9 +1,9 @@
 //! Models of the driver, the queue, the file engine and the wait pool together.
 //!
 //! One body each, two uses: a plain `cargo test` runs it a number of times on real threads and
-//! the real kernel; `cargo loom` runs it under loom, on `os::model`, in every interleaving (two
-//! threads) or every one up to three preemptions (more). docs/VERIFICATION.md names the mutant
-//! that each model kills.
+//! the real kernel; `cargo loom` runs it under loom, on `os::model`, in every interleaving, or in every
+//! one up to the preemptions that the model names. docs/VERIFICATION.md names the mutant that each model
+//! kills.
 //!
 //! A "foreign" holder stands for another process: an open file of its own that talks to the
 //! kernel directly. loom counts five threads in all, the ended ones and those of the pool among

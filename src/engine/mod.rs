@@ -1,7 +1,7 @@
 //! What carries a lock: the contract between the queue, which asks, and an engine, which answers.
 //!
 //! An [`Engine`] is one lock, as what carries it knows it. Files are one ([`file`]), a simulated machine is another (`sim`).
-//! The contract knows neither files nor the tasks that ask.
+//! The contract speaks of files in the words of `os` only, and does not know the tasks that ask.
 //!
 //! A call goes in, and exactly one answer comes out: [`Asked`] is consumed by its answer, given in place, or by
 //! [`Later`], which an engine keeps until the answer comes, on any thread.
@@ -22,7 +22,7 @@ pub(crate) use recorded::Signature;
 
 use crate::holder::{Circumstances, Holder, Label, Process, Record};
 use crate::mode::Mode;
-use crate::os::{Effort, Identity, Region};
+pub(crate) use crate::os::{Effort, Identity, Kept, Protocol, Region, Sameness};
 use crate::queue::{self, Attempt, AttemptId, Call};
 use crate::shim;
 use crate::wait::WaitOn;

@@ -38,7 +38,7 @@ impl FileLock {
     ///
     /// # Cancel safety
     ///
-    /// Can be dropped at any time; the look goes on for a moment, on a thread of this crate.
+    /// Can be dropped at any time; the query goes on for some seconds at most, on a thread of this crate.
     ///
     /// # Errors
     ///

@@ -18,7 +18,8 @@ use super::platform::interrupt::Interrupt;
 use super::platform::mount::Reach;
 use super::platform::{content, errors, file_system, open, remove, same};
 use super::turnstile::{
-    self, Pace, Turn, Turnstile, TurnstileState, Turnstiles, lock_in_turn, new_number, try_in_turn,
+    self, Pace, Turn, Turnstile, TurnstileState, Turnstiles, is_turn_of_another, lock_in_turn,
+    new_number, try_in_turn,
 };
 use super::{
     Access, Descriptor, Effort, Identity, Kept, Location, Lock, Opened, Protocol, Question, Region,
@@ -283,16 +284,7 @@ impl LockFile {
         region: Region,
         pace: &Pace,
     ) -> bool {
-        if !self.is_local() {
-            return false;
-        }
-        match self.call(protocol, region, Mode::Shared, pace).check() {
-            TurnstileState::Free | TurnstileState::Covered => false,
-            TurnstileState::Taken(taken) => {
-                pace.end();
-                !self.turnstiles.ignores(region, taken, Instant::now())
-            }
-        }
+        self.is_local() && is_turn_of_another(&self.call(protocol, region, Mode::Shared, pace))
     }
 
     /// Who holds the lock of the region, and whose calls wait for it, as the kernel sees it.

@@ -34,7 +34,7 @@ mod names;
 mod not_unix;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 pub(crate) mod scenarios;
-#[cfg(any(unix, windows))]
+#[cfg_attr(not(any(unix, windows)), allow(dead_code))] // there are no locks to take turns at
 mod turnstile;
 #[allow(dead_code)] // each system has some of them
 pub(crate) mod wire;
@@ -69,7 +69,8 @@ pub(crate) use turnstile::HOT_TRIES;
 pub(crate) use turnstile::Pace;
 #[cfg(any(test, feature = "test-util"))]
 pub(crate) use turnstile::{
-    Taken, Turnstile, TurnstileState, Turnstiles, WaitStep, next_step, try_in_turn,
+    Taken, Turnstile, TurnstileState, Turnstiles, WaitStep, is_turn_of_another, next_step,
+    try_in_turn,
 };
 #[cfg(unix)]
 pub(crate) use unix::fork;

@@ -19,7 +19,8 @@ use super::kernel::{Lock, Locks, Slot, excludes};
 use super::names::{Answer, Names, Proof};
 use super::platform::FileId;
 use super::turnstile::{
-    self, Pace, Taken, Turn, Turnstile, TurnstileState, Turnstiles, lock_in_turn, try_in_turn,
+    self, Pace, Taken, Turn, Turnstile, TurnstileState, Turnstiles, is_turn_of_another,
+    lock_in_turn, try_in_turn,
 };
 use super::{Access, Effort, Identity, Kept, Location, Protocol, Region, Standing, Tried, Waited};
 use crate::error::{Error, ErrorKind, Operation};
@@ -248,14 +249,7 @@ impl LockFile {
         region: Region,
         pace: &Pace,
     ) -> bool {
-        let call = Call { file: self, protocol, region, mode: Mode::Shared, pace };
-        match call.check() {
-            TurnstileState::Taken(taken) => {
-                pace.end();
-                !self.turnstiles.ignores(region, taken, call.now())
-            }
-            TurnstileState::Free | TurnstileState::Covered => false,
-        }
+        is_turn_of_another(&Call { file: self, protocol, region, mode: Mode::Shared, pace })
     }
 
     pub(crate) fn lock(

@@ -1,8 +1,9 @@
 //! Taking turns with other processes: the turnstile, a second, tiny lock in the lock file.
 //!
 //! A process that has to wait takes the turnstile, then waits for the lock, then lets the turnstile
-//! go. A process that finds the turnstile taken queues there instead of overtaking. So the process that
-//! has the turnstile is the next to get the lock, however often the others ask.
+//! go. A process that finds the turnstile taken queues there instead of overtaking, but for the few tries that follow a check
+//! which found it free ([`Pace`]). So the process that has the turnstile is the next to get the lock, or nearly so, however often
+//! the others ask.
 //!
 //! Order must never cost exclusion, nor make a free lock unavailable:
 //! 1. The lock itself is taken in any case. The turnstile decides which process asks, never which one holds.
@@ -88,7 +89,7 @@ pub(super) fn new_number(pid: u32) -> u32 {
     first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) & WIDEST
 }
 
-/// What a look at the turnstile shows.
+/// What a check of the turnstile shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TurnstileState {
     /// It is free, or there is none.
@@ -175,7 +176,7 @@ impl Pace {
 /// A lock and its turnstile, as an attempt sees them.
 pub(crate) trait Turnstile {
     fn check(&self) -> TurnstileState;
-    /// As `look`, by a call that asks for the lock as well: `None` if another one has that, so that a try would be
+    /// As `check`, by a call that asks for the lock as well: `None` if another one has that, so that a try would be
     /// refused.
     fn check_before_try(&self) -> Option<TurnstileState> {
         Some(self.check())
@@ -233,6 +234,13 @@ pub(crate) fn try_in_turn(turnstile: &impl Turnstile, may_pause: bool) -> io::Re
         Next::Acquired => Ok(Tried::Acquired),
         Next::OfAnother(_) | Next::HasAChance(_) | Next::Held { .. } => Ok(Tried::Busy),
     }
+}
+
+/// Another process waits for the lock, and would be overtaken by one that takes it now. The next try checks for itself then.
+pub(crate) fn is_turn_of_another(turnstile: &impl Turnstile) -> bool {
+    let TurnstileState::Taken(taken) = turnstile.check() else { return false };
+    turnstile.pace().end();
+    !turnstile.remembered().ignores(turnstile.region(), taken, turnstile.now())
 }
 
 /// Waits for the lock, in turn if possible.

@@ -41,7 +41,7 @@ pub(crate) struct Lock {
     file: Arc<OpenFile>,
     protocol: Protocol,
     region: Region,
-    /// Which tries look for other processes that are next.
+    /// Which tries check the turnstile.
     pace: Pace,
     pool: Pool,
     /// Which descriptor carries the OS lock. Changes only while there is none: when an attempt

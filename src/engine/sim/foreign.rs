@@ -52,12 +52,7 @@ impl Foreign {
 
     pub(crate) async fn lock(&self, mode: Mode) -> io::Result<()> {
         let (answer, answered) = oneshot::channel();
-        let (machine, wanted) = (self.machine.clone(), self.wanted(mode));
-        let number = self.park(mode, move |woken| {
-            if let Err(Woken::Acquired) = answer.send(woken) {
-                machine.unlock(wanted);
-            }
-        });
+        let number = self.park(mode, move |woken| drop(answer.send(woken)));
         let mut waiting = Waiting { foreign: self, number, answered: Some(answered) };
         let answered = waiting.answered.as_mut().expect("taken when it is dropped");
         let woken = answered.await;
@@ -94,8 +89,9 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(mut answered) = self.answered.take() else { return };
         answered.close();
-        self.foreign.machine.interrupt(self.number);
-        if let Ok(Woken::Acquired) = answered.try_recv() {
+        // It has the lock as soon as it does not sleep any more, also if that is still to be told.
+        let is_over = !self.foreign.machine.interrupt(self.number);
+        if is_over && matches!(answered.try_recv(), Ok(Woken::Acquired) | Err(_)) {
             self.foreign.machine.unlock(self.foreign.wanted(Mode::Shared));
         }
         Machine::run(&self.foreign.machine);

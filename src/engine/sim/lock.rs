@@ -7,15 +7,15 @@ use std::sync::{Arc as PlainArc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::machine::{Inode, Machine, Status, Wanted, Woken};
-use super::process::{Process, killed};
+use super::process::{Process, killed, stopped};
 use crate::engine::recorded::{RecordFile, Records, Signature, read_record};
 use crate::engine::{Answer, Answered, Asked, Engine, Later, LockId, MayBlock, TenureInfo};
 use crate::holder::{self, Circumstances, Holder, Label, Record, Source};
 use crate::mode::Mode;
 use crate::os::kernel::{self, Opened, Slot, excludes};
 use crate::os::{
-    self, Effort, Identity, Kept, Pace, Protocol, Region, Taken, Tried, Turnstile as _,
-    TurnstileState, Turnstiles, WaitStep,
+    self, Effort, Identity, Kept, Pace, Protocol, Region, Taken, Tried, TurnstileState, Turnstiles,
+    WaitStep,
 };
 use crate::queue::{AttemptId, Call};
 use crate::shim::{Arc, Mutex};
@@ -250,6 +250,11 @@ impl Lock {
 
     /// The exclusive holder removes the file at this path, if it is this one and nothing is in it.
     pub(super) fn remove_file(&self, at: &std::path::Path) -> Option<Kept> {
+        match self.process.status() {
+            Status::Awake => {}
+            Status::Dead => return Some(Kept::Failed(killed())),
+            Status::Stopped => return Some(Kept::Failed(stopped())),
+        }
         let machine = self.machine();
         if !machine.is_at(self.inode, at) {
             return Some(Kept::Replaced);
@@ -322,25 +327,22 @@ impl Engine for Lock {
     }
 
     fn is_contended(&self) -> bool {
-        match self.attempt(Mode::Shared).check() {
-            TurnstileState::Taken(taken) => {
-                self.pace.end();
-                !self.turnstiles.ignores(self.region, taken, self.now())
-            }
-            TurnstileState::Free | TurnstileState::Covered => false,
-        }
+        os::is_turn_of_another(&self.attempt(Mode::Shared))
     }
 
     fn downgrade(&self) -> Mode {
         if self.protocol == Protocol::Flock || self.process.status() != Status::Awake {
             return Mode::Exclusive;
         }
-        if let Err(error) = self.end_record() {
-            self.records.was_not_ended(error);
-        }
         let converted = self.machine().try_lock(self.wanted(Mode::Shared));
+        let is_shared = matches!(converted, Ok(Tried::Acquired));
+        if is_shared {
+            if let Err(error) = self.end_record() {
+                self.records.was_not_ended(error);
+            }
+        }
         Machine::run(self.machine());
-        if converted.is_ok() { Mode::Shared } else { Mode::Exclusive }
+        if is_shared { Mode::Shared } else { Mode::Exclusive }
     }
 
     fn is_labelled(&self, label: Option<&Label>) -> bool {

@@ -233,11 +233,13 @@ impl State {
     }
 
     /// A sleeper is done.
-    fn go_on(&mut self, number: u64, woken: Woken) {
-        let Some(sleeper) = self.sleepers.remove(&number) else { return };
+    /// Whether it still slept.
+    fn go_on(&mut self, number: u64, woken: Woken) -> bool {
+        let Some(sleeper) = self.sleepers.remove(&number) else { return false };
         self.leave_line(sleeper.wanted);
         let of = self.opened[&sleeper.wanted.opened].pid;
         self.events.push(Event { of, what: What::GoOn(sleeper.then, woken) });
+        true
     }
 
     /// The sleeper that was woken, if it has the lock now.
@@ -648,8 +650,9 @@ impl Machine {
     }
 
     /// Ends a wait, if it is one still.
-    pub(crate) fn interrupt(&self, number: u64) {
-        self.state.lock().go_on(number, Woken::Interrupted);
+    /// Whether it still waited.
+    pub(crate) fn interrupt(&self, number: u64) -> bool {
+        self.state.lock().go_on(number, Woken::Interrupted)
     }
 
     pub(crate) fn unlock(&self, wanted: Wanted) {

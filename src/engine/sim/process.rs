@@ -249,6 +249,10 @@ pub(super) fn killed() -> io::Error {
     io::Error::other("the simulated process was killed")
 }
 
+pub(super) fn stopped() -> io::Error {
+    io::Error::other("the simulated process is paused")
+}
+
 /// One member of a lock: what keeps its file open.
 #[derive(Debug)]
 struct Seat {

@@ -332,6 +332,39 @@ async fn a_killed_process_is_gone() {
     }
 }
 
+/// Another process may have the lock by then.
+#[tokio::test(start_paused = true)]
+async fn the_guard_of_a_process_that_is_gone_or_stopped_removes_nothing() {
+    for is_gone in [true, false] {
+        let machine = Simulated::new();
+        let process = machine.process("holds");
+        let guard = process.open("/lock").unwrap().lock().await.unwrap();
+        if is_gone {
+            process.kill()
+        } else {
+            process.pause()
+        }
+        assert!(guard.remove_file().await.is_err(), "gone: {is_gone}");
+        assert!(machine.exists("/lock"));
+    }
+}
+
+/// The conversion fails, and the record is that of a holder still.
+#[tokio::test(start_paused = true)]
+async fn a_downgrade_that_fails_leaves_the_record_of_a_holder() {
+    let machine = Simulated::new();
+    let options = || FileLock::options().protocol(Protocol::Fcntl).record(true);
+    let [one, other] = ["one", "other"].map(|name| machine.process(name));
+    let guard = one.open_with(options(), "/lock").unwrap().lock().await.unwrap();
+    machine.fail_next("/lock", 5);
+    let guard = guard.downgrade();
+    let lock = other.open_with(options(), "/lock").unwrap();
+    assert!(lock.try_lock_shared().is_err(), "it is exclusive still");
+    one.kill();
+    assert_eq!(lock.lock().await.unwrap().abandoned().unwrap().pid(), one.pid());
+    drop(guard);
+}
+
 /// A task that was granted the lock and was not polled since is not told so after the kill.
 #[tokio::test(start_paused = true)]
 async fn a_grant_that_was_not_seen_dies_with_the_process() {
@@ -557,6 +590,31 @@ async fn a_foreign_program_that_gives_up_has_nothing() {
     let lockf = machine.foreign("lockf", Protocol::Fcntl, "/lock");
     assert!(lockf.try_lock(Exclusive).unwrap());
     assert!(lock.try_lock().is_ok(), "flock(2) does not see it");
+}
+
+/// The same where it is told later, as the seed says: what it locks meanwhile stays locked.
+#[tokio::test(start_paused = true)]
+async fn a_foreign_program_that_gives_up_loses_nothing_that_it_locks_then() {
+    for seed in 0..100 {
+        let machine = Simulated::with_seed(seed);
+        let [one, other] = [0, 1].map(|_| machine.foreign("flock", Protocol::Flock, "/lock"));
+        let mut waits = Box::pin(one.lock(Exclusive));
+        let _ = poll_once(&mut waits);
+        drop(waits);
+        assert!(one.try_lock(Exclusive).unwrap(), "seed {seed}");
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!other.try_lock(Exclusive).unwrap(), "seed {seed}");
+        let mut waits = Box::pin(other.lock(Exclusive));
+        let _ = poll_once(&mut waits);
+        drop(waits);
+        drop(one);
+        drop(other);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

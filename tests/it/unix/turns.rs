@@ -94,8 +94,8 @@ pub(crate) fn write(arguments: &[String]) {
 
 const TURNS: u64 = 50;
 
-each_protocol!(#[test] fn a_process_that_locks_again_at_once_does_not_overtake_one_that_waits);
-fn a_process_that_locks_again_at_once_does_not_overtake_one_that_waits(protocol: Protocol) {
+each_protocol!(#[test] fn one_that_waits_gets_its_turns_beside_one_that_locks_again_at_once);
+fn one_that_waits_gets_its_turns_beside_one_that_locks_again_at_once(protocol: Protocol) {
     let place = Place::new();
     fs::write(place.data_file(), 0_u64.to_le_bytes()).unwrap();
     let arguments = arguments(&place, protocol);
