@@ -119,13 +119,13 @@ impl Registration {
     }
 
     /// As [`run`](Self::run), for a job that no other request waits for.
-    pub(crate) fn call<T, F>(&self, job: F) -> impl Future<Output = T> + Send + use<T, F>
+    pub(crate) fn run_queued<T, F>(&self, job: F) -> impl Future<Output = T> + Send + use<T, F>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
         let (job, answered) = wait::with_answer(job);
-        self.engine().call(Box::new(job));
+        self.engine().run_queued(Box::new(job));
         async { answered.await.expect("the job runs") }
     }
 

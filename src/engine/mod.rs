@@ -98,7 +98,7 @@ pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
     fn run(&self, job: Box<dyn FnOnce() + Send>);
 
     /// The same, where no other request waits for the job to end: it may stand behind others.
-    fn call(&self, job: Box<dyn FnOnce() + Send>);
+    fn run_queued(&self, job: Box<dyn FnOnce() + Send>);
 
     fn id(&self) -> LockId;
 

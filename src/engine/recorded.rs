@@ -299,3 +299,120 @@ fn since(file: &impl RecordFile) -> Option<SystemTime> {
     let now = file.time();
     now.duration_since(UNIX_EPOCH).is_ok_and(|passed| passed < END).then_some(now)
 }
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    /// A file of which so many writes succeed, and then none for a while.
+    #[derive(Default)]
+    struct Disk {
+        content: RefCell<Vec<u8>>,
+        /// How many writes fail, after how many.
+        fails: Cell<(u32, u32)>,
+    }
+
+    impl RecordFile for Disk {
+        fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+            let content = self.content.borrow();
+            let length = buffer.len().min(content.len());
+            buffer[..length].copy_from_slice(&content[..length]);
+            Ok(length)
+        }
+
+        fn write(&self, content: &[u8], at: u64) -> io::Result<()> {
+            let (fails, after) = self.fails.get();
+            self.fails.set((fails.saturating_sub(u32::from(after == 0)), after.saturating_sub(1)));
+            let is_failure = after == 0 && fails > 0;
+            let all = &mut *self.content.borrow_mut();
+            let (begin, end) = (at as usize, at as usize + content.len());
+            all.resize(all.len().max(end), 0);
+            // A record may be written in part; the few bytes of a mark are, or are not.
+            let part = if content.len() > 64 { content.len() / 2 } else { 0 };
+            let written = if is_failure { part } else { content.len() };
+            all[begin..begin + written].copy_from_slice(&content[..written]);
+            if is_failure { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+
+        fn truncate(&self, length: u64) -> io::Result<()> {
+            self.content.borrow_mut().truncate(length as usize);
+            Ok(())
+        }
+
+        fn has_other_names(&self) -> io::Result<bool> {
+            Ok(false)
+        }
+
+        fn time(&self) -> SystemTime {
+            UNIX_EPOCH
+        }
+    }
+
+    impl Disk {
+        fn record(&self) -> Record {
+            Record::parse(&self.content.borrow()).expect("a record")
+        }
+
+        fn fail(&self, times: u32, after: u32) {
+            self.fails.set((times, after));
+        }
+    }
+
+    fn records(is_required: bool) -> Records {
+        let records = Records::new();
+        records.leave(Arc::new(Signature::new(&crate::os::this_process(), is_required)));
+        records
+    }
+
+    fn label(text: &str) -> Option<Label> {
+        Some(text.into())
+    }
+
+    #[test]
+    fn what_could_not_be_marked_as_released_is_told_by_the_next_end_and_once() {
+        let (disk, records) = (Disk::default(), records(false));
+        records.begin(&disk, None).unwrap();
+        disk.fail(1, 0);
+        // As a downgrade does it.
+        let error = records.end(|| Ok(&disk)).unwrap_err();
+        records.was_not_ended(error);
+        let told = records.end(|| Ok(&disk)).unwrap_err();
+        assert!(told.to_string().contains("can not be marked as released"), "{told}");
+        records.end(|| Ok(&disk)).unwrap();
+        assert!(disk.record().is_held());
+        // The next tenure is this process's own, so it finds no dead one.
+        records.begin(&disk, None).unwrap();
+        let info = records.tenure_info().unwrap();
+        assert!(info.abandoned.is_none() && info.token == Some(2));
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_leaves_what_was_there() {
+        for is_required in [false, true] {
+            let disk = Disk::default();
+            let before = records(false);
+            before.begin(&disk, label("before")).unwrap();
+            before.end(|| Ok(&disk)).unwrap();
+            let content = disk.content.borrow().clone();
+            let records = records(is_required);
+            disk.fail(1, 0);
+            assert_eq!(records.begin(&disk, label("after")).is_err(), is_required);
+            assert_eq!(*disk.content.borrow(), content);
+            records.end(|| Ok(&disk)).unwrap();
+            assert_eq!(*disk.content.borrow(), content, "a tenure without a record ends none");
+        }
+    }
+
+    #[test]
+    fn a_label_that_cannot_be_written_is_that_of_before() {
+        let (disk, records) = (Disk::default(), records(false));
+        records.begin(&disk, label("one")).unwrap();
+        disk.fail(1, 0);
+        records.set_label(&disk, label("other"));
+        assert_eq!(disk.record().label(), Some("one"));
+        records.set_label(&disk, label("another"));
+        assert_eq!(disk.record().label(), Some("another"));
+    }
+}

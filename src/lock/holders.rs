@@ -68,7 +68,7 @@ impl FileLock {
         self.check_owner(Operation::FindHolders)?;
         let registration = self.registration();
         let asking = registration.clone();
-        let all = registration.call(move || all_holders(&asking)).await;
+        let all = registration.run_queued(move || all_holders(&asking)).await;
         self.told(&registration, all)
     }
 

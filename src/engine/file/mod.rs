@@ -87,10 +87,6 @@ impl Lock {
     }
 
     /// Not by identity: a server may have given that of a file which is gone to the next one.
-    fn is_of_same_file(&self, other: &Lock) -> bool {
-        Arc::ptr_eq(&self.file, &other.file)
-    }
-
     fn is_of(&self, file: &Arc<OpenFile>) -> bool {
         Arc::ptr_eq(&self.file, file)
     }
@@ -466,7 +462,7 @@ impl Engine for Lock {
         self.pool.spawn(job);
     }
 
-    fn call(&self, job: Box<dyn FnOnce() + Send>) {
+    fn run_queued(&self, job: Box<dyn FnOnce() + Send>) {
         wait::leave(&self.pool, job);
     }
 

@@ -97,7 +97,7 @@ impl driver::Origin for Origin {
             return self.open_again(operation, patient);
         };
         let current = file.registration();
-        if Lock::of(&current).is_of_same_file(Lock::of(from)) {
+        if Lock::of(&current).is_of(&Lock::of(from).file) {
             file.move_on(&current, operation, patient)?;
         }
         Ok(Registry::join_region(&file.registration(), &self.wanted))

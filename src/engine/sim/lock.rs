@@ -237,7 +237,7 @@ impl Lock {
     }
 
     fn others<T>(&self, look: impl FnOnce(&kernel::Lock) -> T) -> T {
-        self.machine().look_at(self.wanted(Mode::Shared), look)
+        self.machine().with_lock(self.wanted(Mode::Shared), look)
     }
 
     fn holder(&self, by: Opened, mode: Mode, waits: bool) -> Option<Holder> {
@@ -383,7 +383,7 @@ impl Engine for Lock {
         let (held, mut waiting): (Vec<_>, Vec<_>) =
             self.others(|lock| (lock.holders().collect(), lock.waiting().collect()));
         waiting.extend(
-            self.machine().look_at(self.turnstile(), |lock| lock.waiting().collect::<Vec<_>>()),
+            self.machine().with_lock(self.turnstile(), |lock| lock.waiting().collect::<Vec<_>>()),
         );
         let held = held.into_iter().filter_map(|(by, mode)| self.holder(by, mode, false));
         let waiting = waiting.into_iter().filter_map(|(by, mode)| self.holder(by, mode, true));
@@ -418,7 +418,7 @@ impl Engine for Lock {
         job();
     }
 
-    fn call(&self, job: Box<dyn FnOnce() + Send>) {
+    fn run_queued(&self, job: Box<dyn FnOnce() + Send>) {
         job();
     }
 
@@ -473,7 +473,7 @@ struct Attempt<'a> {
 impl os::Turnstile for Attempt<'_> {
     fn check(&self) -> TurnstileState {
         let turnstile = self.lock.turnstile();
-        let owner = self.lock.machine().look_at(turnstile, |lock| {
+        let owner = self.lock.machine().with_lock(turnstile, |lock| {
             let is_other = lock.holders().any(|(by, _)| by != self.lock.opened);
             is_other.then(|| lock.taken())
         });

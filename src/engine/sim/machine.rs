@@ -146,7 +146,7 @@ struct Event {
 
 enum What {
     /// A sleeper was woken and looks again.
-    Look(u64),
+    Retry(u64),
     GoOn(Then, Woken),
     Call(Box<dyn FnOnce() + Send>),
 }
@@ -212,9 +212,9 @@ impl State {
             let is_it =
                 |sleeper: &Sleeper| sleeper.wanted.opened == by && sleeper.wanted.slot == at.slot;
             let Some((&number, _)) = sleepers.find(|(_, sleeper)| is_it(sleeper)) else { continue };
-            let is_woken = |event: &Event| matches!(event.what, What::Look(of) if of == number);
+            let is_woken = |event: &Event| matches!(event.what, What::Retry(of) if of == number);
             if !self.events.iter().any(is_woken) {
-                self.events.push(Event { of: pid, what: What::Look(number) });
+                self.events.push(Event { of: pid, what: What::Retry(number) });
             }
         }
     }
@@ -243,7 +243,7 @@ impl State {
     }
 
     /// The sleeper that was woken, if it has the lock now.
-    fn look_again(&mut self, number: u64) -> Option<Then> {
+    fn retry(&mut self, number: u64) -> Option<Then> {
         let wanted = self.sleepers.get(&number)?.wanted;
         if self.lock(wanted).is_behind(wanted.opened) || !self.attempt(wanted) {
             return None;
@@ -408,8 +408,8 @@ impl Machine {
     fn carry_out(&self, event: Event) {
         let _running = Running(self);
         match event.what {
-            What::Look(number) => {
-                let then = self.state.lock().look_again(number);
+            What::Retry(number) => {
+                let then = self.state.lock().retry(number);
                 if let Some(then) = then {
                     then(Woken::Acquired);
                 }
@@ -552,7 +552,7 @@ impl Machine {
                 let wanted = state.sleepers[&number].wanted;
                 state.leave_line(wanted);
             }
-            state.events.retain(|event| event.of != pid || !matches!(event.what, What::Look(_)));
+            state.events.retain(|event| event.of != pid || !matches!(event.what, What::Retry(_)));
         }
         Self::run(this);
     }
@@ -568,7 +568,7 @@ impl Machine {
                 let Wanted { opened, mode, .. } = state.sleepers[&number].wanted;
                 let wanted = state.sleepers[&number].wanted;
                 state.lock(wanted).line_up(opened, mode);
-                state.events.push(Event { of: pid, what: What::Look(number) });
+                state.events.push(Event { of: pid, what: What::Retry(number) });
             }
         }
         Self::run(this);
@@ -660,7 +660,7 @@ impl Machine {
     }
 
     /// What is known of the lock, and of its turnstile.
-    pub(crate) fn look_at<T>(&self, wanted: Wanted, look: impl FnOnce(&kernel::Lock) -> T) -> T {
+    pub(crate) fn with_lock<T>(&self, wanted: Wanted, look: impl FnOnce(&kernel::Lock) -> T) -> T {
         look(self.state.lock().lock(wanted))
     }
 
