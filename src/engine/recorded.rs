@@ -330,7 +330,7 @@ mod tests {
             let (begin, end) = (at as usize, at as usize + content.len());
             all.resize(all.len().max(end), 0);
             // A record may be written in part; the few bytes of a mark are, or are not.
-            let part = if content.len() > 64 { content.len() / 2 } else { 0 };
+            let part = if content.len() > 64 { content.len() - 1 } else { 0 };
             let written = if is_failure { part } else { content.len() };
             all[begin..begin + written].copy_from_slice(&content[..written]);
             if is_failure { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
