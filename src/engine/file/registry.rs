@@ -188,7 +188,7 @@ impl Registry {
         check_reach(file.excludes_this_machine_only(wanted.protocol), path, wanted)?;
         let identity = file.identity();
         let mut known = Known::default();
-        let (joined, surplus) = loop {
+        let (joined, _outside) = loop {
             let mut files = self.files.lock();
             while LockFile::closing_releases(wanted.protocol) && self.closing.is_marked(identity) {
                 drop(files);
@@ -228,7 +228,6 @@ impl Registry {
             drop(files);
             known.ask(&file, in_doubt);
         };
-        drop(surplus);
         joined
     }
 
