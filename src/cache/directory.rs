@@ -446,8 +446,8 @@ impl CacheDir {
         bytes: u64,
         fill: FillLock,
     ) -> Result<Dir, Error> {
-        let turn = self.inner.changes.turn().await;
         let directory = self.lock_directory_for_one(true).await?;
+        let turn = self.inner.changes.turn().await;
         let (path, key) = (self.inner.store.value(key), key.clone());
         let cache = self.inner.clone();
         let publish = self.change(Operation::StoreValue, path, move |inner| {

@@ -11,8 +11,9 @@
 //!   for as long as it is open, and named in its temporary files: they are left behind by a dead
 //!   process exactly if this lock can be had.
 //!
-//! In this order: fill, directory, books. No writer's lock is waited for, and who holds the directory waits for no
-//! fill: who makes room leaves the values of keys that are busy.
+//! In this order: fill, directory, books. Who holds the directory waits for no fill: who makes room beside others leaves
+//! the values of keys that are busy, and who has the directory alone removes them as well. A writer's lock is waited for
+//! only when a cache is opened, and then only if those of both numbers that were drawn are taken.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;

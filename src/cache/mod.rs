@@ -60,7 +60,8 @@ use store::{Freshness, Incoming, Noted, Store, Taken, named};
 use turns::{Opened, Turn, Turns};
 use waits::Waits;
 
-/// So many tasks change values at once, each on a thread. What more there are wait.
+/// So many tasks change values at once, each on a thread. What more there are wait, when they have their locks: so who has
+/// a turn waits for no lock, and no wait for a lock keeps others from their turns.
 const CHANGES_AT_ONCE: usize = 64;
 
 /// A directory of values that tasks and processes share: computed once, read often.
@@ -456,8 +457,8 @@ impl CacheDir {
     pub async fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
         let key = Key::new(key.as_ref());
         let (_, fill) = self.lock_fill(&key).await?;
-        let turn = self.inner.changes.turn().await;
         let directory = self.lock_directory_for_one(false).await?;
+        let turn = self.inner.changes.turn().await;
         let path = self.inner.store.value(&key);
         let remove = self.change(Operation::RemoveValue, path, move |inner| {
             let _guards = (directory, fill, turn);
@@ -648,16 +649,18 @@ impl CacheDir {
         received: Received,
         fill: FillLock,
     ) -> Result<Entry, Error> {
-        let turn = self.inner.changes.turn().await;
-        let (mut received, mut held) = (received, (fill, turn));
+        let (mut received, mut fill) = (received, fill);
         let mut step = Step::Take;
         loop {
             let way = self.way_in(step, received.length()).await?;
+            let turn = self.inner.changes.turn().await;
             let published = self.change_value(key, received, move |inner, key, incoming| {
+                // Not while the locks for the next step are waited for.
+                let _turn = turn;
                 let published = inner.publish(key, incoming, way)?;
-                Ok(published.map_err(|(incoming, step)| (Received::of(incoming), held, step)))
+                Ok(published.map_err(|(incoming, step)| (Received::of(incoming), fill, step)))
             });
-            (received, held, step) = match published.await? {
+            (received, fill, step) = match published.await? {
                 Ok(entry) => return Ok(entry),
                 Err(back) => back,
             };
@@ -678,7 +681,7 @@ impl CacheDir {
                 };
                 let taken = match at_once {
                     Some(taken) => Ok(taken),
-                    None => self.room_or_books(length).await?,
+                    None => self.room_or_books(length, most).await?,
                 };
                 match taken {
                     Ok(taken) => Some(taken),
@@ -691,7 +694,7 @@ impl CacheDir {
 
     /// Room that another task fetches for a value, or the locks to fetch some. Who has room has no lock, and no place
     /// in line for one: others may be in line between.
-    async fn room_or_books(&self, length: u64) -> Result<Result<Taken, WayIn>, Error> {
+    async fn room_or_books(&self, length: u64, most: u64) -> Result<Result<Taken, WayIn>, Error> {
         let Inner { store, fetches, .. } = &*self.inner;
         let wanted = store.room.want(length);
         let mut books = pin!(self.lock_books());
@@ -705,7 +708,7 @@ impl CacheDir {
             }
         };
         // Who had the turn before may have fetched for this one.
-        match wanted.take() {
+        match wanted.take(most) {
             Some(taken) => Ok(Ok(taken)),
             None => Ok(Err(WayIn::Fetching(books.await?, Some(turn)))),
         }

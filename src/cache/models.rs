@@ -279,7 +279,7 @@ fn room_against_a_count() {
         let first = put_down.written();
         cache.comes(Limited::VALUE);
         first.used(Amount::default());
-        let taken = wanted.take().expect("it was waited for");
+        let taken = wanted.take(Limited::MOST).expect("it was waited for");
         drop(wanted);
         let counter = {
             let (cache, member) = (cache.clone(), cache.key.join(&other));

@@ -164,7 +164,7 @@ impl CacheOptions {
     /// [`ErrorKind::TimedOut`], which says who holds it ([`Error::holders`]). By default there is no limit.
     /// Hits wait for leases only. For one handle only: [`CacheDir::with_timeout`].
     ///
-    /// An operation takes three locks at most, one after the other, and each may take so long.
+    /// An operation takes some locks, five as a rule at most, one after the other, and each may take so long.
     ///
     /// # Panics
     ///

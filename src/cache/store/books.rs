@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 
 use sha2::{Digest, Sha256};
 
-use super::{Place, Store, named};
+use super::{Place, Store, ask_anew, named};
 use crate::cache::key::hexadecimal;
 use crate::error::{Error, Operation};
 use crate::os::shared_directory::{Found, Purpose};
@@ -44,7 +44,7 @@ pub(in crate::cache) struct Books {
     pub(in crate::cache) values: u64,
     /// Values that were stored since all of them were counted.
     pub(in crate::cache) stored: u64,
-    /// Says which count that was (`room`); not zero.
+    /// Says which count that was (`room`); zero only in books that are given up.
     pub(in crate::cache) count: u64,
 }
 
@@ -265,9 +265,7 @@ impl Store {
     /// What is no file, or too long, or cannot be opened now, is damaged.
     fn read_books(&self) -> io::Result<Parsed> {
         let Some(root) = self.directory(Place::Root)? else { return Ok(Parsed::Damaged) };
-        if root.is_told_by_times() {
-            root.refresh();
-        }
+        ask_anew(&root);
         let (file, length) = match root.open_file(NAME, Purpose::Read) {
             Ok(Found::File(file, status)) if status.length <= LONGEST => (file, status.length),
             Ok(_) => return Ok(Parsed::Damaged),

@@ -21,7 +21,9 @@ use std::time::SystemTime;
 
 use super::books::Books;
 use super::look::note_use;
-use super::{Freshness, Noted, Place, ROUNDS, Store, if_there, named, temporary_name, writer_in};
+use super::{
+    Freshness, Noted, Place, ROUNDS, Store, ask_anew, if_there, named, temporary_name, writer_in,
+};
 use crate::cache::key::{self, Key};
 use crate::cache::options::SyncPolicy;
 use crate::cache::pin::unless_pinned;
@@ -265,6 +267,7 @@ impl Store {
         self.mark(&generation, writer)?;
         let directory = self.directory_made(Place::Directories, writer)?;
         directory.rename(&staging.name, &directory, generation.name()).map_err(or_wiped)?;
+        directory.show_change();
         let pointed = match room {
             // The one before it is out of date.
             Room::Not => self
@@ -298,11 +301,12 @@ impl Store {
         let replaced = self.values_of(key)?;
         books.add(bytes);
         self.write_books(books, writer)?;
-        let pointed = self.point_to(key, generation, bytes, writer);
-        let (values, bytes) = if pointed.is_ok() { replaced } else { (1, bytes) };
+        // After an error it may be in its place all the same, beside what was there: then both count.
+        let pointed = self.point_to(key, generation, bytes, writer)?;
+        let (values, bytes) = replaced;
         books.take_off(values, bytes);
         self.write_books_if_possible(books, writer);
-        pointed
+        Ok(pointed)
     }
 
     /// Puts the pointer to a generation in its place, and removes the file that was the value.
@@ -316,6 +320,7 @@ impl Store {
         self.sync_generation()?;
         let place = Place::of(key.value());
         let shard = self.directory_made(place, writer)?;
+        ask_anew(&shard);
         let replaced = replaced(&shard, key.hash())?.map(|pointer| pointer.generation);
         if let Some(replaced) = &replaced {
             self.mark(replaced, writer)?;
@@ -333,6 +338,7 @@ impl Store {
     /// How many values a key has, a file or a directory, and how many bytes they have.
     pub(super) fn values_of(&self, key: &Key) -> io::Result<(u64, u64)> {
         let Some(shard) = self.directory(Place::of(key.value()))? else { return Ok((0, 0)) };
+        ask_anew(&shard);
         let file = shard.status(key.value())?.filter(|status| status.is_file);
         let file = file.map(|status| status.length);
         let directory = replaced(&shard, key.hash())?.map(|pointer| pointer.bytes);
@@ -407,6 +413,7 @@ impl Store {
                 let name = temporary_name(writer);
                 let done = directory.rename(generation.name(), &directory, &name);
                 if if_there(done)?.is_some() {
+                    directory.show_change();
                     self.sync_removal(&directory)?;
                     renamed = Some((directory, name));
                 }
@@ -428,7 +435,10 @@ impl Store {
     /// no name. How many bytes it had.
     pub(super) fn remove_directory_of(&self, hash: &str, writer: &str) -> io::Result<Option<u64>> {
         match self.directory(Place::of(hash))? {
-            Some(shard) => self.remove_directory_in(&shard, hash, writer),
+            Some(shard) => {
+                ask_anew(&shard);
+                self.remove_directory_in(&shard, hash, writer)
+            }
             None => Ok(None),
         }
     }
@@ -445,6 +455,9 @@ impl Store {
         };
         self.mark(&pointer.generation, writer)?;
         let removed = if_there(shard.remove_file(&key::pointer(hash)))?;
+        if removed.is_some() {
+            shard.show_change();
+        }
         let _ = self.remove_garbage(&pointer.generation, writer);
         Ok(removed.map(|()| pointer.bytes))
     }

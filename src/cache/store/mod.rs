@@ -205,7 +205,10 @@ impl Store {
         make_directory(&self.directory, &self.settings)?;
         let Some(name) = place.name() else { return Ok(()) };
         let other_name = temporary_name(writer);
-        self.root()?.make_subdirectory(name, self.settings.mode, &other_name)
+        let root = self.root()?;
+        root.make_subdirectory(name, self.settings.mode, &other_name)?;
+        root.show_change();
+        Ok(())
     }
 
     /// Makes network file systems ask their server.
@@ -229,6 +232,13 @@ impl Store {
             Ok(age) => age > most,
             Err(ahead) => ahead.duration() > CLOCKS_DIFFER,
         })
+    }
+}
+
+/// Asks the server of a network file system what is in there, where a handle may show what was there before.
+fn ask_anew(directory: &Directory) {
+    if directory.is_told_by_times() {
+        directory.refresh();
     }
 }
 

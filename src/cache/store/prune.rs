@@ -1,6 +1,7 @@
 //! Making room: by age, and by when a value was used last. And removing all.
 //!
-//! Under the directory's lock, so nothing is put in place meanwhile. One walk counts, and removes what is too
+//! With the directory alone, so nothing is put in place meanwhile; but `make_room` has the books and the key of each value
+//! that it removes, while others change other values. One walk counts, and removes what is too
 //! old and what stands beside no value. It remembers what was not used for longest, as much as is going to be
 //! too much if the books are right: so an insert that makes room walks once. Another walk is made only if there
 //! is still too much. In memory are no more than the values that must go, and those that cannot.
@@ -15,7 +16,7 @@ use super::books::Books;
 use super::look::used;
 use super::room::Amount;
 use super::shard::{Shard, Value};
-use super::{DIRECTORIES, Place, Store, if_there, named, subdirectory, writer_in};
+use super::{DIRECTORIES, Place, Store, ask_anew, if_there, named, subdirectory, writer_in};
 use crate::cache::key::{self, Key, Kind};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::os::shared_directory::{Directory, Status};
@@ -253,6 +254,7 @@ impl Store {
         let directory = subdirectory(root, key::shard(&value.name))?;
         let shard = Shard { directory, ..Shard::default() };
         let Some(directory) = &shard.directory else { return Ok(None) };
+        ask_anew(directory);
         let is_unused = |status: &Status| {
             status.is_file
                 && status.modified == value.modified
@@ -288,6 +290,7 @@ impl Store {
         let directory = self.directory(Place::of(key.value()))?;
         let shard = Shard { directory, ..Shard::default() };
         let Some(directory) = &shard.directory else { return Ok(None) };
+        ask_anew(directory);
         let file = directory.status(key.value())?.filter(|status| status.is_file);
         let was_there = shard.remove_value(key.value())?;
         Ok(file.filter(|_| was_there).map(|status| status.length))
@@ -336,10 +339,13 @@ impl Shard {
         };
         let hashes: HashSet<_> = self.values.iter().map(|value| hash(&value.name)).collect();
         let orphans = self.beside.iter().filter(|name| !hashes.contains(&hash(name)));
+        let mut is_changed = false;
         for name in orphans.chain(&self.strange) {
-            if directory.remove_file(name).is_err() {
-                let _ = directory.remove_directory(name);
-            }
+            let removed = directory.remove_file(name);
+            is_changed |= removed.or_else(|_| directory.remove_directory(name)).is_ok();
+        }
+        if is_changed {
+            directory.show_change();
         }
     }
 
@@ -364,8 +370,12 @@ impl Shard {
             }
             removed => if_there(removed)?.is_some(),
         };
+        let mut is_changed = removed;
         for beside in key::names_beside(name) {
-            let _ = directory.remove_file(&beside);
+            is_changed |= directory.remove_file(&beside).is_ok();
+        }
+        if is_changed {
+            directory.show_change();
         }
         Ok(removed)
     }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::books::Books;
 use super::look::is_key;
 use super::room::{Amount, Taken};
-use super::{Incoming, Place, Store, if_there};
+use super::{Incoming, Place, Store, ask_anew, if_there};
 use crate::cache::entry::Entry;
 use crate::cache::key::Key;
 use crate::os::shared_directory::Status;
@@ -41,7 +41,7 @@ impl Store {
             if room.is_some() {
                 // First: what is given back here is no good either.
                 drop(room);
-                self.room.check(self.books_as_they_are()?.as_ref());
+                self.room.forget_unless_in(self.books_as_they_are()?.as_ref());
             }
             return Ok(Err(incoming));
         }
@@ -167,12 +167,14 @@ impl Store {
     fn replace(&self, key: &Key, incoming: Incoming, writer: &str) -> io::Result<Replaced> {
         let place = Place::of(key.value());
         let shard = self.directory_made(place, writer)?;
+        ask_anew(&shard);
         let replaced = shard.status(key.value())?.filter(|status| status.is_file);
         if let Some(name) = key.key() {
             if !is_key(&shard, &name, key).or_else(if_closed)? {
                 // Whatever stands there belongs to the key that is stored beside it.
                 if replaced.is_some() {
                     if_there(shard.remove_file(key.value()))?;
+                    shard.show_change();
                 }
                 self.write_whole(place, &name, key.bytes(), writer)?;
             }
@@ -186,7 +188,11 @@ impl Store {
                 }
             }
             // What cannot be removed belongs to no value.
-            None => drop(shard.remove_file(&key.checksum())),
+            None => {
+                if shard.remove_file(&key.checksum()).is_ok() {
+                    shard.show_change();
+                }
+            }
         }
         let file = self.put_in_directory(&shard, incoming.temporary, place, key.value(), writer)?;
         let file_gone = replaced.map(|status| status.length);

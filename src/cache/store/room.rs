@@ -93,15 +93,11 @@ impl Room {
     /// Room for one value, if there is more than other tasks wait for.
     pub(in crate::cache) fn take(self: &Arc<Self>, length: u64, most: u64) -> Option<Taken> {
         let mut state = self.0.lock();
-        // What large values left behind that were replaced is given back.
-        if state.left.bytes > 2 * (most / SHARE_WANTED) {
-            return None;
-        }
         let mut with_others = state.wanted;
         with_others.add(Amount::one(length));
         let mut left = state.left;
         left.take(with_others)?;
-        state.take(length)?;
+        state.take(length, most)?;
         Some(Taken { room: self.clone(), count: state.count, length, is_used: false })
     }
 
@@ -116,12 +112,13 @@ impl Room {
         self.0.lock().wanted.at_most(most / SHARE_WANTED)
     }
 
-    /// What is left is good only if it is in these books; if there are none it is in no books.
-    pub(super) fn check(&self, books: Option<&Books>) {
+    /// What is left is good only if it is in these books; if there are none it is in no books. What they said above the
+    /// limit is remembered: a value that was put down by then may still take its place, and leave what it replaces.
+    pub(super) fn forget_unless_in(&self, books: Option<&Books>) {
         let mut state = self.0.lock();
         match books {
             Some(books) => state.is_of(books),
-            None => (state.left, state.inserted, state.over) = Default::default(),
+            None => (state.left, state.inserted) = Default::default(),
         }
     }
 
@@ -176,7 +173,11 @@ impl State {
         }
     }
 
-    fn take(&mut self, length: u64) -> Option<()> {
+    fn take(&mut self, length: u64, most: u64) -> Option<()> {
+        // What large values left behind that were replaced is given back.
+        if self.left.bytes > 2 * (most / SHARE_WANTED) {
+            return None;
+        }
         let rest = self.left.bytes.checked_sub(length)?;
         if rest < self.over {
             return None;
@@ -217,9 +218,9 @@ pub(in crate::cache) struct Wanted {
 
 impl Wanted {
     /// Room for it, if that was fetched meanwhile. Who waits longest asks first.
-    pub(in crate::cache) fn take(&self) -> Option<Taken> {
+    pub(in crate::cache) fn take(&self, most: u64) -> Option<Taken> {
         let mut state = self.room.0.lock();
-        state.take(self.length)?;
+        state.take(self.length, most)?;
         let room = self.room.clone();
         Some(Taken { room, count: state.count, length: self.length, is_used: false })
     }
@@ -285,10 +286,10 @@ mod tests {
         let waiting = [10, 20, 30].map(|length| room.want(length));
         let put_down = room.put_down(&mut books, 10, MOST);
         assert_eq!((books.values, books.bytes, books.stored), (4, 70, 4));
-        assert!(waiting[0].take().is_none(), "the books are not written yet");
+        assert!(waiting[0].take(MOST).is_none(), "the books are not written yet");
         let first = put_down.written();
         assert!(room.take(1, MOST).is_none(), "others wait for that");
-        let taken = waiting.map(|wanted| wanted.take().expect("fetched for it"));
+        let taken = waiting.map(|wanted| wanted.take(MOST).expect("fetched for it"));
         first.used(Amount::default());
         taken.into_iter().for_each(|taken| taken.used(Amount::default()));
         room.merge(&mut books);
@@ -333,7 +334,7 @@ mod tests {
         assert_eq!((after.values, after.bytes), (0, 0));
         // Nor is any given to the new ones.
         drop(taken);
-        assert!(waiting.take().is_none());
+        assert!(waiting.take(MOST).is_none());
         assert_eq!(room.taken_out_of(after), after);
     }
 
@@ -345,5 +346,20 @@ mod tests {
         drop(room.take(10, MOST).expect("not too much"));
         room.put_down(&mut books, 10, MOST).written().used(Amount::one(10));
         assert!(room.take(10, MOST).is_none(), "too much for one handle");
+        assert!(room.want(10).take(MOST).is_none(), "nor when it was waited for");
+    }
+
+    /// The books say more than the limit until the value that is replaced is gone: that much was never there.
+    #[test]
+    fn room_above_the_limit_is_not_taken_after_the_books_are_gone() {
+        let (room, mut books) = (Arc::new(Room::default()), books(1));
+        books.see(MOST);
+        let length = MOST / SHARE_WANTED;
+        let taken = room.put_down(&mut books, length, MOST).written();
+        assert_eq!(books.bytes, MOST + length);
+        room.forget_unless_in(None);
+        taken.used(Amount::one(length));
+        assert!(room.take(length, MOST).is_none());
+        assert!(room.want(length).take(MOST).is_none());
     }
 }

@@ -149,34 +149,46 @@ impl Directory {
     ///
     /// To a client of NFS 3 a file or a directory has changed if its times or its length have. The times are those of the server's
     /// clock, which goes on in ticks of some milliseconds, so a client that has looked between two changes of one tick believes what
-    /// it saw until the next change.
+    /// it saw until the next change. A file system does not say of which version of NFS it is, so what is asked here is true of
+    /// NFS 4 as well, where a directory has a number that each change counts up.
     pub(crate) fn is_told_by_times(&self) -> bool {
         kernel::file_system::is_told_by_times(&self.0)
     }
 
     /// Makes the last change in here one that other machines notice, where they tell by times alone: the directory gets a time
     /// that no tick has. One of another user, to which no process of this one may give a time, is changed once more in
-    /// another tick.
+    /// another tick, if the server's clock goes on within 50 ms.
     pub(crate) fn show_change(&self) {
-        if !self.is_told_by_times() {
-            return;
+        if self.is_told_by_times() {
+            self.give_new_time();
         }
-        let set = |accessed: &TimeSpec, modified: &TimeSpec| {
-            utimensat(&self.0, ".", accessed, modified, UtimensatFlags::NoFollowSymlink)
-        };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        if set(&TimeSpec::UTIME_OMIT, &TimeSpec::from_duration(now)).is_ok() {
+    }
+
+    fn give_new_time(&self) {
+        if self.set_time(SystemTime::now()).is_ok() {
             return;
         }
         let modified = || fstat(&self.0).map(|now| (now.st_mtime, now.st_mtime_nsec));
         let Ok(before) = modified() else { return };
         for _ in 0..MOST_TICKS {
             thread::sleep(TICK);
-            let changed = set(&TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW).and_then(|()| modified());
+            // Who may write in here may do this.
+            let now = TimeSpec::UTIME_NOW;
+            let changed = self.set_times(&now, &now).and_then(|()| modified());
             if changed != Ok(before) {
                 return;
             }
         }
+    }
+
+    /// To the nanosecond: only its owner may do that, and root.
+    fn set_time(&self, modified: SystemTime) -> nix::Result<()> {
+        let modified = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.set_times(&TimeSpec::UTIME_OMIT, &TimeSpec::from_duration(modified))
+    }
+
+    fn set_times(&self, accessed: &TimeSpec, modified: &TimeSpec) -> nix::Result<()> {
+        utimensat(&self.0, ".", accessed, modified, UtimensatFlags::NoFollowSymlink)
     }
 
     /// The mount that the directory is on, as far as the system tells.
@@ -537,6 +549,35 @@ fn is_dot(name: &CStr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of root, as a directory on a server may be; the user of this thread may write in there.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_directory_of_another_user_gets_the_time_of_another_tick() {
+        use std::fs::{Permissions, set_permissions};
+        use std::os::unix::fs::PermissionsExt;
+
+        use nix::unistd::{Uid, setfsuid};
+
+        if !geteuid().is_root() {
+            println!("not run: needs root");
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        set_permissions(place.path(), Permissions::from_mode(0o777)).unwrap();
+        let directory = Directory::open(place.path()).unwrap();
+        let modified = || place.path().metadata().unwrap().modified().unwrap();
+        let before = modified();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // Of this thread alone.
+                setfsuid(Uid::from_raw(65534));
+                assert_eq!(directory.set_time(before), Err(Errno::EPERM));
+                directory.give_new_time();
+            });
+        });
+        assert!(modified() > before);
+    }
 
     /// What is not open was not synced: other code of the process may have closed it.
     #[test]

@@ -1,5 +1,6 @@
 //! One process: what goes in comes out, under any key, and nothing else does.
 
+use std::collections::HashSet;
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read};
 #[cfg(unix)]
@@ -332,6 +333,47 @@ async fn inserts_without_a_limit_do_not_wait_for_each_other() {
     in_time(pruning).await.unwrap();
 }
 
+/// Also where more of them wait for the lock of the directory than may change values at once.
+#[tokio::test]
+async fn a_limit_counts_while_many_inserts_wait_for_the_directory() {
+    const PATIENT: usize = 64;
+
+    let place = Place::new();
+    let cache = open(&place).await;
+    let directory_lock = FileLock::options().protocol(Protocol::Fcntl).open(place.at("cache.lock"));
+    let directory_lock = directory_lock.await.unwrap();
+    // As a walk.
+    let held = directory_lock.lock().await.unwrap();
+    let (told, mut telling) = tokio::sync::mpsc::unbounded_channel();
+    let mut patient = tokio::task::JoinSet::new();
+    for key in 0..PATIENT {
+        let told = told.clone();
+        let telling = cache.with_on_wait(Duration::from_millis(1), move |_| {
+            let _ = told.send(key);
+        });
+        patient.spawn(async move { telling.insert(format!("{key}"), "value").await.map(drop) });
+    }
+    let mut waiting = HashSet::new();
+    while waiting.len() < PATIENT {
+        waiting.insert(in_time(telling.recv()).await.unwrap());
+    }
+    let hasty = cache.with_timeout(Duration::from_millis(10));
+    let error = in_time(hasty.insert("key", "value")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    let error = in_time(hasty.remove("key")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    let fill = |_| async { Ok::<_, io::Error>(()) };
+    match in_time(hasty.insert_dir("key", fill)).await {
+        Err(FillError::Cache(error)) => assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}"),
+        other => panic!("{other:?}"),
+    }
+    drop(held);
+    while let Some(inserted) = in_time(patient.join_next()).await {
+        inserted.unwrap().unwrap();
+    }
+    assert_eq!(cache.recount().await.unwrap().values, PATIENT as u64);
+}
+
 /// Neither to fetch room in the books nor to make some; but a count wants the directory alone.
 #[tokio::test]
 async fn inserts_with_a_limit_do_not_wait_for_each_other() {
@@ -453,6 +495,19 @@ async fn inserts_with_a_limit_need_no_books_while_there_is_room() {
     lock(libc::F_WRLCK);
     let error = hasty.insert("key", &[1; 100][..]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+}
+
+/// By the next insert of the handle: others need it.
+#[tokio::test]
+async fn room_of_a_large_value_that_was_replaced_is_given_back() {
+    let place = Place::new();
+    let limited = || options().max_size(100_000).open(directory(&place));
+    let (cache, other) = (limited().await.unwrap(), limited().await.unwrap());
+    cache.insert("key", &[1; 50_000][..]).await.unwrap();
+    cache.insert("key", &[2; 10][..]).await.unwrap();
+    cache.insert("next", &[3; 10][..]).await.unwrap();
+    let stats = other.stats().await.unwrap();
+    assert!(stats.bytes < 1000, "{stats:?}");
 }
 
 /// Room that was lost by a count is fetched anew by one task for all, and a task with a limit does not wait for that one longer.

@@ -80,6 +80,7 @@ pub(crate) fn fill(arguments: &[String]) {
                     let mut log =
                         fs::OpenOptions::new().append(true).create(true).open(&log).unwrap();
                     writeln!(log, "{key}").unwrap();
+                    // The load, and nothing to wait for.
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     Ok::<_, std::io::Error>(value::of(&key, 7))
                 };

@@ -6,7 +6,7 @@ use std::io;
 #[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio_filelock::{CacheDir, ErrorKind};
 
@@ -44,16 +44,61 @@ fn no_limit_is_passed_where_a_value_cannot_be_removed() {
         fs::set_permissions(stuck.parent().unwrap(), Permissions::from_mode(0o555)).unwrap();
         stuck.parent().unwrap().to_owned()
     });
-    let process = Process::in_role(Role::ReplaceBesideWhatIsStuck, &[text(&path)]);
+    let arguments = [text(&path), "values beside it"];
+    let process = Process::in_role(Role::ReplaceBesideWhatIsStuck, &arguments);
     process.expect("done");
     process.finish();
     fs::set_permissions(shard, Permissions::from_mode(0o755)).unwrap();
 }
 
+/// A directory takes its place, and the file that was the value stays: both count.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_limit_is_passed_where_a_directory_cannot_replace_a_file() {
+    if lacks(&[Need::Root]) {
+        return;
+    }
+    let place = Place::new();
+    fs::set_permissions(place.directory(), Permissions::from_mode(0o777)).unwrap();
+    let path = directory(&place);
+    block_on(async {
+        let cache = options().mode(0o666).open(&path).await.unwrap();
+        let stuck = cache.insert("stuck", &[1; 50][..]).await.unwrap().path().to_owned();
+        // Another user may put files in there, and remove none of this one.
+        let others_may_add = Permissions::from_mode(0o1777);
+        fs::set_permissions(stuck.parent().unwrap(), others_may_add).unwrap();
+    });
+    let arguments = [text(&path), "a file by a directory"];
+    let process = Process::in_role(Role::ReplaceBesideWhatIsStuck, &arguments);
+    process.expect("done");
+    process.finish();
+}
+
 /// The role `ReplaceBesideWhatIsStuck`.
 pub(crate) fn replace(arguments: &[String]) {
-    let [path] = arguments else { panic!("one argument") };
+    let [path, what] = arguments else { panic!("two arguments") };
     become_nobody();
+    match &what[..] {
+        "values beside it" => replace_values(path),
+        _ => replace_by_a_directory(path),
+    }
+    say("done");
+}
+
+fn replace_by_a_directory(path: &str) {
+    block_on(async {
+        let cache = options().mode(0o666).max_size(100).open(path).await.unwrap();
+        let fill = |dir: PathBuf| async move { fs::write(dir.join("file"), [2; 40]) };
+        cache.insert_dir("stuck", fill).await.unwrap_err();
+        assert!(cache.get_dir("stuck").await.unwrap().is_some());
+        assert_eq!(cache.read("stuck").await.unwrap().unwrap(), [1; 50]);
+        cache.insert("other", &[3; 50][..]).await.unwrap();
+        let bytes = bytes(&cache).await;
+        assert!(bytes <= 100, "{bytes} bytes");
+    });
+}
+
+fn replace_values(path: &str) {
     block_on(async {
         let cache = options().mode(0o666).max_size(100).open(path).await.unwrap();
         for length in [50, 60, 50, 60, 40] {
@@ -65,7 +110,6 @@ pub(crate) fn replace(arguments: &[String]) {
         }
         assert_eq!(cache.read("stuck").await.unwrap().unwrap(), [1; 50]);
     });
-    say("done");
 }
 
 /// So many that a walk for each of them would not end in time.

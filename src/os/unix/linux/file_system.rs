@@ -80,7 +80,8 @@ pub(in crate::os::unix) fn is_seen_late(directory: impl AsFd) -> bool {
     fstatfs(directory).is_ok_and(|of| CIFS.contains(&magic(&of)))
 }
 
-/// Whether a client may tell by its times, and by nothing else, that a directory has changed.
+/// Whether a client may tell by its times, and by nothing else, that a directory has changed: NFS 3. The magic number
+/// is that of NFS 4 as well.
 pub(in crate::os::unix) fn is_told_by_times(directory: impl AsFd) -> bool {
     fstatfs(directory).is_ok_and(|of| magic(&of) == NFS)
 }
