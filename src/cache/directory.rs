@@ -446,7 +446,7 @@ impl CacheDir {
         bytes: u64,
         fill: FillLock,
     ) -> Result<Dir, Error> {
-        let directory = self.lock_directory_for_one(true).await?;
+        let directory = self.lock_directory_to_publish().await?;
         let turn = self.inner.changes.turn().await;
         let (path, key) = (self.inner.store.value(key), key.clone());
         let cache = self.inner.clone();

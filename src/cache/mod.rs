@@ -410,7 +410,7 @@ impl CacheDir {
     pub async fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
         let key = Key::new(key.as_ref());
         let (_, fill) = self.lock_fill(&key).await?;
-        let directory = self.lock_directory_for_one(false).await?;
+        let directory = self.lock_directory_to_remove().await?;
         let turn = self.inner.changes.turn().await;
         let path = self.inner.store.value(&key);
         let remove = self.change(Operation::RemoveValue, path, move |inner| {
@@ -644,12 +644,19 @@ impl CacheDir {
         locks.get_or_open(open).await
     }
 
-    /// For who removes a value, and, if there is no limit, leaves the books as they are; or gives them up.
-    async fn lock_directory_for_one(&self, gives_up: bool) -> Result<DirectoryLock, Error> {
-        Ok(match (self.inner.store.keeps_books(), gives_up) {
-            (true, _) => DirectoryLock::Alone(self.lock_directory().await?),
-            (false, true) => DirectoryLock::WithBooks(self.lock_books().await?),
-            (false, false) => DirectoryLock::Together(self.lock_directory_shared().await?),
+    /// Without a limit the books stay as they are: they say too much then, which they may.
+    async fn lock_directory_to_remove(&self) -> Result<DirectoryLock, Error> {
+        Ok(match self.inner.store.keeps_books() {
+            true => DirectoryLock::Alone(self.lock_directory().await?),
+            false => DirectoryLock::Together(self.lock_directory_shared().await?),
+        })
+    }
+
+    /// For a value that is a directory. Without a limit the books are given up.
+    async fn lock_directory_to_publish(&self) -> Result<DirectoryLock, Error> {
+        Ok(match self.inner.store.keeps_books() {
+            true => DirectoryLock::Alone(self.lock_directory().await?),
+            false => DirectoryLock::WithBooks(self.lock_books().await?),
         })
     }
 

@@ -176,7 +176,7 @@ pub(in crate::cache) struct Published {
 }
 
 /// Whether there is room for a directory.
-enum Room {
+enum RoomFor {
     Unlimited,
     Booked(Books),
     Not,
@@ -255,12 +255,12 @@ impl Store {
         let room = match self.settings.max_size {
             None => {
                 self.give_up_books(writer)?;
-                Room::Unlimited
+                RoomFor::Unlimited
             }
-            Some(most) if bytes > most => Room::Not,
+            Some(most) if bytes > most => RoomFor::Not,
             Some(most) => {
                 let books = self.with_room_for(key, bytes, most, writer)?;
-                books.map_or(Room::Not, Room::Booked)
+                books.map_or(RoomFor::Not, RoomFor::Booked)
             }
         };
         let (generation, lock) = self.new_generation(key)?;
@@ -270,11 +270,11 @@ impl Store {
         directory.show_change();
         let pointed = match room {
             // The one before it is out of date.
-            Room::Not => self
+            RoomFor::Not => self
                 .remove(key, writer)
                 .map(|_| Pointed { replaced: None, modified: SystemTime::now() }),
-            Room::Unlimited => self.point_to(key, &generation, bytes, writer),
-            Room::Booked(books) => self.book_and_point_to(key, &generation, bytes, writer, books),
+            RoomFor::Unlimited => self.point_to(key, &generation, bytes, writer),
+            RoomFor::Booked(books) => self.book_and_point_to(key, &generation, bytes, writer, books),
         };
         match pointed {
             Ok(Pointed { replaced, modified }) => {

@@ -102,9 +102,9 @@ impl Room {
     }
 
     /// Makes known that a value of this length waits for room, until the answer is dropped.
-    pub(in crate::cache) fn want(self: &Arc<Self>, length: u64) -> Wanted {
+    pub(in crate::cache) fn want(self: &Arc<Self>, length: u64) -> InLine {
         self.0.lock().wanted.add(Amount::one(length));
-        Wanted { room: self.clone(), length }
+        InLine { room: self.clone(), length }
     }
 
     /// What tasks wait with, and room is put down for at one time.
@@ -211,12 +211,12 @@ impl PutDown {
 
 /// A value that waits for room.
 #[derive(Debug)]
-pub(in crate::cache) struct Wanted {
+pub(in crate::cache) struct InLine {
     room: Arc<Room>,
     length: u64,
 }
 
-impl Wanted {
+impl InLine {
     /// Room for it, if that was fetched meanwhile. Who waits longest asks first.
     pub(in crate::cache) fn take(&self, most: u64) -> Option<Taken> {
         let mut state = self.room.0.lock();
@@ -226,7 +226,7 @@ impl Wanted {
     }
 }
 
-impl Drop for Wanted {
+impl Drop for InLine {
     fn drop(&mut self) {
         // It is in there.
         let _ = self.room.0.lock().wanted.take(Amount::one(self.length));
