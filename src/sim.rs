@@ -145,7 +145,8 @@ impl Machine {
         Foreign(sim::Foreign::open(&self.0, name, protocol, &on_disk(path.as_ref())))
     }
 
-    /// Makes the next lock call on the file at this path fail with this errno, of whichever process.
+    /// Makes the next lock call on the file at this path fail with this error number of the system that the test runs on, of
+    /// whichever process. A number means other things on other systems: 5 is an I/O error on Unix, and a refusal on Windows.
     ///
     /// # Panics
     ///

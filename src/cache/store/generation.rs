@@ -274,7 +274,9 @@ impl Store {
                 .remove(key, writer)
                 .map(|_| Pointed { replaced: None, modified: SystemTime::now() }),
             RoomFor::Unlimited => self.point_to(key, &generation, bytes, writer),
-            RoomFor::Booked(books) => self.book_and_point_to(key, &generation, bytes, writer, books),
+            RoomFor::Booked(books) => {
+                self.book_and_point_to(key, &generation, bytes, writer, books)
+            }
         };
         match pointed {
             Ok(Pointed { replaced, modified }) => {

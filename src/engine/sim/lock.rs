@@ -20,8 +20,8 @@ use crate::os::{
 use crate::queue::{AttemptId, Call};
 use crate::shim::{Arc, Mutex};
 
-/// A lock call through a descriptor that does not allow it fails with this on Unix.
-const EBADF: i32 = 9;
+/// A lock call through a descriptor that does not allow it fails with this: `EBADF` of Unix, `ERROR_ACCESS_DENIED` of Windows.
+const NO_ACCESS: i32 = if cfg!(windows) { 5 } else { 9 };
 
 /// One lock of one file of a simulated machine.
 pub(crate) struct Lock {
@@ -115,7 +115,7 @@ impl Lock {
     fn check_access(&self, mode: Mode) -> io::Result<()> {
         let needs_write = self.protocol == Protocol::Fcntl && mode == Mode::Exclusive;
         if needs_write && !self.process.may_write(self.inode) {
-            return Err(io::Error::from_raw_os_error(EBADF));
+            return Err(io::Error::from_raw_os_error(NO_ACCESS));
         }
         Ok(())
     }

@@ -19,6 +19,9 @@ use crate::shim::{Arc, Mutex};
 use crate::sim::{Machine as Simulated, Process};
 use crate::{ErrorKind, FileLock, Source, Tenure, TryLockError, lock_all};
 
+/// `EIO` of Unix, `ERROR_IO_DEVICE` of Windows.
+const IO_ERROR: i32 = if cfg!(windows) { 1117 } else { 5 };
+
 const PROTOCOLS: [Protocol; 2] = [Protocol::Flock, Protocol::Fcntl];
 
 /// Polls once, with a waker that does nothing.
@@ -356,7 +359,7 @@ async fn a_downgrade_that_fails_leaves_the_record_of_a_holder() {
     let options = || FileLock::options().protocol(Protocol::Fcntl).record(true);
     let [one, other] = ["one", "other"].map(|name| machine.process(name));
     let guard = one.open_with(options(), "/lock").unwrap().lock().await.unwrap();
-    machine.fail_next("/lock", 5);
+    machine.fail_next("/lock", IO_ERROR);
     let guard = guard.downgrade();
     let lock = other.open_with(options(), "/lock").unwrap();
     assert!(lock.try_lock_shared().is_err(), "it is exclusive still");
@@ -685,7 +688,7 @@ async fn faults_and_access_are_errors() {
     let machine = Simulated::new();
     let process = machine.process("one");
     let lock = process.open("/lock").unwrap();
-    machine.fail_next("/lock", 5);
+    machine.fail_next("/lock", IO_ERROR);
     let error = lock.try_lock().unwrap_err();
     assert!(matches!(&error, TryLockError::Error(error) if error.kind() == ErrorKind::Io));
     let other = machine.process("other").open("/lock").unwrap();
