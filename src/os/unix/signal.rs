@@ -266,8 +266,9 @@ mod tests {
     #[test]
     fn the_first_choice_counts_and_what_the_others_claimed_is_given_back() {
         let choice = Choice::new();
+        // The candidates are gone through twice where a thread blocks the signal, as those of an emulator do.
         let slower = std::iter::once(()).map(|()| {
-            choice.decide(libc::SIGIO).unwrap();
+            assert!(matches!(choice.decide(libc::SIGIO), Ok(()) | Err(libc::SIGIO)));
             libc::SIGVTALRM
         });
         assert!(claim(libc::SIGIO));

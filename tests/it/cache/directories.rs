@@ -407,9 +407,13 @@ async fn a_cache_that_is_only_read_fills_no_directories() {
 #[cfg(target_os = "linux")]
 #[test]
 fn killed_at_any_system_call_of_an_insert() {
+    use crate::support::needs::{Need, lacks};
     use crate::support::process::Process;
     use crate::support::tracer::Traced;
 
+    if lacks(&[Need::Ptrace]) {
+        return;
+    }
     let place = Place::new();
     // The one that is killed is another user, if the tests may change users.
     fs::set_permissions(place.directory(), fs::Permissions::from_mode(0o777)).unwrap();

@@ -19,6 +19,7 @@ use tokio_filelock::{CacheDir, ErrorKind};
 
 use super::{directory, options, temporary_files};
 use crate::child::Role;
+use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
 use crate::support::tracer::{Traced, between_marks};
@@ -165,6 +166,9 @@ impl AsyncRead for Stalls {
 /// The thread of a task may not block: what its insert has written is removed by another one.
 #[test]
 fn who_drops_an_insert_makes_no_call_for_it() {
+    if lacks(&[Need::Ptrace]) {
+        return;
+    }
     let place = Place::new();
     let path = directory(&place);
     let mut process = Process::in_role(Role::DropAnInsert, &[path.to_str().unwrap()]);

@@ -85,6 +85,9 @@ fn killed_after(stops: usize, mut process: Process) -> bool {
 /// somebody would have to delete.
 #[test]
 fn killed_at_every_step_of_creating() {
+    if lacks(&[Need::Ptrace]) {
+        return;
+    }
     // A file without a name (O_TMPFILE) is Linux's.
     let ways = ["without a name", "under another name"];
     for way in ways.into_iter().skip(usize::from(cfg!(tokio_filelock_posix))) {

@@ -8,6 +8,7 @@ use tokio_filelock::{FileLock, LockSpace, Protocol, TryLockError};
 
 use crate::child::Role;
 use crate::support::locker::Locker;
+use crate::support::needs::{Need, lacks};
 use crate::support::place::Place;
 use crate::support::process::{Process, commands, say};
 use crate::support::tracer::{Traced, between_marks};
@@ -57,6 +58,9 @@ fn calls(what: &str, path: &Path, holder: &str) -> (Vec<libc::c_long>, String) {
 
 each_protocol!(#[test] fn of_a_lock_that_another_process_holds);
 fn of_a_lock_that_another_process_holds(protocol: Protocol) {
+    if lacks(&[Need::Ptrace]) {
+        return;
+    }
     let place = Place::new();
     let path = place.lock_file();
     let other = Locker::holding(&path, protocol, Mode::Exclusive);
@@ -72,6 +76,9 @@ fn of_a_lock_that_another_process_holds(protocol: Protocol) {
 
 #[test]
 fn of_a_key_that_another_process_holds() {
+    if lacks(&[Need::Ptrace]) {
+        return;
+    }
     let place = Place::new();
     let mut other = Locker::of_key(&place.lock_file(), "name");
     assert_eq!(other.try_lock(Mode::Exclusive), "held");
@@ -82,6 +89,9 @@ fn of_a_key_that_another_process_holds() {
 
 #[test]
 fn of_a_lock_that_this_process_holds() {
+    if lacks(&[Need::Ptrace]) {
+        return;
+    }
     for what in ["Flock", "Fcntl", "key"] {
         let place = Place::new();
         let (calls, message) = calls(what, &place.lock_file(), "itself");

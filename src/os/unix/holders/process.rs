@@ -188,6 +188,8 @@ fn locks_in(info: &str) -> impl Iterator<Item = Line> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
 
     #[test]
@@ -220,8 +222,15 @@ mod tests {
     fn a_name_with_a_parenthesis_hides_no_start_time() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("a) b (c");
-        fs::copy("/bin/sleep", &program).unwrap();
-        let mut child = process::Command::new(&program).arg("1000").spawn().unwrap();
+        fs::copy("/bin/cat", &program).unwrap();
+        let mut child = process::Command::new(&program)
+            .stdin(process::Stdio::piped())
+            .stdout(process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // An emulator may return before the program runs: its answer says that it does.
+        child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let started = look_up(child.id());
         let ours = this_process().start.unwrap();
         assert!(matches!(started, Circumstances::Started(start) if start >= ours), "{started:?}");

@@ -40,6 +40,9 @@ pub(crate) enum Need {
     Disk(&'static str),
     /// A program in the `PATH`, which answers `--version`.
     Program(&'static str),
+    /// To stop another process at each of its system calls: an emulator has none of that.
+    #[cfg(target_os = "linux")]
+    Ptrace,
 }
 
 /// In a mount namespace that goes with the process.
@@ -115,8 +118,22 @@ impl Need {
             }
             Need::Disk(kind) => succeeds(&["unshare", "--mount", "sh", "-c", DISK, kind]),
             Need::Program(name) => succeeds(&[name, "--version"]),
+            #[cfg(target_os = "linux")]
+            Need::Ptrace => can_trace(),
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn can_trace() -> Result<(), String> {
+    use nix::sys::ptrace;
+    use nix::unistd::Pid;
+
+    let mut child = Command::new("sleep").arg("1000").spawn().map_err(|error| error.to_string())?;
+    let pid = Pid::from_raw(child.id() as i32);
+    let tried = ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD);
+    child.kill().and_then(|()| child.wait()).map_err(|error| error.to_string())?;
+    tried.map_err(|errno| format!("ptrace(2): {errno}"))
 }
 
 fn succeeds(words: &[&str]) -> Result<(), String> {
