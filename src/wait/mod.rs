@@ -14,8 +14,12 @@
 //! wait is an error ([`NoThread`]). tokio's pool is no way out: it panics if it has no thread either, or
 //! leaves what it was given in its queue.
 //!
+//! Errands and calls hold tokio's clock if a test has paused it (`clock`); a parked wait does not, for it may never end.
+//!
 //! All of them run exactly once. A parked wait that a runtime drops unrun moves to the wait pool.
 
+#[cfg(not(tokio_filelock_loom))]
+mod clock;
 mod pool;
 #[cfg(any(test, feature = "test-util"))]
 pub(crate) mod simulated;
@@ -95,6 +99,7 @@ pub(crate) fn park(
 impl Pool {
     /// Runs an errand. Where no thread can be had, late on this one is better than never.
     pub(crate) fn spawn(&self, job: impl FnOnce() + Send + 'static) {
+        let job = with_clock_held(job);
         if let Err((job, error)) = self.submit(Box::new(|_| job())) {
             job(Err(error));
         }
@@ -121,13 +126,29 @@ pub(crate) async fn call<T: Send + 'static>(
         return job();
     }
     let (job, answered) = with_answer(job);
-    pool.call(Box::new(|_| job()));
+    leave(pool, job);
     answered.await.expect("a call runs")
 }
 
 /// Runs a call that no caller waits for.
 pub(crate) fn leave(pool: &Pool, job: impl FnOnce() + Send + 'static) {
+    let job = with_clock_held(job);
     pool.call(Box::new(|_| job()));
+}
+
+#[cfg(not(tokio_filelock_loom))]
+fn with_clock_held(job: impl FnOnce() + Send + 'static) -> impl FnOnce() + Send + 'static {
+    let hold = clock::hold();
+    move || {
+        // Also if the job panics: until after it has woken the task that waits for its answer.
+        let _hold = hold;
+        job();
+    }
+}
+
+#[cfg(tokio_filelock_loom)]
+fn with_clock_held(job: impl FnOnce() + Send + 'static) -> impl FnOnce() + Send + 'static {
+    job
 }
 
 /// A job, and what waits for its answer.

@@ -16,6 +16,7 @@ mod exclusion;
 mod executors;
 mod guards;
 mod identity;
+mod paused_clock;
 mod replaced;
 mod shutdown;
 mod support;
