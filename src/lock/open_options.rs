@@ -282,8 +282,8 @@ impl OpenOptions {
     /// Changes nothing of a file that exists, follows no symbolic link in the last component of
     /// the path, and accepts regular files only. The file-system calls run on a
     /// thread of this crate, at most 512 of such calls at a time; where the process may not have another
-    /// thread, on this one. No runtime waits for them when it is dropped, nor knows of them: with
-    /// `tokio::time::pause` a timeout around the future is up at once.
+    /// thread, on this one. No runtime waits for them when it is dropped; a clock that a test has paused
+    /// (`tokio::time::pause`) stands still until they are over.
     ///
     /// # Cancel safety
     ///
