@@ -9,6 +9,7 @@
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod contract;
 pub(crate) mod file;
+mod locks;
 mod recorded;
 #[cfg(any(test, feature = "test-util"))]
 pub(crate) mod sim;

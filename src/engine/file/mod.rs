@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 pub(crate) use origin::Origin;
 pub(crate) use registry::{Registry, Wanted};
 
+use super::locks::Waits;
 use super::recorded::{RecordFile, Records, Signature, read_record};
 use super::{Answer, Answered, Asked, Engine, LockId, MayBlock, TenureInfo};
 use crate::driver::Registration;
@@ -50,15 +51,7 @@ pub(crate) struct Lock {
     records: Records,
     /// In this tenure a path was seen to lead to the file.
     seen_at_path: AtomicBool,
-    waits: Mutex<Waits>,
-}
-
-/// The wait that is parked, if there is one, and how to end it.
-#[derive(Debug, Default)]
-struct Waits {
-    parked: Option<(AttemptId, Arc<Interrupt>)>,
-    /// The last one that is not wanted any more.
-    interrupted: Option<AttemptId>,
+    waits: Mutex<Waits<Arc<Interrupt>>>,
 }
 
 impl Lock {
@@ -154,16 +147,16 @@ impl Lock {
         {
             // From here on the wait can be interrupted; it may have been meanwhile.
             let mut waits = self.waits.lock();
-            if waits.interrupted == Some(asked.id()) {
+            if waits.is_interrupted(asked.id()) {
                 return Answer::Interrupted;
             }
-            waits.parked = Some((asked.id(), interrupt.clone()));
+            waits.park(asked.id(), interrupt.clone());
         }
         if back_off {
             let _ = interrupt.pause(BACK_OFF);
         }
         let waited = if self.file.is_gone() { None } else { Some(self.park(mode, &interrupt)) };
-        self.waits.lock().parked = None;
+        self.waits.lock().unpark();
         match waited {
             None => self.lost(),
             Some(Ok(Waited::Acquired)) => self.acquired(mode, asked),
@@ -366,15 +359,9 @@ impl Engine for Lock {
         Some(asked.answer(answer))
     }
 
-    /// One that is only on its way to its thread sees that it is not wanted when it gets there; one that has come back
-    /// needs nothing.
     fn interrupt(&self, of: AttemptId) {
-        let parked = {
-            let mut waits = self.waits.lock();
-            waits.interrupted = Some(of);
-            waits.parked.clone()
-        };
-        if let Some((_, interrupt)) = parked.filter(|(parked, _)| *parked == of) {
+        let parked = self.waits.lock().interrupt(of);
+        if let Some(interrupt) = parked {
             interrupt.request();
         }
     }

@@ -1,6 +1,6 @@
 //! The process-wide registry: number of the file -> open files -> locks.
 //!
-//! One open file in the process for each that is *proved* to be one, and one [`Lock`] and its [`Driver`] per region of it,
+//! One open file in the process for each that is *proved* to be one, and one [`Lock`] and its [`Driver`](driver::Driver) per region of it,
 //! shared by all handles of the file, under whatever name it was opened. Each open of it holds a [`Registration`], whose
 //! [`Seat`] is counted; the last one to go takes the lock out and closes the file.
 //!
@@ -25,8 +25,9 @@ use std::sync::Arc as PlainArc;
 use super::Lock;
 use super::closing::Closing;
 use super::open_file::OpenFile;
-use crate::driver::{self, Driver, Registration, Tenure};
+use crate::driver::{self, Registration, Tenure};
 use crate::engine::Signature;
+use crate::engine::locks::{self, Locks, check_protocol};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::Label;
 use crate::os::fork::Generation;
@@ -48,21 +49,10 @@ type Files = HashMap<Identity, Vec<Registered>>;
 struct Registered {
     protocol: Protocol,
     file: Arc<OpenFile>,
-    locks: HashMap<Region, Counted>,
+    locks: Locks<Lock>,
 }
 
-#[derive(Debug)]
-struct Counted {
-    joined: Joined,
-    members: usize,
-}
-
-/// A lock, and its queue.
-#[derive(Debug, Clone)]
-struct Joined {
-    driver: Arc<Driver>,
-    lock: PlainArc<Lock>,
-}
+type Joined = locks::Joined<Lock>;
 
 /// What is wanted of a lock file.
 #[derive(Debug, Clone)]
@@ -153,8 +143,7 @@ impl Registry {
     /// Counts one more member of a lock that has one. Makes no system call.
     fn join_again(&self, lock: &Lock) {
         let mut files = self.files.lock();
-        let counted = registered(&mut files, lock).locks.get_mut(&lock.region);
-        counted.expect("counted in").members += 1;
+        registered(&mut files, lock).locks.join_again(lock.region);
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -210,7 +199,7 @@ impl Registry {
                     let registered = Registered {
                         protocol: wanted.protocol,
                         file: Arc::new(OpenFile::new(file)),
-                        locks: HashMap::new(),
+                        locks: Locks::new(),
                     };
                     alike.push(registered);
                     let registered = alike.last_mut().expect("pushed");
@@ -237,13 +226,7 @@ impl Registry {
         let mut files = self.files.lock();
         let lock = lock; // dropped before the mutex is let go
         let registered = registered(&mut files, &lock);
-        let counted = registered.locks.get_mut(&lock.region).expect("counted in");
-        counted.members -= 1;
-        if counted.members > 0 {
-            return None;
-        }
-        registered.locks.remove(&lock.region);
-        if !registered.locks.is_empty() {
+        if !registered.locks.leave(lock.region) {
             return None;
         }
         let identity = lock.file.identity();
@@ -273,7 +256,7 @@ impl Registry {
     #[cfg(all(test, not(tokio_filelock_loom)))]
     pub(crate) fn regions(&self, identity: Identity) -> usize {
         let files = self.files.lock();
-        files.get(&identity).into_iter().flatten().map(|registered| registered.locks.len()).sum()
+        files.get(&identity).into_iter().flatten().map(|registered| registered.locks.count()).sum()
     }
 
     #[cfg(test)]
@@ -375,32 +358,16 @@ impl Registered {
     }
 
     fn count_in(&mut self, path: &Location, wanted: &Wanted, pool: &Pool) -> Result<Joined, Error> {
-        if self.protocol != wanted.protocol {
-            let detail = format!(
-                "it is to be locked by {:?}, and this process has it open for {:?}",
-                wanted.protocol, self.protocol
-            );
-            return Err(Error::found(
-                ErrorKind::ProtocolMismatch,
-                Operation::Open,
-                &**path,
-                detail,
-            ));
-        }
+        check_protocol(path, self.protocol, wanted.protocol)?;
         check_reach(self.file.excludes_this_machine_only(self.protocol), path, wanted)?;
         Ok(self.count_in_region(wanted, pool))
     }
 
     fn count_in_region(&mut self, wanted: &Wanted, pool: &Pool) -> Joined {
-        let counted = self.locks.entry(wanted.region).or_insert_with(|| {
-            let lock = Lock::new(self.file.clone(), self.protocol, wanted.region, pool.clone());
-            let lock = PlainArc::new(lock);
-            let driver = Arc::new(Driver::new(lock.clone()));
-            Counted { joined: Joined { driver, lock }, members: 0 }
-        });
-        counted.members += 1;
-        counted.joined.driver.limit(wanted.tenure);
-        counted.joined.clone()
+        let (file, protocol, region) = (&self.file, self.protocol, wanted.region);
+        self.locks.join(region, wanted.tenure, || {
+            PlainArc::new(Lock::new(file.clone(), protocol, region, pool.clone()))
+        })
     }
 }
 

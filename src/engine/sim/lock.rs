@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::machine::{Inode, Machine, Status, Wanted, Woken};
 use super::process::{Process, killed, stopped};
+use crate::engine::locks::Waits;
 use crate::engine::recorded::{RecordFile, Records, Signature, read_record};
 use crate::engine::{Answer, Answered, Asked, Engine, Later, LockId, MayBlock, TenureInfo};
 use crate::holder::{self, Circumstances, Holder, Label, Record, Source};
@@ -35,15 +36,8 @@ pub(crate) struct Lock {
     turnstiles: Turnstiles,
     pace: Pace,
     records: Records,
-    waits: Mutex<Waits>,
-}
-
-/// As that of the file engine, with the number of a sleeper for what ends a wait.
-#[derive(Debug, Default)]
-struct Waits {
-    parked: Option<(AttemptId, u64)>,
-    /// The last one that is not wanted any more.
-    interrupted: Option<AttemptId>,
+    /// What ends one is the number of its sleeper.
+    waits: Mutex<Waits<u64>>,
 }
 
 /// A wait on its way.
@@ -155,7 +149,7 @@ impl Lock {
     }
 
     fn is_interrupted(&self, waiting: &Waiting) -> bool {
-        self.waits.lock().interrupted == Some(waiting.of)
+        self.waits.lock().is_interrupted(waiting.of)
     }
 
     /// A wait begins, or goes on without the turnstile. The caller runs the machine.
@@ -210,14 +204,10 @@ impl Lock {
         then: impl FnOnce(Waiting, Woken) + Send + 'static,
     ) {
         let (of, number) = (waiting.of, self.machine().new_number());
-        let is_interrupted = {
-            let mut waits = self.waits.lock();
-            waits.parked = Some((of, number));
-            waits.interrupted == Some(of)
-        };
+        self.waits.lock().park(of, number);
         self.machine().wait(number, wanted, limit, Box::new(move |woken| then(waiting, woken)));
         // It may have been when there was no sleeper yet.
-        if is_interrupted || self.waits.lock().interrupted == Some(of) {
+        if self.waits.lock().is_interrupted(of) {
             self.machine().interrupt(number);
         }
     }
@@ -232,7 +222,7 @@ impl Lock {
     }
 
     fn finish(&self, waiting: Waiting, answer: Answer) {
-        self.waits.lock().parked = None;
+        self.waits.lock().unpark();
         waiting.later.answer_here(answer);
     }
 
@@ -311,12 +301,8 @@ impl Engine for Lock {
     }
 
     fn interrupt(&self, of: AttemptId) {
-        let parked = {
-            let mut waits = self.waits.lock();
-            waits.interrupted = Some(of);
-            waits.parked
-        };
-        if let Some((_, number)) = parked.filter(|(parked, _)| *parked == of) {
+        let parked = self.waits.lock().interrupt(of);
+        if let Some(number) = parked {
             self.machine().interrupt(number);
             Machine::run(self.machine());
         }

@@ -1,6 +1,6 @@
 //! A process of the machine: its open files, and how it ends.
 //!
-//! One open file for each file, and one [`Lock`] with its [`Driver`] for each region of it, shared by all who opened the file,
+//! One open file for each file, and one [`Lock`] with its [`Driver`](driver::Driver) for each region of it, shared by all who opened the file,
 //! as in the registry of the file engine. A file on the disk is never given the number of another one, so no proof is needed.
 //!
 //! The mutex of a process comes before that of the machine. Neither is held while a driver is told something.
@@ -16,8 +16,9 @@ use std::task::{Context, Poll, Waker};
 
 use super::lock::Lock;
 use super::machine::{Inode, Machine, Pid, Status};
-use crate::driver::{self, Driver, Registration, Tenure};
+use crate::driver::{self, Registration, Tenure};
 use crate::engine::Signature;
+use crate::engine::locks::{self, Locks, check_protocol};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::foreign;
 use crate::holder::{self, Label, is_fit_for_a_record};
@@ -47,20 +48,10 @@ struct OpenFile {
     opened: Opened,
     protocol: Protocol,
     is_writable: bool,
-    locks: BTreeMap<Region, Counted>,
+    locks: Locks<Lock>,
 }
 
-#[derive(Debug)]
-struct Counted {
-    joined: Joined,
-    members: usize,
-}
-
-#[derive(Debug, Clone)]
-struct Joined {
-    driver: Arc<Driver>,
-    lock: PlainArc<Lock>,
-}
+type Joined = locks::Joined<Lock>;
 
 /// What is wanted of a lock file.
 #[derive(Debug, Clone)]
@@ -134,16 +125,9 @@ impl Process {
                 opened: this.machine.open(inode, this.pid),
                 protocol: wanted.protocol,
                 is_writable: false,
-                locks: BTreeMap::new(),
+                locks: Locks::new(),
             });
-            if file.protocol != wanted.protocol {
-                let detail = format!(
-                    "it is to be locked by {:?}, and this process has it open for {:?}",
-                    wanted.protocol, file.protocol
-                );
-                let kind = ErrorKind::ProtocolMismatch;
-                return Err(Error::found(kind, Operation::Open, path, detail));
-            }
+            check_protocol(path, file.protocol, wanted.protocol)?;
             file.is_writable |= !wanted.read_only;
             file.count_in(this, inode, wanted)
         };
@@ -182,16 +166,9 @@ impl Process {
         let closed = {
             let mut files = self.files.lock();
             let file = files.get_mut(&lock.inode()).expect("a file that has members is registered");
-            let counted = file.locks.get_mut(&lock.region()).expect("counted in");
-            counted.members -= 1;
-            if counted.members > 0 {
-                return;
-            }
-            let last = file.locks.remove(&lock.region());
-            let closed = if file.locks.is_empty() { files.remove(&lock.inode()) } else { None };
-            (last, closed)
+            if file.locks.leave(lock.region()) { files.remove(&lock.inode()) } else { None }
         };
-        if let (_, Some(file)) = &closed {
+        if let Some(file) = closed {
             Machine::close(&self.machine, file.opened);
         }
     }
@@ -205,8 +182,7 @@ impl Process {
         }
         let drivers: Vec<_> = {
             let files = self.files.lock();
-            let locks = files.values().flat_map(|file| file.locks.values());
-            locks.map(|counted| counted.joined.driver.clone()).collect()
+            files.values().flat_map(|file| file.locks.drivers()).cloned().collect()
         };
         drivers.iter().for_each(|driver| driver.end());
         self.wake_tasks();
@@ -233,14 +209,9 @@ impl Process {
 impl OpenFile {
     fn count_in(&mut self, process: &Arc<Process>, inode: Inode, wanted: &Wanted) -> Joined {
         let (opened, protocol) = (self.opened, self.protocol);
-        let counted = self.locks.entry(wanted.region).or_insert_with(|| {
-            let lock = Lock::new(process, inode, opened, protocol, wanted.region);
-            let driver = Arc::new(Driver::new(lock.clone()));
-            Counted { joined: Joined { driver, lock }, members: 0 }
-        });
-        counted.members += 1;
-        counted.joined.driver.limit(wanted.tenure);
-        counted.joined.clone()
+        self.locks.join(wanted.region, wanted.tenure, || {
+            Lock::new(process, inode, opened, protocol, wanted.region)
+        })
     }
 }
 
@@ -276,7 +247,7 @@ impl driver::Seat for Seat {
         let lock = self.lock().clone();
         let mut files = self.process.files.lock();
         let file = files.get_mut(&lock.inode()).expect("a file that has members is registered");
-        file.locks.get_mut(&lock.region()).expect("counted in").members += 1;
+        file.locks.join_again(lock.region());
         Box::new(Self { process: self.process.clone(), lock: Some(lock) })
     }
 
