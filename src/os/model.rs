@@ -63,10 +63,8 @@ struct State {
     marks: Vec<u64>,
     content: Vec<u8>,
     locks: Locks,
-    /// Of each lock: which open file holds its turnstile, and for which mode.
-    turnstiles: BTreeMap<Slot, (u64, Mode)>,
-    /// How often the turnstile was taken.
-    turns: u64,
+    /// Of each lock: for which mode its turnstile was taken last.
+    turns: BTreeMap<Slot, Mode>,
     /// What the clock shows.
     time: Duration,
     /// Locks that were taken without waiting, past a waiter.
@@ -81,8 +79,8 @@ impl Inode {
     /// Lets time pass.
     fn let_time_pass(&self, time: Duration) {
         let mut state = self.state.lock();
-        let turn = state.turns;
-        while state.is_about_to_change() && state.turns == turn {
+        let turn = state.turn();
+        while state.is_about_to_change() && state.turn() == turn {
             state = self.changed.wait(state);
         }
         state.time += time;
@@ -102,15 +100,38 @@ impl State {
     /// Another open file waits that is kept out by a lock of this mode.
     fn others_wait(&self, slot: Slot, opened: u64, mode: Mode) -> bool {
         let waiting = self.locks.get(slot).into_iter().flat_map(Lock::waiting);
-        let turnstile = self.turnstiles.get(&slot).copied();
-        let mut others = waiting.chain(turnstile).filter(|(other, _)| *other != opened);
+        let next = self.owner(slot).map(|owner| (owner, self.turns[&slot]));
+        let mut others = waiting.chain(next).filter(|(other, _)| *other != opened);
         others.any(|(_, wanted)| excludes(wanted, mode))
+    }
+
+    /// Takes the turnstile of this lock if it is free.
+    fn take_turnstile(&mut self, slot: Slot, opened: u64, mode: Mode) -> bool {
+        let turnstile = slot.turnstile();
+        let is_taken =
+            self.locks.at(turnstile).attempt(turnstile, opened, Mode::Exclusive).is_acquired;
+        if is_taken {
+            self.turns.insert(slot, mode);
+        }
+        is_taken
+    }
+
+    /// Which open file has the turnstile of this lock.
+    fn owner(&self, slot: Slot) -> Option<u64> {
+        let (owner, _) = self.locks.get(slot.turnstile())?.holders().next()?;
+        Some(owner)
+    }
+
+    /// How often a turnstile was taken.
+    fn turn(&self) -> u64 {
+        let turnstiles = self.turns.keys().filter_map(|slot| self.locks.get(slot.turnstile()));
+        turnstiles.map(Lock::taken).sum()
     }
 
     /// The owner of a turnstile is awake, and the lock is free: it is about to have it.
     fn is_about_to_change(&self) -> bool {
-        let mut awake = self.turnstiles.iter().filter(|(_, (by, _))| *by != STOPPED);
-        awake.any(|(slot, _)| self.is_free(*slot))
+        let is_awake = |slot| self.owner(slot).is_some_and(|owner| owner != STOPPED);
+        self.turns.keys().any(|slot| is_awake(*slot) && self.is_free(*slot))
     }
 
     fn is_free(&self, slot: Slot) -> bool {
@@ -379,15 +400,6 @@ impl LockFile {
         self.inode.state.lock().locks.at(slot).release(self.opened);
         self.inode.changed.notify_all();
     }
-
-    fn release_turnstile(&self, slot: Slot) {
-        let mut state = self.inode.state.lock();
-        if state.turnstiles.get(&slot).is_some_and(|(by, _)| *by == self.opened) {
-            state.turnstiles.remove(&slot);
-        }
-        drop(state);
-        self.inode.changed.notify_all();
-    }
 }
 
 impl Drop for LockFile {
@@ -398,7 +410,6 @@ impl Drop for LockFile {
         for slot in slots {
             state.locks.at(slot).release(self.opened);
         }
-        state.turnstiles.retain(|_, (by, _)| *by != self.opened);
         drop(state);
         self.inode.changed.notify_all();
     }
@@ -421,8 +432,8 @@ impl Call<'_> {
 impl Turnstile for Call<'_> {
     fn check(&self) -> TurnstileState {
         let state = self.file.inode.state.lock();
-        match state.turnstiles.get(&self.slot()) {
-            Some((by, _)) if *by != self.file.opened => TurnstileState::Taken(Taken(state.turns)),
+        match state.owner(self.slot()) {
+            Some(owner) if owner != self.file.opened => TurnstileState::Taken(Taken(state.turn())),
             _ => TurnstileState::Free,
         }
     }
@@ -487,33 +498,28 @@ impl<'a> turnstile::Wait for Wait<'a> {
     }
 
     fn take_turnstile(&self, limit: Duration) -> Turn {
-        let inode = &self.call.file.inode;
+        let (inode, slot) = (&self.call.file.inode, self.call.slot());
         let mut state = inode.state.lock();
-        loop {
-            let slot = self.call.slot();
-            match state.turnstiles.get(&slot) {
-                None => {
-                    state.turns += 1;
-                    state.turnstiles.insert(slot, (self.call.file.opened, self.call.mode));
-                    drop(state);
-                    inode.changed.notify_all();
-                    return Turn::Taken;
-                }
-                Some(_) if limit.is_zero() => return Turn::TimedOut,
-                Some((STOPPED, _)) if state.is_free(slot) => {
-                    state.time += limit;
-                    return Turn::TimedOut;
-                }
-                Some(_) if self.interrupt.requested.load(Ordering::SeqCst) => {
-                    return Turn::Interrupted;
-                }
-                Some(_) => state = inode.changed.wait(state),
+        while !state.take_turnstile(slot, self.call.file.opened, self.call.mode) {
+            if limit.is_zero() {
+                return Turn::TimedOut;
             }
+            if state.owner(slot) == Some(STOPPED) && state.is_free(slot) {
+                state.time += limit;
+                return Turn::TimedOut;
+            }
+            if self.interrupt.requested.load(Ordering::SeqCst) {
+                return Turn::Interrupted;
+            }
+            state = inode.changed.wait(state);
         }
+        drop(state);
+        inode.changed.notify_all();
+        Turn::Taken
     }
 
     fn leave_turnstile(&self) {
-        self.call.file.release_turnstile(self.call.slot());
+        self.call.file.release(self.call.slot().turnstile());
     }
 
     fn lock(&self) -> io::Result<Waited> {
@@ -601,7 +607,8 @@ pub(crate) fn blocked(path: &Path) -> usize {
 #[cfg(tokio_filelock_loom)]
 pub(crate) fn hold_turnstile_for_ever(path: &Path) {
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
-    inode.state.lock().turnstiles.insert(Slot::File, (STOPPED, Mode::Exclusive));
+    let is_taken = inode.state.lock().take_turnstile(Slot::File, STOPPED, Mode::Exclusive);
+    assert!(is_taken, "it was free");
 }
 
 /// Returns when an open file has the turnstile of the file at this path.
@@ -609,7 +616,7 @@ pub(crate) fn hold_turnstile_for_ever(path: &Path) {
 pub(crate) fn await_turnstile(path: &Path) {
     let inode = DISK.lock().paths.get(path).cloned().expect("the file exists");
     let mut state = inode.state.lock();
-    while state.turnstiles.is_empty() {
+    while state.owner(Slot::File).is_none() {
         state = inode.changed.wait(state);
     }
 }
