@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::{self, AtomicU32};
 use std::task::{Context, Poll, Waker};
 
-use super::{Registration, Thread, drive};
+use super::{Driver, Registration, Thread, drive};
 use crate::engine::{MayBlock, TenureInfo};
 use crate::foreign;
 use crate::mode::Mode;
@@ -155,45 +155,58 @@ impl Future for Request {
             return Poll::Ready(this.completed(outcome));
         };
         let registration = this.registration.as_ref().expect("not given out yet");
-        let driver = registration.driver();
-        if let Some(label) = registration.label() {
-            let (completed, discard) = driver.poll_labelled(ticket, label, cx.waker().clone());
-            if let Some(waker) = discard {
-                foreign::let_go(waker);
-            }
-            return match completed {
-                Some(completed) => Poll::Ready(this.completed(completed)),
-                None => Poll::Pending,
-            };
-        }
-        let mut completed = driver.event(|queue| {
-            let completed = queue.poll(ticket);
-            let waker = ticket.as_ref().and_then(|ticket| queue.waker(ticket));
-            match waker {
-                Some(waker) if waker.will_wake(cx.waker()) => Err(()),
-                _ => Ok(completed),
-            }
-        });
-        if let Ok(None) = completed {
-            // Cloning is foreign code, and so is dropping: both outside the mutex.
-            let waker = cx.waker().clone();
-            let discard;
-            (completed, discard) = driver.event(|queue| match queue.poll(ticket) {
-                Some(completed) => (Ok(Some(completed)), Some(waker)),
-                None => {
-                    let ticket = ticket.as_ref().expect("still in line");
-                    (Ok(None), queue.register(ticket, waker))
+        let completed = match registration.label() {
+            None => poll_in_line(registration.driver(), ticket, cx),
+            Some(label) => {
+                let waker = cx.waker().clone();
+                let (completed, discard) =
+                    registration.driver().poll_labelled(ticket, label, waker);
+                if let Some(waker) = discard {
+                    foreign::let_go(waker);
                 }
-            });
-            if let Some(waker) = discard {
-                foreign::let_go(waker);
+                completed
             }
-        }
+        };
         match completed {
-            Ok(Some(completed)) => Poll::Ready(this.completed(completed)),
-            Ok(None) | Err(()) => Poll::Pending,
+            Some(completed) => Poll::Ready(this.completed(completed)),
+            None => Poll::Pending,
         }
     }
+}
+
+/// What became of a request without a label; `None`: it is still in line, with this waker.
+#[inline]
+fn poll_in_line(
+    driver: &Driver,
+    ticket: &mut Option<Ticket>,
+    cx: &mut Context<'_>,
+) -> Option<queue::Outcome<io::Error>> {
+    let polled = driver.event(|queue| {
+        let completed = queue.poll(ticket);
+        let waker = ticket.as_ref().and_then(|ticket| queue.waker(ticket));
+        match waker {
+            Some(waker) if waker.will_wake(cx.waker()) => Err(()),
+            _ => Ok(completed),
+        }
+    });
+    match polled {
+        Ok(Some(completed)) => return Some(completed),
+        Err(()) => return None,
+        Ok(None) => {}
+    }
+    // Cloning is foreign code, and so is dropping: both outside the mutex.
+    let waker = cx.waker().clone();
+    let (completed, discard) = driver.event(|queue| match queue.poll(ticket) {
+        Some(completed) => (Some(completed), Some(waker)),
+        None => {
+            let ticket = ticket.as_ref().expect("still in line");
+            (None, queue.register(ticket, waker))
+        }
+    });
+    if let Some(waker) = discard {
+        foreign::let_go(waker);
+    }
+    completed
 }
 
 impl Drop for Request {

@@ -169,19 +169,25 @@ impl Record {
                 return None;
             }
             known.push(key);
-            match key {
-                "since" => record.since = Some(humantime::parse_rfc3339(value).ok()?),
-                "host" => record.process.host = Some(value.to_owned()),
-                "boot" => record.process.boot = Some(value.to_owned()),
-                "pidns" => record.process.pid_namespace = Some(number(value)?),
-                "timens" => record.process.time_namespace = Some(number(value)?),
-                "start" => record.process.start = Some(number(value)?),
-                "program" => record.process.program = Some(value.to_owned()),
-                "label" => record.label = Some(value.to_owned()),
-                _ => {}
-            }
+            record.set(key, value)?;
         }
         Some(record)
+    }
+
+    /// Takes in a line of this key. `None` if the value is none of that key; keys that are not known say nothing.
+    fn set(&mut self, key: &str, value: &str) -> Option<()> {
+        match key {
+            "since" => self.since = Some(humantime::parse_rfc3339(value).ok()?),
+            "host" => self.process.host = Some(value.to_owned()),
+            "boot" => self.process.boot = Some(value.to_owned()),
+            "pidns" => self.process.pid_namespace = Some(number(value)?),
+            "timens" => self.process.time_namespace = Some(number(value)?),
+            "start" => self.process.start = Some(number(value)?),
+            "program" => self.process.program = Some(value.to_owned()),
+            "label" => self.label = Some(value.to_owned()),
+            _ => {}
+        }
+        Some(())
     }
 }
 

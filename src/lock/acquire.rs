@@ -67,13 +67,16 @@ enum State {
     Start,
     Queued(Request),
     /// Looking where the path leads, with the lock held, or opening the file anew, without.
-    Checking(Pin<Box<dyn Future<Output = Result<Option<RawGuard>, Error>> + Send + Sync>>),
+    Checking(Checking),
     /// Held, and waiting for the task's budget.
     Held(RawGuard),
     /// Its time is up after so long a wait, and it looks who holds the lock.
     TimedOut(Duration, Pin<Box<dyn Future<Output = Holders> + Send + Sync>>),
     Done,
 }
+
+/// The guard, if the handle leads to its lock. Otherwise the handle has moved on.
+type Checking = Pin<Box<dyn Future<Output = Result<Option<RawGuard>, Error>> + Send + Sync>>;
 
 /// When to give up.
 #[derive(Debug, Clone, Copy)]
@@ -304,32 +307,17 @@ fn acquire(
     loop {
         match state {
             State::Start => {
-                let mut registration = lock.registration();
-                if let Some(label) = label {
-                    lock.check_label(label, operation(mode))?;
-                    registration = registration.labelled(label.clone());
-                }
+                let registration = register(lock, mode, label)?;
                 *state = State::Queued(Request::begin(registration, mode, moves.rank(), cx));
             }
             State::Queued(request) => match ready!(Pin::new(&mut *request).poll(cx)) {
                 Outcome::Granted(guard) if !lock.handle.has_to_confirm(&guard) => {
                     return proceed(state, guard, cx);
                 }
-                Outcome::Granted(guard) if guard.registration().answers_at_once() => {
-                    if lock.handle.confirm(&guard)? {
-                        return proceed(state, guard, cx);
-                    }
-                    let from = guard.registration().clone();
-                    moves.leave_with(&guard);
-                    guard.send_others_on();
-                    drop(guard);
-                    *state = State::Checking(Box::pin(move_on(lock.clone(), mode, from)));
-                }
-                Outcome::Granted(guard) => {
-                    // If it leads elsewhere. The lock is given back by another thread.
-                    moves.leave_with(&guard);
-                    *state = State::Checking(Box::pin(confirm(lock.clone(), mode, guard)));
-                }
+                Outcome::Granted(guard) => match check_granted(lock, mode, guard, moves)? {
+                    Checked::LeadsThere(guard) => return proceed(state, guard, cx),
+                    Checked::Later(checking) => *state = State::Checking(checking),
+                },
                 Outcome::Moved(rank) => {
                     let from = request.registration().clone();
                     moves.leave(&from, rank);
@@ -359,6 +347,46 @@ fn acquire(
             State::Done => panic!("`Acquire` polled after completion"),
         }
     }
+}
+
+/// At the lock that the handle leads to, with the label of this request if it has one of its own.
+#[inline]
+fn register(
+    lock: &FileLock,
+    mode: Mode,
+    label: Option<&Label>,
+) -> Result<Arc<Registration>, Error> {
+    let registration = lock.registration();
+    let Some(label) = label else { return Ok(registration) };
+    lock.check_label(label, operation(mode))?;
+    Ok(registration.labelled(label.clone()))
+}
+
+enum Checked {
+    LeadsThere(RawGuard),
+    Later(Checking),
+}
+
+/// Finds out whether the handle leads to a lock that was granted, at once if no server has to be asked.
+fn check_granted(
+    lock: &FileLock,
+    mode: Mode,
+    guard: RawGuard,
+    moves: &mut Moves,
+) -> Result<Checked, Error> {
+    if !guard.registration().answers_at_once() {
+        // If it leads elsewhere. The lock is given back by another thread.
+        moves.leave_with(&guard);
+        return Ok(Checked::Later(Box::pin(confirm(lock.clone(), mode, guard))));
+    }
+    if lock.handle.confirm(&guard)? {
+        return Ok(Checked::LeadsThere(guard));
+    }
+    let from = guard.registration().clone();
+    moves.leave_with(&guard);
+    guard.send_others_on();
+    drop(guard);
+    Ok(Checked::Later(Box::pin(move_on(lock.clone(), mode, from))))
 }
 
 /// Gives the lock out if the task has budget. Checked last, so a task without budget still keeps its place.

@@ -86,7 +86,7 @@ macro_rules! contract {
         }
         #[cfg(not(any(unix, windows)))]
         impl $type {
-            $(pub(crate) fn $name(&self $(, _: $of)*) $(-> $answer)? { match self.never {} })*
+            $($(#[$does])* pub(crate) fn $name(&self $(, _: $of)*) $(-> $answer)? { match self.never {} })*
         }
     };
 }
@@ -154,9 +154,11 @@ contract! { opened LockFile {
     /// An error if the descriptor is not that of the file any more. Asks no server.
     fn check(&self) -> io::Result<()>;
 
+    /// A try with no regard for waiters.
+    #[cfg(test)]
     fn try_lock(&self, protocol: Protocol, region: Region, mode: Mode) -> io::Result<Tried>;
 
-    /// As `try_lock`, unless it is the turn of another process. Blocks for some milliseconds at most, and only if it
+    /// Takes the lock if it is free, unless it is the turn of another process. Blocks for some milliseconds at most, and only if it
     /// `may_pause`.
     fn try_lock_in_turn(
         &self,

@@ -200,6 +200,8 @@ impl LockFile {
         Lock::of(protocol, region, self.pid)
     }
 
+    /// A try with no regard for waiters.
+    #[cfg(test)]
     pub(crate) fn try_lock(
         &self,
         protocol: Protocol,
@@ -257,7 +259,7 @@ impl LockFile {
         Wait { call: self.call(protocol, region, mode, &pace), end }.park()
     }
 
-    /// As `try_lock`, unless it is the turn of another process: on a local file system, elsewhere there are
+    /// Takes the lock if it is free, unless it is the turn of another process: on a local file system, elsewhere there are
     /// no turns. Blocks for some milliseconds at most, and only if it `may_pause`.
     #[inline]
     pub(crate) fn try_lock_in_turn(
@@ -271,7 +273,7 @@ impl LockFile {
         if self.is_local() {
             try_in_turn(&self.call(protocol, region, mode, pace), may_pause)
         } else {
-            self.try_lock(protocol, region, mode)
+            self.attempt(self.os_lock(protocol, region), mode)
         }
     }
 
@@ -443,7 +445,7 @@ impl Turnstile for Call<'_> {
 
     #[inline]
     fn try_lock(&self) -> io::Result<Tried> {
-        self.file.try_lock(self.protocol, self.region, self.mode)
+        self.file.attempt(self.os_lock(), self.mode)
     }
 
     fn is_shared(&self) -> bool {
