@@ -15,9 +15,9 @@ use crate::holder::Label;
 use crate::os::fork::Generation;
 use crate::shim::{Arc, Mutex};
 
-/// A turn to block for a server. The job itself keeps it, also when no task waits for its answer any
+/// A permit to block for a server. The job itself keeps it, also when no task waits for its answer any
 /// more: one thread waits for a server that does not answer, however many handles there are and tasks give up.
-pub(crate) type Turn = Box<dyn Any + Send + Sync>;
+pub(crate) type Permit = Box<dyn Any + Send + Sync>;
 
 /// How one handle gets to its lock, and finds it again.
 pub(crate) trait Origin: fmt::Debug + Send + Sync {
@@ -50,12 +50,12 @@ pub(crate) trait Origin: fmt::Debug + Send + Sync {
         patient: bool,
     ) -> Result<Arc<Registration>, Error>;
 
-    /// For the two above; `None` if that is not needed any more.
-    fn turn<'a>(
+    /// To do the two above; `None` if that is not needed any more.
+    fn permit<'a>(
         &'a self,
         of: &'a Registration,
         is_needed: &'a (dyn Fn() -> bool + Send + Sync),
-    ) -> Pin<Box<dyn Future<Output = Option<Turn>> + Send + Sync + 'a>>;
+    ) -> Pin<Box<dyn Future<Output = Option<Permit>> + Send + Sync + 'a>>;
 
     /// Whether both are one lock, which has to be asked. May block.
     fn is_same_lock(&self, one: &Registration, other: &Registration) -> Sameness;

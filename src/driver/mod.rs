@@ -23,7 +23,7 @@ use std::sync::atomic::AtomicBool as PlainAtomicBool;
 use std::task::Waker;
 use std::time::Instant;
 
-pub(crate) use handle::{Handle, Origin, Turn};
+pub(crate) use handle::{Handle, Origin, Permit};
 pub(crate) use key::Key;
 pub(crate) use queries::query_together;
 pub(crate) use registration::{Registration, Seat};
@@ -190,13 +190,13 @@ impl Driver {
         waker: Waker,
     ) -> (Option<queue::Outcome<io::Error>>, Option<Waker>) {
         let mut state = self.state.lock();
-        let place = ticket.as_ref().expect("polled with its ticket").index();
+        let index = ticket.as_ref().expect("polled with its ticket").index();
         let Some(outcome) = state.queue.poll(ticket) else {
             let ticket = ticket.as_ref().expect("still in line");
             return (None, state.queue.register(ticket, waker));
         };
         let labels = state.labels();
-        labels.leave(place);
+        labels.leave(index);
         if let queue::Outcome::Granted(()) = outcome {
             labels.hold(label.clone());
         }

@@ -587,7 +587,7 @@ fn eviction_against_open() {
         let thread = spawn(move || {
             let member = Registry::join(&registry, &path, &WANTED).unwrap();
             let again = Registry::join(&registry, &path, &WANTED).unwrap();
-            assert!(member.is_same_lock(&again), "one file, two entries");
+            assert!(member.is_same_lock(&again), "one file, two locks");
         });
         drop(leaving);
         thread.join().unwrap();
@@ -606,7 +606,7 @@ fn two_files_of_one_number() {
         let thread = spawn(move || {
             let member = Registry::join(&registry, &path, &WANTED).unwrap();
             let again = Registry::join(&registry, &path, &WANTED).unwrap();
-            assert!(member.is_same_lock(&again), "one file, two entries");
+            assert!(member.is_same_lock(&again), "one file, two locks");
             member
         });
         let other = PathBuf::from("other").into();
@@ -637,7 +637,7 @@ fn regions_of_a_file_that_is_gone() {
         assert!(!anew.is_same_lock(&member), "it is gone");
         let key = Registry::join_region(&member, &wanted);
         let same = thread.join().unwrap();
-        assert!(key.is_same_lock(&same), "one descriptor, two entries");
+        assert!(key.is_same_lock(&same), "one descriptor, two locks");
         assert!(matches!(try_lock(&key, Mode::Exclusive), Outcome::Moved(_)));
         drop(try_lock(&anew, Mode::Exclusive).unwrap());
         drop((member, key, same, anew));

@@ -412,7 +412,7 @@ fn proceed(
 async fn confirm(lock: FileLock, mode: Mode, guard: RawGuard) -> Result<Option<RawGuard>, Error> {
     let registration = guard.registration().clone();
     let is_needed = || lock.handle.has_to_confirm(&guard);
-    let Some(turn) = lock.handle.origin().turn(&registration, &is_needed).await else {
+    let Some(permit) = lock.handle.origin().permit(&registration, &is_needed).await else {
         // Another one has confirmed it meanwhile.
         return Ok(Some(guard));
     };
@@ -427,7 +427,7 @@ async fn confirm(lock: FileLock, mode: Mode, guard: RawGuard) -> Result<Option<R
             lock.handle.move_on(&from, operation(mode), true).map(|()| None)
         });
         // Wakes those who wait for it.
-        foreign::let_go(turn);
+        foreign::let_go(permit);
         confirmed
     };
     registration.run(confirm).await
@@ -442,14 +442,14 @@ async fn move_on(
     // A crowd that waited for a file that was replaced moves together: a job each would be a
     // thread each.
     let is_needed = || !lock.handle.has_moved_on(&from);
-    let Some(turn) = lock.handle.origin().turn(&from, &is_needed).await else {
+    let Some(permit) = lock.handle.origin().permit(&from, &is_needed).await else {
         return Ok(None);
     };
     let registration = from.clone();
     let job = move || {
         let moved = lock.handle.move_on(&from, operation(mode), true).map(|()| None);
         // Wakes those who wait for it.
-        foreign::let_go(turn);
+        foreign::let_go(permit);
         moved
     };
     registration.run(job).await

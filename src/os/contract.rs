@@ -17,8 +17,8 @@ use super::fork::{self, Generation};
 use super::platform::shared_directory::Names as Listing;
 use super::shared_directory::{Found, Purpose, Status};
 use super::{
-    Access, Answer, Directory as CurrentDirectory, Effort, Identity, Interrupt, Kept, Location,
-    Names, Pace, Protocol, Region, Standing, Tried, Waited,
+    Access, Directory as CurrentDirectory, Effort, Identity, Interrupt, Kept, Location, Names,
+    Pace, Protocol, Recognized, Region, Standing, Tried, Waited,
 };
 #[cfg(any(unix, windows))]
 use super::{
@@ -132,7 +132,7 @@ contract! { opened LockFile {
     fn identity(&self) -> Identity;
 
     /// Which of these open files this one is. It was just opened, and has no locks.
-    fn ask(&self, known: &[&LockFile]) -> Answer;
+    fn ask(&self, known: &[&LockFile]) -> Recognized;
 
     /// Whether the path leads to this file; on a remote file system, as the server sees it.
     fn is_at(&self, at: &Location) -> Result<bool, Error>;
@@ -533,7 +533,7 @@ mod of_lock_file {
 
     contract! { functions same {
         /// Which of several open files one is that was just opened, as the kernel's locks show.
-        fn ask(new: &File, known: &[&File]) -> Answer;
+        fn ask(new: &File, known: &[&File]) -> Recognized;
     } }
 
     contract! { functions content {

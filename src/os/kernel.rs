@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use super::{Protocol, Region, wire};
 use crate::mode::Mode;
 
-/// An open file.
-pub(crate) type Opened = u64;
+/// An open file description, as POSIX calls what each `open` makes: the owner of locks.
+pub(crate) type Description = u64;
 
 /// One lock of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,7 +77,7 @@ pub(crate) struct Attempted {
 /// One lock: its holders, and the calls that wait for it in order of arrival.
 #[derive(Debug, Default)]
 pub(crate) struct Lock {
-    held: Vec<(Opened, Mode)>,
+    held: Vec<(Description, Mode)>,
     waiting: Vec<Waiter>,
     /// How often it was taken.
     taken: u64,
@@ -85,15 +85,15 @@ pub(crate) struct Lock {
 
 #[derive(Debug)]
 struct Waiter {
-    by: Opened,
+    by: Description,
     mode: Mode,
     /// The waiter that it waits for; `None`: the holders.
-    behind: Option<Opened>,
+    behind: Option<Description>,
 }
 
 impl Lock {
     /// Takes the lock if it is free.
-    pub(crate) fn attempt(&mut self, slot: Slot, by: Opened, mode: Mode) -> Attempted {
+    pub(crate) fn attempt(&mut self, slot: Slot, by: Description, mode: Mode) -> Attempted {
         let own = self.held.iter().position(|held| held.0 == by);
         let own = own.map(|at| self.held.remove(at));
         let is_acquired = self.held.iter().all(|held| !excludes(held.1, mode));
@@ -108,7 +108,7 @@ impl Lock {
     }
 
     /// A call begins to wait.
-    pub(crate) fn line_up(&mut self, by: Opened, mode: Mode) {
+    pub(crate) fn line_up(&mut self, by: Description, mode: Mode) {
         let mut behind = None;
         while let Some(ahead) =
             self.waiting.iter().find(|ahead| ahead.behind == behind && excludes(ahead.mode, mode))
@@ -119,7 +119,7 @@ impl Lock {
     }
 
     /// A call waits no more. Those right behind it look at the holders now.
-    pub(crate) fn leave_line(&mut self, by: Opened) {
+    pub(crate) fn leave_line(&mut self, by: Description) {
         self.waiting.retain(|waiter| waiter.by != by);
         for waiter in &mut self.waiting {
             if waiter.behind == Some(by) {
@@ -129,12 +129,12 @@ impl Lock {
     }
 
     /// The call waits for another one that came before it.
-    pub(crate) fn is_behind(&self, by: Opened) -> bool {
+    pub(crate) fn is_behind(&self, by: Description) -> bool {
         self.waiting.iter().any(|waiter| waiter.by == by && waiter.behind.is_some())
     }
 
     /// Gives back what the open file holds; `false` if that is nothing.
-    pub(crate) fn release(&mut self, by: Opened) -> bool {
+    pub(crate) fn release(&mut self, by: Description) -> bool {
         let held = self.held.len();
         self.held.retain(|(other, _)| *other != by);
         held != self.held.len()
@@ -150,16 +150,16 @@ impl Lock {
         self.taken
     }
 
-    pub(crate) fn holders(&self) -> impl Iterator<Item = (Opened, Mode)> {
+    pub(crate) fn holders(&self) -> impl Iterator<Item = (Description, Mode)> {
         self.held.iter().copied()
     }
 
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = (Opened, Mode)> {
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (Description, Mode)> {
         self.waiting.iter().map(|waiter| (waiter.by, waiter.mode))
     }
 
     /// The calls that would have the lock if they looked now: an unlock wakes them.
-    pub(crate) fn ready(&self) -> Vec<Opened> {
+    pub(crate) fn ready(&self) -> Vec<Description> {
         let is_ready = |waiter: &&Waiter| {
             let mut others = self.held.iter().filter(|held| held.0 != waiter.by);
             waiter.behind.is_none() && others.all(|held| !excludes(held.1, waiter.mode))

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::file_system::{FileSystem, Keyed, Kind};
 use super::foreign::foreign_descriptor;
-use super::names::{Answer, Names, Sameness};
+use super::names::{Names, Recognized, Sameness};
 use super::platform::holders::{self, Inode};
 use super::platform::interrupt::Interrupt;
 use super::platform::mount::Reach;
@@ -115,7 +115,7 @@ impl LockFile {
     }
 
     /// Which of these open files this one is. It was just opened, and has no locks.
-    pub(crate) fn ask(&self, known: &[&Self]) -> Answer {
+    pub(crate) fn ask(&self, known: &[&Self]) -> Recognized {
         let known: Vec<&File> = known.iter().map(|known| &*known.file).collect();
         same::ask(&self.file, &known)
     }
@@ -151,7 +151,7 @@ impl LockFile {
         let for_looking =
             Access { create: false, mode: None, read_only: true, in_use: false, patient: false };
         match Self::open(at, for_looking) {
-            Ok(there) => there.ask(&[self]) != Answer::None,
+            Ok(there) => there.ask(&[self]) != Recognized::None,
             Err(_) => true,
         }
     }

@@ -58,7 +58,7 @@ use windows as platform;
 pub(crate) use foreign::foreign_descriptor;
 pub(crate) use location::Location;
 pub(crate) use made_once::MadeOnce;
-pub(crate) use names::{Answer, Names, Sameness};
+pub(crate) use names::{Names, Recognized, Sameness};
 #[cfg(not(unix))]
 pub(crate) use not_unix::fork;
 pub(crate) use platform::errors::{is_gone, lock_error_kind};

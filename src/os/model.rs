@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use super::kernel::{Lock, Locks, Slot, excludes};
-use super::names::{Answer, Names, Proof};
+use super::kernel::{Description, Lock, Locks, Slot, excludes};
+use super::names::{Names, Proof, Recognized};
 use super::platform::FileId;
 use super::turnstile::{
     self, Pace, Taken, Turn, Turnstile, TurnstileState, Turnstiles, is_turn_of_another,
@@ -36,7 +36,7 @@ loom::lazy_static! {
 static DISK: std::sync::LazyLock<Mutex<Disk>> = std::sync::LazyLock::new(Mutex::default);
 
 /// The open file of a process that never goes on: its locks are never let go.
-const STOPPED: u64 = 0;
+const STOPPED: Description = 0;
 
 #[derive(Debug, Default)]
 struct Disk {
@@ -57,10 +57,11 @@ struct Inode {
 
 #[derive(Debug, Default)]
 struct State {
-    opened: u64,
+    /// How often the file was opened.
+    descriptions: Description,
     linked: bool,
     /// Marks by which the file is recognized: which open file has set them.
-    marks: Vec<u64>,
+    marks: Vec<Description>,
     content: Vec<u8>,
     locks: Locks,
     /// Of each lock: for which mode its turnstile was taken last.
@@ -87,8 +88,8 @@ impl Inode {
     }
 
     /// Takes the lock if it is free.
-    fn attempt(&self, state: &mut State, slot: Slot, opened: u64, mode: Mode) -> bool {
-        let attempted = state.locks.at(slot).attempt(slot, opened, mode);
+    fn attempt(&self, state: &mut State, slot: Slot, description: Description, mode: Mode) -> bool {
+        let attempted = state.locks.at(slot).attempt(slot, description, mode);
         if attempted.lets_others_in {
             self.changed.notify_all();
         }
@@ -98,18 +99,18 @@ impl Inode {
 
 impl State {
     /// Another open file waits that is kept out by a lock of this mode.
-    fn others_wait(&self, slot: Slot, opened: u64, mode: Mode) -> bool {
+    fn others_wait(&self, slot: Slot, description: Description, mode: Mode) -> bool {
         let waiting = self.locks.get(slot).into_iter().flat_map(Lock::waiting);
         let next = self.owner(slot).map(|owner| (owner, self.turns[&slot]));
-        let mut others = waiting.chain(next).filter(|(other, _)| *other != opened);
+        let mut others = waiting.chain(next).filter(|(other, _)| *other != description);
         others.any(|(_, wanted)| excludes(wanted, mode))
     }
 
     /// Takes the turnstile of this lock if it is free.
-    fn take_turnstile(&mut self, slot: Slot, opened: u64, mode: Mode) -> bool {
+    fn take_turnstile(&mut self, slot: Slot, description: Description, mode: Mode) -> bool {
         let turnstile = slot.turnstile();
         let is_taken =
-            self.locks.at(turnstile).attempt(turnstile, opened, Mode::Exclusive).is_acquired;
+            self.locks.at(turnstile).attempt(turnstile, description, Mode::Exclusive).is_acquired;
         if is_taken {
             self.turns.insert(slot, mode);
         }
@@ -117,7 +118,7 @@ impl State {
     }
 
     /// Which open file has the turnstile of this lock.
-    fn owner(&self, slot: Slot) -> Option<u64> {
+    fn owner(&self, slot: Slot) -> Option<Description> {
         let (owner, _) = self.locks.get(slot.turnstile())?.holders().next()?;
         Some(owner)
     }
@@ -144,7 +145,7 @@ impl State {
 pub(crate) struct LockFile {
     names: Names,
     inode: Arc<Inode>,
-    opened: u64,
+    description: Description,
     turnstiles: Turnstiles,
 }
 
@@ -181,12 +182,12 @@ impl LockFile {
                 }
             }
         };
-        let opened = {
+        let description = {
             let mut state = inode.state.lock();
-            state.opened += 1;
-            state.opened
+            state.descriptions += 1;
+            state.descriptions
         };
-        Ok(Self { names: names(&inode), inode, opened, turnstiles: Turnstiles::default() })
+        Ok(Self { names: names(&inode), inode, description, turnstiles: Turnstiles::default() })
     }
 
     pub(crate) fn names(&self) -> &Names {
@@ -198,15 +199,15 @@ impl LockFile {
     }
 
     /// A mark on the one file is seen through the other if they are one.
-    pub(crate) fn ask(&self, known: &[&Self]) -> Answer {
-        self.inode.state.lock().marks.push(self.opened);
+    pub(crate) fn ask(&self, known: &[&Self]) -> Recognized {
+        self.inode.state.lock().marks.push(self.description);
         let is_it = |known: &&Self| {
             Arc::ptr_eq(&known.inode, &self.inode)
-                && known.inode.state.lock().marks.contains(&self.opened)
+                && known.inode.state.lock().marks.contains(&self.description)
         };
         let found = known.iter().position(is_it);
-        self.inode.state.lock().marks.retain(|mark| *mark != self.opened);
-        found.map_or(Answer::None, Answer::Is)
+        self.inode.state.lock().marks.retain(|mark| *mark != self.description);
+        found.map_or(Recognized::None, Recognized::Is)
     }
 
     pub(crate) fn is_writable(&self) -> bool {
@@ -246,8 +247,8 @@ impl LockFile {
         if let Some(errno) = state.fault.take() {
             return Err(io::Error::from_raw_os_error(errno));
         }
-        let acquired = self.inode.attempt(&mut state, slot, self.opened, mode);
-        if acquired && state.others_wait(slot, self.opened, mode) {
+        let acquired = self.inode.attempt(&mut state, slot, self.description, mode);
+        if acquired && state.others_wait(slot, self.description, mode) {
             state.overtakings += 1;
         }
         Ok(if acquired { Tried::Acquired } else { Tried::Busy })
@@ -305,16 +306,16 @@ impl LockFile {
 
     fn wait(&self, slot: Slot, mode: Mode, interrupt: &Interrupt) -> io::Result<Waited> {
         let mut state = self.inode.state.lock();
-        if self.inode.attempt(&mut state, slot, self.opened, mode) {
+        if self.inode.attempt(&mut state, slot, self.description, mode) {
             return Ok(Waited::Acquired);
         }
-        state.locks.at(slot).line_up(self.opened, mode);
+        state.locks.at(slot).line_up(self.description, mode);
         let answer = loop {
             if let Some(errno) = state.wait_fault.take() {
                 break Err(io::Error::from_raw_os_error(errno));
             }
-            if !state.locks.at(slot).is_behind(self.opened)
-                && self.inode.attempt(&mut state, slot, self.opened, mode)
+            if !state.locks.at(slot).is_behind(self.description)
+                && self.inode.attempt(&mut state, slot, self.description, mode)
             {
                 break Ok(Waited::Acquired);
             }
@@ -323,7 +324,7 @@ impl LockFile {
             }
             state = self.inode.changed.wait(state);
         };
-        state.locks.at(slot).leave_line(self.opened);
+        state.locks.at(slot).leave_line(self.description);
         drop(state);
         self.inode.changed.notify_all();
         answer
@@ -397,7 +398,7 @@ impl LockFile {
     }
 
     fn release(&self, slot: Slot) {
-        self.inode.state.lock().locks.at(slot).release(self.opened);
+        self.inode.state.lock().locks.at(slot).release(self.description);
         self.inode.changed.notify_all();
     }
 }
@@ -408,7 +409,7 @@ impl Drop for LockFile {
         let mut state = self.inode.state.lock();
         let slots: Vec<_> = state.locks.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            state.locks.at(slot).release(self.opened);
+            state.locks.at(slot).release(self.description);
         }
         drop(state);
         self.inode.changed.notify_all();
@@ -433,7 +434,9 @@ impl Turnstile for Call<'_> {
     fn check(&self) -> TurnstileState {
         let state = self.file.inode.state.lock();
         match state.owner(self.slot()) {
-            Some(owner) if owner != self.file.opened => TurnstileState::Taken(Taken(state.turn())),
+            Some(owner) if owner != self.file.description => {
+                TurnstileState::Taken(Taken(state.turn()))
+            }
             _ => TurnstileState::Free,
         }
     }
@@ -462,7 +465,7 @@ impl Turnstile for Call<'_> {
     fn is_free(&self) -> io::Result<bool> {
         let mut state = self.file.inode.state.lock();
         let exclusive = Mode::Exclusive;
-        if !self.file.inode.attempt(&mut state, self.slot(), self.file.opened, exclusive) {
+        if !self.file.inode.attempt(&mut state, self.slot(), self.file.description, exclusive) {
             return Ok(false);
         }
         // Others may come in between.
@@ -500,7 +503,7 @@ impl<'a> turnstile::Wait for Wait<'a> {
     fn take_turnstile(&self, limit: Duration) -> Turn {
         let (inode, slot) = (&self.call.file.inode, self.call.slot());
         let mut state = inode.state.lock();
-        while !state.take_turnstile(slot, self.call.file.opened, self.call.mode) {
+        while !state.take_turnstile(slot, self.call.file.description, self.call.mode) {
             if limit.is_zero() {
                 return Turn::TimedOut;
             }

@@ -41,7 +41,7 @@ pub(crate) enum Sameness {
 
 /// Which of several files an open file is, as the kernel's locks show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum Recognized {
     #[cfg_attr(not(unix), allow(dead_code))]
     Is(usize),
     None,

@@ -1138,7 +1138,7 @@ fn contended_means_that_a_request_waits_in_line() {
 // ---- backing off ----
 
 #[test]
-fn after_a_tenure_that_ended_for_the_unseen_the_process_stands_back() {
+fn after_a_tenure_that_ended_for_the_unseen_the_process_backs_off() {
     play(
         UNBOUNDED,
         &[
@@ -1156,7 +1156,7 @@ fn after_a_tenure_that_ended_for_the_unseen_the_process_stands_back() {
 }
 
 #[test]
-fn it_does_not_stand_back_for_nobody_nor_after_a_tenure_that_ended_for_the_seen() {
+fn it_backs_off_neither_with_an_empty_line_nor_after_a_tenure_that_ended_for_the_seen() {
     for end in [End::Seen, End::Unseen] {
         play(
             UNBOUNDED,
@@ -1185,7 +1185,7 @@ fn it_does_not_stand_back_for_nobody_nor_after_a_tenure_that_ended_for_the_seen(
 }
 
 #[test]
-fn standing_back_is_interrupted_as_a_wait_is() {
+fn backing_off_is_interrupted_as_a_wait_is() {
     play(
         UNBOUNDED,
         &[
@@ -1202,7 +1202,7 @@ fn standing_back_is_interrupted_as_a_wait_is() {
 }
 
 #[test]
-fn without_a_thread_to_stand_back_on_the_lock_is_asked_for_at_once() {
+fn without_a_thread_to_back_off_on_the_lock_is_asked_for_at_once() {
     play(
         UNBOUNDED,
         &[

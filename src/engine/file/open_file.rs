@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
 use crate::error::Error;
-use crate::os::{Answer, Identity, Location, LockFile, Names, Protocol, Sameness};
+use crate::os::{Identity, Location, LockFile, Names, Protocol, Recognized, Sameness};
 use crate::shim::{AtomicBool, AtomicUsize, Mutex, Ordering};
 
 /// A path led to the file, the last time that one was looked for.
@@ -33,19 +33,19 @@ pub(crate) struct OpenFile {
     errands: Arc<Errands>,
 }
 
-/// One errand at a time, for all handles of the file. A task that is polled takes the turn and sets out at once. The turn is
-/// kept for none of those who wait for it, so a future that is not polled any more is in no other one's way.
+/// One errand at a time, for all handles of the file. A task that is polled takes the permit and sets out at once. The permit is
+/// kept for no task that waits for it, so a future that is not polled any more is in no other one's way.
 #[derive(Debug)]
 struct Errands {
     is_under_way: AtomicBool,
     over: Notify,
 }
 
-/// Keeps others of the file from setting out. Dropping it wakes them.
+/// Keeps other errands of the file from setting out. Dropping it wakes the tasks that wait for it.
 #[derive(Debug)]
-pub(super) struct Turn(Arc<Errands>);
+pub(super) struct Permit(Arc<Errands>);
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.is_under_way.store(false, Ordering::Release);
         self.0.over.notify_waiters();
@@ -67,10 +67,10 @@ impl OpenFile {
         }
     }
 
-    /// The turn to have a path looked at by another thread; `None` if that is not needed any more. The errand
+    /// The permit to have a path looked at by another thread; `None` if that is not needed any more. The errand
     /// itself keeps it, also when no task waits for its answer any more: one thread waits for a server that does
     /// not answer, however many handles there are and tasks give up.
-    pub(super) async fn turn(&self, is_needed: impl Fn() -> bool) -> Option<Turn> {
+    pub(super) async fn permit(&self, is_needed: impl Fn() -> bool) -> Option<Permit> {
         let Errands { is_under_way, over } = &*self.errands;
         let mut is_over = pin!(over.notified());
         loop {
@@ -80,7 +80,7 @@ impl OpenFile {
                 return None;
             }
             if !is_under_way.swap(true, Ordering::AcqRel) {
-                return Some(Turn(self.errands.clone()));
+                return Some(Permit(self.errands.clone()));
             }
             is_over.as_mut().await;
             is_over.set(over.notified());
@@ -130,9 +130,9 @@ impl OpenFile {
             return sameness;
         }
         match self.first.ask(&[&other.first]) {
-            Answer::Is(_) => Sameness::Same,
-            Answer::None => Sameness::Other,
-            Answer::Doubt => Sameness::Doubt,
+            Recognized::Is(_) => Sameness::Same,
+            Recognized::None => Sameness::Other,
+            Recognized::Doubt => Sameness::Doubt,
         }
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::pin::Pin;
 
 use super::{Lock, Registry, Wanted};
-use crate::driver::{self, Handle, Key, Registration, Turn};
+use crate::driver::{self, Handle, Key, Permit, Registration};
 use crate::error::{Error, Operation};
 use crate::holder::Label;
 use crate::os::{Kept, Location, Protocol, Region, Sameness};
@@ -103,13 +103,13 @@ impl driver::Origin for Origin {
         Ok(Registry::join_region(&file.registration(), &self.wanted))
     }
 
-    fn turn<'a>(
+    fn permit<'a>(
         &'a self,
         of: &'a Registration,
         is_needed: &'a (dyn Fn() -> bool + Send + Sync),
-    ) -> Pin<Box<dyn Future<Output = Option<Turn>> + Send + Sync + 'a>> {
-        let turn = Lock::of(of).file.turn(is_needed);
-        Box::pin(async { turn.await.map(|turn| Box::new(turn) as Turn) })
+    ) -> Pin<Box<dyn Future<Output = Option<Permit>> + Send + Sync + 'a>> {
+        let permit = Lock::of(of).file.permit(is_needed);
+        Box::pin(async { permit.await.map(|permit| Box::new(permit) as Permit) })
     }
 
     fn is_same_lock(&self, one: &Registration, other: &Registration) -> Sameness {

@@ -31,7 +31,9 @@ use crate::engine::locks::{self, Locks, check_protocol};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::holder::Label;
 use crate::os::fork::Generation;
-use crate::os::{Access, Answer, Identity, Location, LockFile, Names, Protocol, Region, Sameness};
+use crate::os::{
+    Access, Identity, Location, LockFile, Names, Protocol, Recognized, Region, Sameness,
+};
 use crate::shim::{Arc, Mutex};
 use crate::wait::{Pool, WaitOn};
 
@@ -186,7 +188,7 @@ impl Registry {
             }
             let alike = files.entry(identity).or_default();
             let in_doubt = match known.compare(&file, alike) {
-                Looked::Found(registered) => {
+                Match::Found(registered) => {
                     let joined = registered.count_in(path, wanted, &self.pool);
                     let surplus = match joined {
                         Ok(_) => registered.file.offer(file),
@@ -194,8 +196,8 @@ impl Registry {
                     };
                     break (joined, registered.keep_if_needed(surplus));
                 }
-                Looked::InDoubt(in_doubt) => in_doubt,
-                Looked::Other => {
+                Match::InDoubt(in_doubt) => in_doubt,
+                Match::Other => {
                     let registered = Registered {
                         protocol: wanted.protocol,
                         file: Arc::new(OpenFile::new(file)),
@@ -301,7 +303,7 @@ struct Known {
     others: Vec<Arc<OpenFile>>,
 }
 
-enum Looked<'a> {
+enum Match<'a> {
     Found(&'a mut Registered),
     /// It may be one of these.
     InDoubt(Vec<Arc<OpenFile>>),
@@ -310,7 +312,7 @@ enum Looked<'a> {
 
 impl Known {
     /// Looks for the file among those that have its number now.
-    fn compare<'a>(&self, file: &LockFile, alike: &'a mut [Registered]) -> Looked<'a> {
+    fn compare<'a>(&self, file: &LockFile, alike: &'a mut [Registered]) -> Match<'a> {
         let mut in_doubt = Vec::new();
         for (at, registered) in alike.iter().enumerate() {
             let is = |known: &Arc<OpenFile>| Arc::ptr_eq(known, &registered.file);
@@ -323,19 +325,19 @@ impl Known {
                 _ => registered.file.names().compare(file.names()),
             };
             match same {
-                Sameness::Same => return Looked::Found(&mut alike[at]),
+                Sameness::Same => return Match::Found(&mut alike[at]),
                 Sameness::Other => {}
                 Sameness::Doubt => in_doubt.push(registered.file.clone()),
             }
         }
-        if in_doubt.is_empty() { Looked::Other } else { Looked::InDoubt(in_doubt) }
+        if in_doubt.is_empty() { Match::Other } else { Match::InDoubt(in_doubt) }
     }
 
     /// Asks the kernel. Under no mutex, so these may be closed meanwhile but for the reference here: what counts
     /// is whether the file is registered when the answer is used.
     fn ask(&mut self, file: &LockFile, mut in_doubt: Vec<Arc<OpenFile>>) {
         let descriptors: Vec<_> = in_doubt.iter().map(|known| &known.first).collect();
-        if let Answer::Is(at) = file.ask(&descriptors) {
+        if let Recognized::Is(at) = file.ask(&descriptors) {
             self.same = Some(in_doubt.swap_remove(at));
         }
         self.others.append(&mut in_doubt);

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use tokio::sync::oneshot;
 
-use super::machine::{Machine, Wanted, Woken};
+use super::machine::{Machine, Target, Woken};
 use crate::mode::Mode;
-use crate::os::kernel::{Opened, Slot};
+use crate::os::kernel::{Description, Slot};
 use crate::os::{Protocol, Region, Tried};
 use crate::shim::Arc;
 
@@ -15,7 +15,7 @@ use crate::shim::Arc;
 #[derive(Debug)]
 pub(crate) struct Foreign {
     machine: Arc<Machine>,
-    opened: Opened,
+    description: Description,
     slot: Slot,
 }
 
@@ -27,17 +27,17 @@ impl Foreign {
         path: &Path,
     ) -> Self {
         let inode = machine.find_or_create(path);
-        let opened = machine.open(inode, machine.start_program(name));
+        let description = machine.open(inode, machine.start_program(name));
         let slot = Slot::of(protocol, Region::ONLY);
-        Self { machine: machine.clone(), opened, slot }
+        Self { machine: machine.clone(), description, slot }
     }
 
-    fn wanted(&self, mode: Mode) -> Wanted {
-        Wanted { opened: self.opened, slot: self.slot, mode }
+    fn target(&self, mode: Mode) -> Target {
+        Target { description: self.description, slot: self.slot, mode }
     }
 
     pub(crate) fn try_lock(&self, mode: Mode) -> io::Result<bool> {
-        let tried = self.machine.try_lock(self.wanted(mode));
+        let tried = self.machine.try_lock(self.target(mode));
         Machine::run(&self.machine);
         Ok(tried? == Tried::Acquired)
     }
@@ -45,7 +45,7 @@ impl Foreign {
     /// Begins to wait; `then` is called with what came of it.
     pub(super) fn park(&self, mode: Mode, then: impl FnOnce(Woken) + Send + 'static) -> u64 {
         let number = self.machine.new_number();
-        self.machine.wait(number, self.wanted(mode), None, Box::new(then));
+        self.machine.wait(number, self.target(mode), None, Box::new(then));
         Machine::run(&self.machine);
         number
     }
@@ -67,14 +67,14 @@ impl Foreign {
     }
 
     pub(crate) fn unlock(&self) {
-        self.machine.unlock(self.wanted(Mode::Shared));
+        self.machine.unlock(self.target(Mode::Shared));
         Machine::run(&self.machine);
     }
 }
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        Machine::close(&self.machine, self.opened);
+        Machine::close(&self.machine, self.description);
     }
 }
 
@@ -92,7 +92,7 @@ impl Drop for Waiting<'_> {
         // It has the lock as soon as it does not sleep any more, also if that is still to be told.
         let is_over = !self.foreign.machine.interrupt(self.number);
         if is_over && matches!(answered.try_recv(), Ok(Woken::Acquired) | Err(_)) {
-            self.foreign.machine.unlock(self.foreign.wanted(Mode::Shared));
+            self.foreign.machine.unlock(self.foreign.target(Mode::Shared));
         }
         Machine::run(&self.foreign.machine);
     }

@@ -6,14 +6,14 @@ use std::io;
 use std::sync::{Arc as PlainArc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::machine::{Inode, Machine, Status, Wanted, Woken};
+use super::machine::{Inode, Machine, Status, Target, Woken};
 use super::process::{Process, killed, stopped};
 use crate::engine::locks::Waits;
 use crate::engine::recorded::{RecordFile, Records, Signature, read_record};
 use crate::engine::{Answer, Answered, Asked, Engine, Later, LockId, MayBlock, TenureInfo};
 use crate::holder::{self, Circumstances, Holder, Label, Record, Source};
 use crate::mode::Mode;
-use crate::os::kernel::{self, Opened, Slot, excludes};
+use crate::os::kernel::{self, Description, Slot, excludes};
 use crate::os::{
     self, Effort, Identity, Kept, Pace, Protocol, Region, Taken, Tried, TurnstileState, Turnstiles,
     WaitStep,
@@ -30,7 +30,7 @@ pub(crate) struct Lock {
     me: Weak<Self>,
     process: Arc<Process>,
     inode: Inode,
-    opened: Opened,
+    description: Description,
     protocol: Protocol,
     region: Region,
     turnstiles: Turnstiles,
@@ -52,7 +52,7 @@ impl Lock {
     pub(super) fn new(
         process: &Arc<Process>,
         inode: Inode,
-        opened: Opened,
+        description: Description,
         protocol: Protocol,
         region: Region,
     ) -> PlainArc<Self> {
@@ -60,7 +60,7 @@ impl Lock {
             me: me.clone(),
             process: process.clone(),
             inode,
-            opened,
+            description,
             protocol,
             region,
             turnstiles: Turnstiles::default(),
@@ -90,15 +90,15 @@ impl Lock {
         self.process.machine()
     }
 
-    fn wanted(&self, mode: Mode) -> Wanted {
-        Wanted { opened: self.opened, slot: Slot::of(self.protocol, self.region), mode }
+    fn target(&self, mode: Mode) -> Target {
+        Target { description: self.description, slot: Slot::of(self.protocol, self.region), mode }
     }
 
     /// Its turnstile. Readers who may not write wait side by side.
-    fn turnstile(&self) -> Wanted {
+    fn turnstile(&self) -> Target {
         let mode = if self.process.may_write(self.inode) { Mode::Exclusive } else { Mode::Shared };
-        let Wanted { opened, slot, .. } = self.wanted(mode);
-        Wanted { opened, slot: slot.turnstile(), mode }
+        let Target { description, slot, .. } = self.target(mode);
+        Target { description, slot: slot.turnstile(), mode }
     }
 
     fn attempt(&self, mode: Mode) -> Attempt<'_> {
@@ -117,7 +117,7 @@ impl Lock {
     /// A lock call that does not wait.
     fn try_now(&self, mode: Mode) -> io::Result<Tried> {
         self.check_access(mode)?;
-        self.machine().try_lock(self.wanted(mode))
+        self.machine().try_lock(self.target(mode))
     }
 
     fn try_lock(&self, mode: Mode, asked: &Asked<'_>) -> Answer {
@@ -132,12 +132,12 @@ impl Lock {
     /// The lock is ours; is it on the right file?
     fn acquired(&self, mode: Mode, label: impl FnOnce() -> Option<Label>) -> Answer {
         if !self.machine().is_linked(self.inode) {
-            self.machine().unlock(self.wanted(mode));
+            self.machine().unlock(self.target(mode));
             return Answer::Gone;
         }
         if mode == Mode::Exclusive && self.records.are_left() {
             if let Err(error) = self.records.begin(self, label()) {
-                self.machine().unlock(self.wanted(mode));
+                self.machine().unlock(self.target(mode));
                 return Answer::Failed(error);
             }
         }
@@ -179,7 +179,7 @@ impl Lock {
     }
 
     fn wait_for_lock(self: PlainArc<Self>, waiting: Waiting, has_turn: bool) {
-        let wanted = self.wanted(waiting.mode);
+        let target = self.target(waiting.mode);
         let may = self.check_access(waiting.mode);
         let go_on = {
             let this = self.clone();
@@ -191,21 +191,21 @@ impl Lock {
             }
         };
         match may {
-            Ok(()) => self.park(wanted, None, waiting, go_on),
+            Ok(()) => self.park(target, None, waiting, go_on),
             Err(error) => go_on(waiting, Woken::Failed(error)),
         }
     }
 
     fn park(
         self: PlainArc<Self>,
-        wanted: Wanted,
+        target: Target,
         limit: Option<Duration>,
         waiting: Waiting,
         then: impl FnOnce(Waiting, Woken) + Send + 'static,
     ) {
         let (of, number) = (waiting.of, self.machine().new_number());
         self.waits.lock().park(of, number);
-        self.machine().wait(number, wanted, limit, Box::new(move |woken| then(waiting, woken)));
+        self.machine().wait(number, target, limit, Box::new(move |woken| then(waiting, woken)));
         // It may have been when there was no sleeper yet.
         if self.waits.lock().is_interrupted(of) {
             self.machine().interrupt(number);
@@ -227,10 +227,10 @@ impl Lock {
     }
 
     fn others<T>(&self, look: impl FnOnce(&kernel::Lock) -> T) -> T {
-        self.machine().with_lock(self.wanted(Mode::Shared), look)
+        self.machine().with_lock(self.target(Mode::Shared), look)
     }
 
-    fn holder(&self, by: Opened, mode: Mode, waits: bool) -> Option<Holder> {
+    fn holder(&self, by: Description, mode: Mode, waits: bool) -> Option<Holder> {
         let (pid, name) = self.machine().owner(by)?;
         let mut holder = Holder::new(mode, waits, Some(pid), Source::LockTable);
         holder.is_this_process = pid == self.process.pid();
@@ -282,7 +282,7 @@ impl Engine for Lock {
             Call::Try(mode) => self.try_lock(mode, &asked),
             Call::Unlock => {
                 let ended = self.end_record();
-                self.machine().unlock(self.wanted(Mode::Shared));
+                self.machine().unlock(self.target(Mode::Shared));
                 Answer::Released(ended)
             }
             Call::Wait(mode) | Call::BackOff(mode) => {
@@ -320,7 +320,7 @@ impl Engine for Lock {
         if self.protocol == Protocol::Flock || self.process.status() != Status::Awake {
             return Mode::Exclusive;
         }
-        let converted = self.machine().try_lock(self.wanted(Mode::Shared));
+        let converted = self.machine().try_lock(self.target(Mode::Shared));
         let is_shared = matches!(converted, Ok(Tried::Acquired));
         if is_shared {
             if let Err(error) = self.end_record() {
@@ -357,7 +357,7 @@ impl Engine for Lock {
             return None;
         }
         let held: Vec<_> = self.others(|lock| lock.holders().collect());
-        let (by, mode) = held.into_iter().find(|(by, _)| *by != self.opened)?;
+        let (by, mode) = held.into_iter().find(|(by, _)| *by != self.description)?;
         self.holder(by, mode, false)
     }
 
@@ -460,7 +460,7 @@ impl os::Turnstile for Attempt<'_> {
     fn check(&self) -> TurnstileState {
         let turnstile = self.lock.turnstile();
         let owner = self.lock.machine().with_lock(turnstile, |lock| {
-            let is_other = lock.holders().any(|(by, _)| by != self.lock.opened);
+            let is_other = lock.holders().any(|(by, _)| by != self.lock.description);
             is_other.then(|| lock.taken())
         });
         owner.map_or(TurnstileState::Free, |taken| TurnstileState::Taken(Taken(taken)))
@@ -471,7 +471,7 @@ impl os::Turnstile for Attempt<'_> {
         let is_held = self.lock.protocol == Protocol::Fcntl
             && self.lock.check_access(self.mode).is_ok()
             && self.lock.others(|lock| {
-                let mut others = lock.holders().filter(|(by, _)| *by != self.lock.opened);
+                let mut others = lock.holders().filter(|(by, _)| *by != self.lock.description);
                 others.any(|(_, mode)| excludes(mode, self.mode))
             });
         (!is_held).then(|| self.check())

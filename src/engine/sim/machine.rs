@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::random::Random;
 use crate::mode::Mode;
 use crate::os::Tried;
-use crate::os::kernel::{self, Locks, Opened, Slot, excludes};
+use crate::os::kernel::{self, Description, Locks, Slot, excludes};
 use crate::shim::{Arc, Mutex};
 use crate::wait::simulated as runtime;
 
@@ -46,7 +46,7 @@ struct State {
     clock: Clock,
     paths: BTreeMap<PathBuf, Inode>,
     files: BTreeMap<Inode, File>,
-    opened: BTreeMap<Opened, OpenFile>,
+    descriptions: BTreeMap<Description, OpenFile>,
     programs: Vec<Program>,
     sleepers: BTreeMap<u64, Sleeper>,
     events: Vec<Event>,
@@ -99,17 +99,17 @@ pub(crate) enum Status {
     Dead,
 }
 
-/// A lock of a file, asked for through an open file.
+/// What a lock call is about: a lock of a file, through an open file description.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted {
-    pub(crate) opened: Opened,
+pub(crate) struct Target {
+    pub(crate) description: Description,
     pub(crate) slot: Slot,
     pub(crate) mode: Mode,
 }
 
 /// A call that waits.
 struct Sleeper {
-    wanted: Wanted,
+    target: Target,
     /// It waits for no longer than this where the owner of the lock is stopped.
     limit: Option<Duration>,
     deadline: Option<Duration>,
@@ -165,52 +165,53 @@ impl State {
         self.programs[(pid - FIRST_PID) as usize].status = status;
     }
 
-    fn file_of(&mut self, opened: Opened) -> &mut File {
-        let inode = self.opened[&opened].inode;
+    fn file_of(&mut self, description: Description) -> &mut File {
+        let inode = self.descriptions[&description].inode;
         self.files.get_mut(&inode).expect("an open file keeps its file")
     }
 
-    fn lock(&mut self, Wanted { opened, slot, .. }: Wanted) -> &mut kernel::Lock {
-        self.file_of(opened).locks.at(slot)
+    fn lock(&mut self, Target { description, slot, .. }: Target) -> &mut kernel::Lock {
+        self.file_of(description).locks.at(slot)
     }
 
-    fn is_awake(&self, opened: Opened) -> bool {
-        self.status(self.opened[&opened].pid) == Status::Awake
+    fn is_awake(&self, description: Description) -> bool {
+        self.status(self.descriptions[&description].pid) == Status::Awake
     }
 
-    fn note(&mut self, opened: Opened, what: fmt::Arguments<'_>) {
-        let OpenFile { inode, pid } = self.opened[&opened];
+    fn note(&mut self, description: Description, what: fmt::Arguments<'_>) {
+        let OpenFile { inode, pid } = self.descriptions[&description];
         let name = &self.programs[(pid - FIRST_PID) as usize].name;
         let path = self.files[&inode].path.display();
         self.trace.push(format!("{name} {pid} {path}: {what}"));
     }
 
     /// Takes the lock if it is free; wakes those who get in by that.
-    fn attempt(&mut self, wanted: Wanted) -> bool {
-        let Wanted { opened, slot, mode } = wanted;
-        if self.status(self.opened[&opened].pid) == Status::Dead {
+    fn attempt(&mut self, target: Target) -> bool {
+        let Target { description, slot, mode } = target;
+        if self.status(self.descriptions[&description].pid) == Status::Dead {
             // It was killed in the middle of the call.
             return false;
         }
-        let attempted = self.lock(wanted).attempt(slot, opened, mode);
+        let attempted = self.lock(target).attempt(slot, description, mode);
         if attempted.lets_others_in {
-            self.wake(wanted);
+            self.wake(target);
         }
         if attempted.is_acquired {
-            self.note(opened, format_args!("has {slot:?}, {mode:?}"));
+            self.note(description, format_args!("has {slot:?}, {mode:?}"));
         }
         attempted.is_acquired
     }
 
     /// Those who wait for this lock and would get it look again.
-    fn wake(&mut self, at: Wanted) {
-        let inode = self.opened[&at.opened].inode;
+    fn wake(&mut self, at: Target) {
+        let inode = self.descriptions[&at.description].inode;
         for by in self.lock(at).ready() {
-            let OpenFile { inode: other, pid } = self.opened[&by];
+            let OpenFile { inode: other, pid } = self.descriptions[&by];
             debug_assert_eq!(inode, other);
             let mut sleepers = self.sleepers.iter();
-            let is_it =
-                |sleeper: &Sleeper| sleeper.wanted.opened == by && sleeper.wanted.slot == at.slot;
+            let is_it = |sleeper: &Sleeper| {
+                sleeper.target.description == by && sleeper.target.slot == at.slot
+            };
             let Some((&number, _)) = sleepers.find(|(_, sleeper)| is_it(sleeper)) else { continue };
             let is_woken = |event: &Event| matches!(event.what, What::Retry(of) if of == number);
             if !self.events.iter().any(is_woken) {
@@ -219,45 +220,45 @@ impl State {
         }
     }
 
-    fn release(&mut self, wanted: Wanted) {
-        if self.lock(wanted).release(wanted.opened) {
-            self.note(wanted.opened, format_args!("leaves {:?}", wanted.slot));
-            self.wake(wanted);
+    fn release(&mut self, target: Target) {
+        if self.lock(target).release(target.description) {
+            self.note(target.description, format_args!("leaves {:?}", target.slot));
+            self.wake(target);
         }
     }
 
     /// A call waits no more.
-    fn leave_line(&mut self, wanted: Wanted) {
-        self.lock(wanted).leave_line(wanted.opened);
-        self.wake(wanted);
+    fn leave_line(&mut self, target: Target) {
+        self.lock(target).leave_line(target.description);
+        self.wake(target);
     }
 
     /// A sleeper is done.
     /// Whether it still slept.
     fn go_on(&mut self, number: u64, woken: Woken) -> bool {
         let Some(sleeper) = self.sleepers.remove(&number) else { return false };
-        self.leave_line(sleeper.wanted);
-        let of = self.opened[&sleeper.wanted.opened].pid;
+        self.leave_line(sleeper.target);
+        let of = self.descriptions[&sleeper.target.description].pid;
         self.events.push(Event { of, what: What::GoOn(sleeper.then, woken) });
         true
     }
 
     /// The sleeper that was woken, if it has the lock now.
     fn retry(&mut self, number: u64) -> Option<Then> {
-        let wanted = self.sleepers.get(&number)?.wanted;
-        if self.lock(wanted).is_behind(wanted.opened) || !self.attempt(wanted) {
+        let target = self.sleepers.get(&number)?.target;
+        if self.lock(target).is_behind(target.description) || !self.attempt(target) {
             return None;
         }
         let sleeper = self.sleepers.remove(&number).expect("looked at above");
-        self.leave_line(wanted);
+        self.leave_line(target);
         Some(sleeper.then)
     }
 
     /// The lock is kept by an open file whose program is stopped.
-    fn is_kept_by_stopped(&mut self, wanted: Wanted) -> bool {
-        let holders: Vec<_> = self.lock(wanted).holders().collect();
-        let mut others = holders.into_iter().filter(|(by, _)| *by != wanted.opened);
-        others.any(|(by, mode)| excludes(mode, wanted.mode) && !self.is_awake(by))
+    fn is_kept_by_stopped(&mut self, target: Target) -> bool {
+        let holders: Vec<_> = self.lock(target).holders().collect();
+        let mut others = holders.into_iter().filter(|(by, _)| *by != target.description);
+        others.any(|(by, mode)| excludes(mode, target.mode) && !self.is_awake(by))
     }
 
     /// Where the owner is stopped a limit counts. Returns how long it is until then, if no timer is set for that yet.
@@ -265,11 +266,11 @@ impl State {
         let numbers: Vec<_> = self.sleepers.keys().copied().collect();
         let mut nearest = None;
         for number in numbers {
-            let Sleeper { wanted, limit: Some(limit), deadline, .. } = self.sleepers[&number]
+            let Sleeper { target, limit: Some(limit), deadline, .. } = self.sleepers[&number]
             else {
                 continue;
             };
-            let is_stuck = self.is_kept_by_stopped(wanted);
+            let is_stuck = self.is_kept_by_stopped(target);
             let deadline = is_stuck.then(|| deadline.unwrap_or(now + limit));
             self.sleepers.get_mut(&number).expect("looked at above").deadline = deadline;
             nearest = [nearest, deadline].into_iter().flatten().min();
@@ -464,19 +465,19 @@ impl Machine {
         inode
     }
 
-    pub(crate) fn open(&self, inode: Inode, pid: Pid) -> Opened {
+    pub(crate) fn open(&self, inode: Inode, pid: Pid) -> Description {
         let mut state = self.state.lock();
-        let opened = state.number();
-        state.opened.insert(opened, OpenFile { inode, pid });
-        opened
+        let description = state.number();
+        state.descriptions.insert(description, OpenFile { inode, pid });
+        description
     }
 
     /// Gives back what the open file has.
-    pub(crate) fn close(this: &Arc<Self>, opened: Opened) {
+    pub(crate) fn close(this: &Arc<Self>, description: Description) {
         let dropped = {
             let mut state = this.state.lock();
-            let sleepers = state.close(opened);
-            state.opened.remove(&opened);
+            let sleepers = state.close(description);
+            state.descriptions.remove(&description);
             sleepers
         };
         drop(dropped);
@@ -549,8 +550,8 @@ impl Machine {
             }
             state.set_status(pid, Status::Stopped);
             for number in state.sleepers_of(pid) {
-                let wanted = state.sleepers[&number].wanted;
-                state.leave_line(wanted);
+                let target = state.sleepers[&number].target;
+                state.leave_line(target);
             }
             state.events.retain(|event| event.of != pid || !matches!(event.what, What::Retry(_)));
         }
@@ -565,9 +566,9 @@ impl Machine {
             }
             state.set_status(pid, Status::Awake);
             for number in state.sleepers_of(pid) {
-                let Wanted { opened, mode, .. } = state.sleepers[&number].wanted;
-                let wanted = state.sleepers[&number].wanted;
-                state.lock(wanted).line_up(opened, mode);
+                let Target { description, mode, .. } = state.sleepers[&number].target;
+                let target = state.sleepers[&number].target;
+                state.lock(target).line_up(description, mode);
                 state.events.push(Event { of: pid, what: What::Retry(number) });
             }
         }
@@ -586,9 +587,10 @@ impl Machine {
                 .into_iter()
                 .partition::<Vec<_>, _>(|event| event.of == pid);
             state.events = others;
-            let opened: Vec<_> = state.opened.iter().filter(|(_, file)| file.pid == pid).collect();
-            let opened: Vec<_> = opened.into_iter().map(|(opened, _)| *opened).collect();
-            let sleepers: Vec<_> = opened.into_iter().map(|opened| state.close(opened)).collect();
+            let its = state.descriptions.iter().filter(|(_, file)| file.pid == pid);
+            let its: Vec<_> = its.map(|(description, _)| *description).collect();
+            let sleepers: Vec<_> =
+                its.into_iter().map(|description| state.close(description)).collect();
             (of, sleepers)
         };
         drop(dropped);
@@ -601,48 +603,48 @@ impl Machine {
         self.state.lock().number()
     }
 
-    pub(crate) fn try_lock(&self, wanted: Wanted) -> io::Result<Tried> {
-        let Wanted { opened, slot, mode } = wanted;
+    pub(crate) fn try_lock(&self, target: Target) -> io::Result<Tried> {
+        let Target { description, slot, mode } = target;
         let mut state = self.state.lock();
-        if let Some(errno) = state.file_of(opened).fault.take() {
-            state.note(opened, format_args!("fails with {errno} at {slot:?}, {mode:?}"));
+        if let Some(errno) = state.file_of(description).fault.take() {
+            state.note(description, format_args!("fails with {errno} at {slot:?}, {mode:?}"));
             return Err(io::Error::from_raw_os_error(errno));
         }
-        if state.attempt(wanted) {
+        if state.attempt(target) {
             return Ok(Tried::Acquired);
         }
-        state.note(opened, format_args!("is refused {slot:?}, {mode:?}"));
+        state.note(description, format_args!("is refused {slot:?}, {mode:?}"));
         Ok(Tried::Busy)
     }
 
     /// Waits for the lock, and goes on in an event of the machine, which the caller runs. `number`: a new one, by which the wait is interrupted.
-    pub(crate) fn wait(&self, number: u64, wanted: Wanted, limit: Option<Duration>, then: Then) {
+    pub(crate) fn wait(&self, number: u64, target: Target, limit: Option<Duration>, then: Then) {
         let dead = {
             let mut state = self.state.lock();
-            let OpenFile { pid, .. } = state.opened[&wanted.opened];
+            let OpenFile { pid, .. } = state.descriptions[&target.description];
             let go_on = |state: &mut State, then, woken| {
                 state.events.push(Event { of: pid, what: What::GoOn(then, woken) });
                 None
             };
             // A turnstile does not fail.
             let fault =
-                if limit.is_none() { state.file_of(wanted.opened).fault.take() } else { None };
+                if limit.is_none() { state.file_of(target.description).fault.take() } else { None };
             if state.status(pid) == Status::Dead {
                 Some(then)
             } else if let Some(errno) = fault {
                 let error = io::Error::from_raw_os_error(errno);
                 go_on(&mut state, then, Woken::Failed(error))
-            } else if state.status(pid) == Status::Awake && state.attempt(wanted) {
+            } else if state.status(pid) == Status::Awake && state.attempt(target) {
                 go_on(&mut state, then, Woken::Acquired)
             } else if limit == Some(Duration::ZERO) {
                 go_on(&mut state, then, Woken::TimedOut)
             } else {
-                let Wanted { opened, slot, mode } = wanted;
+                let Target { description, slot, mode } = target;
                 if state.status(pid) == Status::Awake {
-                    state.lock(wanted).line_up(opened, mode);
+                    state.lock(target).line_up(description, mode);
                 }
-                state.note(opened, format_args!("waits for {slot:?}, {mode:?}"));
-                state.sleepers.insert(number, Sleeper { wanted, limit, deadline: None, then });
+                state.note(description, format_args!("waits for {slot:?}, {mode:?}"));
+                state.sleepers.insert(number, Sleeper { target, limit, deadline: None, then });
                 None
             }
         };
@@ -655,19 +657,19 @@ impl Machine {
         self.state.lock().go_on(number, Woken::Interrupted)
     }
 
-    pub(crate) fn unlock(&self, wanted: Wanted) {
-        self.state.lock().release(wanted);
+    pub(crate) fn unlock(&self, target: Target) {
+        self.state.lock().release(target);
     }
 
     /// What is known of the lock, and of its turnstile.
-    pub(crate) fn with_lock<T>(&self, wanted: Wanted, look: impl FnOnce(&kernel::Lock) -> T) -> T {
-        look(self.state.lock().lock(wanted))
+    pub(crate) fn with_lock<T>(&self, target: Target, look: impl FnOnce(&kernel::Lock) -> T) -> T {
+        look(self.state.lock().lock(target))
     }
 
     /// Which program has this file open, if it has.
-    pub(crate) fn owner(&self, opened: Opened) -> Option<(Pid, String)> {
+    pub(crate) fn owner(&self, description: Description) -> Option<(Pid, String)> {
         let state = self.state.lock();
-        let pid = state.opened.get(&opened)?.pid;
+        let pid = state.descriptions.get(&description)?.pid;
         Some((pid, state.programs[(pid - FIRST_PID) as usize].name.clone()))
     }
 
@@ -676,19 +678,23 @@ impl Machine {
     pub(crate) fn waiting(&self, path: &Path) -> usize {
         let state = self.state.lock();
         let Some(inode) = state.paths.get(path) else { return 0 };
-        state.sleepers.values().filter(|of| state.opened[&of.wanted.opened].inode == *inode).count()
+        state
+            .sleepers
+            .values()
+            .filter(|of| state.descriptions[&of.target.description].inode == *inode)
+            .count()
     }
 }
 
 impl State {
     fn sleepers_of(&self, pid: Pid) -> Vec<u64> {
-        let is_its = |sleeper: &Sleeper| self.opened[&sleeper.wanted.opened].pid == pid;
+        let is_its = |sleeper: &Sleeper| self.descriptions[&sleeper.target.description].pid == pid;
         self.sleepers.iter().filter(|(_, sleeper)| is_its(sleeper)).map(|(at, _)| *at).collect()
     }
 
     /// Takes from an open file what it has, and its sleepers.
-    fn close(&mut self, opened: Opened) -> Vec<Sleeper> {
-        let is_its = |sleeper: &Sleeper| sleeper.wanted.opened == opened;
+    fn close(&mut self, description: Description) -> Vec<Sleeper> {
+        let is_its = |sleeper: &Sleeper| sleeper.target.description == description;
         let sleepers: Vec<_> = self
             .sleepers
             .iter()
@@ -697,12 +703,12 @@ impl State {
             .collect();
         let sleepers: Vec<_> =
             sleepers.into_iter().filter_map(|number| self.sleepers.remove(&number)).collect();
-        let slots: Vec<_> = self.file_of(opened).locks.iter().map(|(slot, _)| slot).collect();
+        let slots: Vec<_> = self.file_of(description).locks.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            let wanted = Wanted { opened, slot, mode: Mode::Shared };
-            self.lock(wanted).leave_line(opened);
-            self.release(wanted);
-            self.wake(wanted);
+            let target = Target { description, slot, mode: Mode::Shared };
+            self.lock(target).leave_line(description);
+            self.release(target);
+            self.wake(target);
         }
         sleepers
     }
@@ -763,8 +769,8 @@ impl fmt::Debug for Machine {
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state.lock();
-        let name = |opened: Opened| {
-            let pid = state.opened[&opened].pid;
+        let name = |description: Description| {
+            let pid = state.descriptions[&description].pid;
             let program = &state.programs[(pid - FIRST_PID) as usize];
             let status = match program.status {
                 Status::Awake => "",

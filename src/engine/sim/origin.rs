@@ -7,7 +7,7 @@ use std::pin::Pin;
 
 use super::lock::Lock;
 use super::process::{Process, Wanted};
-use crate::driver::{self, Handle, Key, Registration, Turn};
+use crate::driver::{self, Handle, Key, Permit, Registration};
 use crate::error::{Error, Operation};
 use crate::holder::Label;
 use crate::os::{Kept, Protocol, Region, Sameness};
@@ -102,13 +102,13 @@ impl driver::Origin for Origin {
     }
 
     /// Nothing blocks here.
-    fn turn<'a>(
+    fn permit<'a>(
         &'a self,
         _of: &'a Registration,
         is_needed: &'a (dyn Fn() -> bool + Send + Sync),
-    ) -> Pin<Box<dyn Future<Output = Option<Turn>> + Send + Sync + 'a>> {
-        let turn = is_needed().then(|| Box::new(()) as Turn);
-        Box::pin(future::ready(turn))
+    ) -> Pin<Box<dyn Future<Output = Option<Permit>> + Send + Sync + 'a>> {
+        let permit = is_needed().then(|| Box::new(()) as Permit);
+        Box::pin(future::ready(permit))
     }
 
     fn is_same_lock(&self, one: &Registration, other: &Registration) -> Sameness {

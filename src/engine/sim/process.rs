@@ -22,7 +22,7 @@ use crate::engine::locks::{self, Locks, check_protocol};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::foreign;
 use crate::holder::{self, Label, is_fit_for_a_record};
-use crate::os::kernel::Opened;
+use crate::os::kernel::Description;
 use crate::os::{Protocol, Region};
 use crate::shim::{Arc, Mutex};
 use crate::wait::WaitOn;
@@ -45,7 +45,7 @@ struct Tasks {
 
 #[derive(Debug)]
 struct OpenFile {
-    opened: Opened,
+    description: Description,
     protocol: Protocol,
     is_writable: bool,
     locks: Locks<Lock>,
@@ -122,7 +122,7 @@ impl Process {
         let joined = {
             let mut files = this.files.lock();
             let file = files.entry(inode).or_insert_with(|| OpenFile {
-                opened: this.machine.open(inode, this.pid),
+                description: this.machine.open(inode, this.pid),
                 protocol: wanted.protocol,
                 is_writable: false,
                 locks: Locks::new(),
@@ -169,7 +169,7 @@ impl Process {
             if file.locks.leave(lock.region()) { files.remove(&lock.inode()) } else { None }
         };
         if let Some(file) = closed {
-            Machine::close(&self.machine, file.opened);
+            Machine::close(&self.machine, file.description);
         }
     }
 
@@ -208,9 +208,9 @@ impl Process {
 
 impl OpenFile {
     fn count_in(&mut self, process: &Arc<Process>, inode: Inode, wanted: &Wanted) -> Joined {
-        let (opened, protocol) = (self.opened, self.protocol);
+        let (description, protocol) = (self.description, self.protocol);
         self.locks.join(wanted.region, wanted.tenure, || {
-            Lock::new(process, inode, opened, protocol, wanted.region)
+            Lock::new(process, inode, description, protocol, wanted.region)
         })
     }
 }

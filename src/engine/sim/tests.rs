@@ -10,9 +10,9 @@ use std::sync::{LazyLock, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::machine::{Inode, Machine, Wanted, Woken};
+use super::machine::{Inode, Machine, Target, Woken};
 use crate::mode::Mode::{self, Exclusive, Shared};
-use crate::os::kernel::{Opened, Slot};
+use crate::os::kernel::{Description, Slot};
 use crate::os::scenarios::{self, Kernel};
 use crate::os::{Identity, Protocol, Region, Tried, Waited};
 use crate::shim::{Arc, Mutex};
@@ -44,12 +44,12 @@ static DISK: LazyLock<Arc<Machine>> = LazyLock::new(|| Machine::new(None));
 
 struct OnDisk {
     inode: Inode,
-    opened: Opened,
+    description: Description,
 }
 
 impl OnDisk {
-    fn wanted(&self, protocol: Protocol, mode: Mode) -> Wanted {
-        Wanted { opened: self.opened, slot: Slot::of(protocol, Region::ONLY), mode }
+    fn target(&self, protocol: Protocol, mode: Mode) -> Target {
+        Target { description: self.description, slot: Slot::of(protocol, Region::ONLY), mode }
     }
 }
 
@@ -59,7 +59,7 @@ fn identity(inode: Inode) -> Identity {
 
 impl Drop for OnDisk {
     fn drop(&mut self) {
-        Machine::close(&DISK, self.opened);
+        Machine::close(&DISK, self.description);
     }
 }
 
@@ -73,7 +73,7 @@ impl Kernel for OnDisk {
 
     fn open(path: &Path) -> Self {
         let inode = DISK.find_or_create(path);
-        Self { inode, opened: DISK.open(inode, DISK.start_program("scenario")) }
+        Self { inode, description: DISK.open(inode, DISK.start_program("scenario")) }
     }
 
     fn unlink(path: &Path) {
@@ -93,7 +93,7 @@ impl Kernel for OnDisk {
     }
 
     fn try_lock(&self, protocol: Protocol, mode: Mode) -> std::io::Result<Tried> {
-        let tried = DISK.try_lock(self.wanted(protocol, mode));
+        let tried = DISK.try_lock(self.target(protocol, mode));
         Machine::run(&DISK);
         tried
     }
@@ -108,7 +108,7 @@ impl Kernel for OnDisk {
         let number = DISK.new_number();
         *end.lock() = Some(number);
         let then = Box::new(move |woken| drop(answer.send(woken)));
-        DISK.wait(number, self.wanted(protocol, mode), None, then);
+        DISK.wait(number, self.target(protocol, mode), None, then);
         Machine::run(&DISK);
         match answered.recv().expect("a wait goes on") {
             Woken::Acquired => Ok(Waited::Acquired),
@@ -119,7 +119,7 @@ impl Kernel for OnDisk {
     }
 
     fn unlock(&self, protocol: Protocol) -> std::io::Result<()> {
-        DISK.unlock(self.wanted(protocol, Shared));
+        DISK.unlock(self.target(protocol, Shared));
         Machine::run(&DISK);
         Ok(())
     }

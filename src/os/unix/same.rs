@@ -12,7 +12,7 @@ use super::kernel::record;
 use super::lock::Lock;
 use super::range::Range;
 use crate::mode::Mode;
-use crate::os::names::Answer;
+use crate::os::names::Recognized;
 
 /// Where closing one of two open files would release the locks of both, nothing can be asked.
 pub(in crate::os) const CAN_ASK: bool = !record::CLOSING_RELEASES;
@@ -23,30 +23,30 @@ const MARKS: usize = 8;
 /// Which of the known files the new one is. The new one has no locks so far.
 ///
 /// Takes some lock calls, which may ask a server.
-pub(in crate::os) fn ask(new: &File, known: &[&File]) -> Answer {
+pub(in crate::os) fn ask(new: &File, known: &[&File]) -> Recognized {
     ask_by(new, known, record::mark)
 }
 
-fn ask_by(new: &File, known: &[&File], draw: impl Fn() -> Option<Range>) -> Answer {
+fn ask_by(new: &File, known: &[&File], draw: impl Fn() -> Option<Range>) -> Recognized {
     for _ in 0..MARKS {
-        let Some(mark) = draw() else { return Answer::Doubt };
+        let Some(mark) = draw() else { return Recognized::Doubt };
         let lock = Lock::Bytes(mark);
         if lock.try_lock(new, Mode::Shared).is_err() {
             // A lock of the whole file is in the way, or there are none on this file system.
-            return Answer::Doubt;
+            return Recognized::Doubt;
         }
         let answers: Vec<_> = known.iter().map(|file| is_seen(mark, file)).collect();
         // Where this fails the lock goes with the file. Until then it is in no other lock's way.
         let _ = lock.unlock(new);
         if let Some(at) = answers.iter().position(|seen| *seen == Seen::Mark) {
-            return Answer::Is(at);
+            return Recognized::Is(at);
         }
         if !answers.contains(&Seen::Another) {
             let is_none = answers.iter().all(|seen| *seen == Seen::Nothing);
-            return if is_none { Answer::None } else { Answer::Doubt };
+            return if is_none { Recognized::None } else { Recognized::Doubt };
         }
     }
-    Answer::Doubt
+    Recognized::Doubt
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,9 +95,9 @@ mod tests {
     fn a_file_is_recognized_among_others() {
         let (directory, [one, other]) = two_files();
         let again = open(&directory.path().join("other"));
-        assert_eq!(ask(&again, &[&one, &other]), Answer::Is(1));
-        assert_eq!(ask(&again, &[&one]), Answer::None);
-        assert_eq!(ask(&again, &[]), Answer::None);
+        assert_eq!(ask(&again, &[&one, &other]), Recognized::Is(1));
+        assert_eq!(ask(&again, &[&one]), Recognized::None);
+        assert_eq!(ask(&again, &[]), Recognized::None);
     }
 
     /// A shared lock needs a descriptor for reading, and to ask needs none of both.
@@ -106,11 +106,11 @@ mod tests {
         let (directory, [one, other]) = two_files();
         let [read_one, read_other] =
             ["one", "other"].map(|name| File::open(directory.path().join(name)).unwrap());
-        assert_eq!(ask(&read_one, &[&other, &one]), Answer::Is(1));
-        assert_eq!(ask(&read_one, &[&read_other]), Answer::None);
+        assert_eq!(ask(&read_one, &[&other, &one]), Recognized::Is(1));
+        assert_eq!(ask(&read_one, &[&read_other]), Recognized::None);
         assert_eq!(
             ask(&File::open(directory.path().join("one")).unwrap(), &[&read_one]),
-            Answer::Is(0)
+            Recognized::Is(0)
         );
     }
 
@@ -118,7 +118,7 @@ mod tests {
     fn nothing_stays_locked() {
         let (directory, [one, _]) = two_files();
         let again = open(&directory.path().join("one"));
-        assert_eq!(ask(&again, &[&one]), Answer::Is(0));
+        assert_eq!(ask(&again, &[&one]), Recognized::Is(0));
         let whole_file = Lock::Bytes(Range { start: 0, length: 0 });
         whole_file.try_lock(&one, Mode::Exclusive).unwrap();
     }
@@ -131,13 +131,13 @@ mod tests {
         let whole_file = Lock::Bytes(Range { start: 0, length: 0 });
         for mode in [Mode::Shared, Mode::Exclusive] {
             whole_file.try_lock(&foreign, mode).unwrap();
-            assert_eq!(ask(&again, &[&one]), Answer::Doubt);
+            assert_eq!(ask(&again, &[&one]), Recognized::Doubt);
             // A shared one is not in the way on the other file.
-            let expected = if mode == Mode::Shared { Answer::None } else { Answer::Doubt };
+            let expected = if mode == Mode::Shared { Recognized::None } else { Recognized::Doubt };
             assert_eq!(ask(&again, &[&other]), expected);
         }
         whole_file.unlock(&foreign).unwrap();
-        assert_eq!(ask(&again, &[&one]), Answer::Is(0));
+        assert_eq!(ask(&again, &[&one]), Recognized::Is(0));
     }
 
     /// Why the range is another one each time.
@@ -147,8 +147,8 @@ mod tests {
         let always = Range { start: crate::os::wire::FIRST_MARK, length: 1 };
         let neighbour = open(&directory.path().join("other"));
         Lock::Bytes(always).try_lock(&neighbour, Mode::Shared).unwrap();
-        assert_eq!(ask_by(&one, &[&other], || Some(always)), Answer::Is(0), "mistaken");
-        assert_eq!(ask(&one, &[&other]), Answer::None);
+        assert_eq!(ask_by(&one, &[&other], || Some(always)), Recognized::Is(0), "mistaken");
+        assert_eq!(ask(&one, &[&other]), Recognized::None);
     }
 
     const ROUNDS: usize = 100_000;
@@ -178,7 +178,7 @@ mod tests {
         let mut said = said.lines().map(Result::unwrap);
         assert!(said.by_ref().any(|line| line.ends_with("asks")), "it ended without a word");
         for round in 0..ROUNDS {
-            assert_eq!(ask(&one, &[&other]), Answer::None, "in round {round}");
+            assert_eq!(ask(&one, &[&other]), Recognized::None, "in round {round}");
         }
         drop(child.stdin.take());
         let asked = said.find_map(|line| line.strip_prefix("asked ").map(str::to_owned));
@@ -193,7 +193,7 @@ mod tests {
         std::io::stdout().flush().unwrap();
         let mut asked = 0;
         while !told.is_finished() {
-            assert_eq!(ask(&other, &[&one]), Answer::None, "after {asked}");
+            assert_eq!(ask(&other, &[&one]), Recognized::None, "after {asked}");
             asked += 1;
         }
         println!("\nasked {asked}");

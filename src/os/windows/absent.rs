@@ -59,11 +59,11 @@ pub(in crate::os) mod remove {
 pub(in crate::os) mod same {
     use std::fs::File;
 
-    use crate::os::names::Answer;
+    use crate::os::names::Recognized;
 
     pub(in crate::os) const CAN_ASK: bool = false;
 
-    pub(in crate::os) fn ask(_new: &File, _known: &[&File]) -> Answer {
-        Answer::Doubt
+    pub(in crate::os) fn ask(_new: &File, _known: &[&File]) -> Recognized {
+        Recognized::Doubt
     }
 }

@@ -428,7 +428,7 @@ pub(crate) fn no_more_threads(arguments: &[String]) {
         std::process::abort();
     }));
 
-    // Every tenure ends when a task of this process waits, and the process would stand back.
+    // Every tenure ends when a task of this process waits, and the process would back off.
     let options = || {
         let tenure = Tenure::default().time(Duration::ZERO);
         FileLock::options().protocol(protocol(name)).tenure(tenure)
@@ -466,7 +466,7 @@ pub(crate) fn no_more_threads(arguments: &[String]) {
     });
     assert_eq!(lock.counters().acquisitions, TASKS * ROUNDS);
     let tenures = lock.counters().tenures - before;
-    assert!(tenures > 1, "the process would have stood back after {tenures} tenures");
+    assert!(tenures > 1, "the process would have backed off after {tenures} tenures");
     say("counted");
 }
 
