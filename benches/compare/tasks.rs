@@ -1,7 +1,7 @@
 //! A hundred tasks of one process and one lock.
 //!
 //! Exclusive: the sections are empty, and the lock is held until all have queued, so that every
-//! lock but the first is a hand-over and stays one, for whoever lets go asks again at once.
+//! lock but the first is a hand-over and stays one, for the task that lets go asks again at once.
 //! Shared: each reader lets the others run while it reads, so that they overlap.
 
 use std::future::Future;

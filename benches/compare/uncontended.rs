@@ -35,7 +35,7 @@ pub(crate) fn measure(effort: Effort, directory: &Path, figures: &mut Figures) -
     enter::<Filelock>(&mut contest, directory)?;
     enter::<TokioMutex>(&mut contest, directory)?;
     let outcome = contest.run(effort.of(200, 1_000))?;
-    outcome.print("Lock and unlock, nobody else wants it", "µs");
+    outcome.print("Lock and unlock, uncontended", "µs");
 
     let ours = Ours::<Default>::NAME;
     let fcntl = Ours::<Fcntl>::NAME;

@@ -1,4 +1,4 @@
-//! What waiting tasks cost, and what becomes of waits that nobody wants any more.
+//! What waiting tasks cost, and what becomes of waits that no task wants any more.
 //!
 //! Another process holds the locks throughout. The rival is the usual way: `spawn_blocking` with a
 //! lock call that blocks, on a file that is opened for it.

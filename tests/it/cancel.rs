@@ -1,4 +1,4 @@
-//! A request can be dropped at any point: nothing stays locked, and nobody else loses a turn.
+//! A request can be dropped at any point: nothing stays locked, and no other task loses a turn.
 
 use std::fs;
 use std::sync::mpsc;

@@ -74,7 +74,7 @@ fn without_tokio_among_tasks_of_one_thread() {
         pool.spawner().spawn_local(waiting).unwrap();
     }
     pool.run_until_stalled();
-    assert!(order.try_recv().is_err(), "somebody holds the lock");
+    assert!(order.try_recv().is_err(), "the guard holds the lock");
     drop(guard);
     pool.run();
     drop(entered);

@@ -1,5 +1,5 @@
 //! Lock files that are removed, renamed or replaced while they are in use: a lock on a file that
-//! no path leads to excludes nobody, so it is never given out.
+//! no path leads to excludes no other task, so it is never given out.
 
 use std::fs;
 use std::path::Path;
@@ -42,7 +42,7 @@ each_protocol!(
     #[cfg_attr(windows, ignore = "wine neither removes nor replaces a file that is open")]
     async fn unlinked_while_held
 );
-/// Whoever removes a lock file that is held splits the lock; nobody can prevent that. The next
+/// A process that removes a lock file that is held splits the lock; no other one can prevent that. The next
 /// lock is on the file that the others have.
 async fn unlinked_while_held(protocol: Protocol) {
     let place = Place::new();
@@ -386,7 +386,7 @@ pub(crate) fn count_verified(arguments: &[String]) {
     });
 }
 
-/// The role `Remove`: removes the lock file whenever somebody has counted since the last time.
+/// The role `Remove`: removes the lock file whenever a process has counted since the last time.
 pub(crate) fn remove(arguments: &[String]) {
     let [name, lock_file, data_file] = arguments else { panic!("three arguments") };
     let (told, stop) = std::sync::mpsc::channel();
@@ -458,7 +458,7 @@ pub(crate) fn remove_what_one_holds(arguments: &[String]) {
             tasks.spawn(async move {
                 let guard = in_time(lock.lock()).await.expect("no error");
                 let inside = format!("{data}.inside");
-                fs::File::create_new(&inside).expect("nobody else is inside");
+                fs::File::create_new(&inside).expect("no other task is inside");
                 let mut content = fs::read(&data).unwrap();
                 yield_now().await;
                 content.push(b'.');

@@ -1,5 +1,5 @@
-//! Runtimes that go while somebody waits: they never wait for a foreign holder, and nobody of
-//! another runtime loses his turn. Each drop returns before the holder lets go.
+//! Runtimes that go while a task waits: they never wait for a foreign holder, and no task of
+//! another runtime loses its turn. Each drop returns before the holder lets go.
 
 use std::future::Future;
 use std::pin::pin;
@@ -38,7 +38,7 @@ fn start_waiting(runtime: &Runtime, lock: &FileLock, tasks: usize) -> mpsc::Rece
                 polled
             })
             .await;
-            // Whoever started the task may have lost interest.
+            // The test that started the task may have lost interest.
             let _ = entered.send(());
             drop(guard.unwrap());
         });

@@ -164,7 +164,7 @@ async fn paths_that_lead_nowhere_are_refused() {
     assert_eq!(place.names(), [""; 0], "nothing was created");
 }
 
-/// A file that somebody has to himself is an error, and works again when he has closed it.
+/// A file that another program has to itself is an error, and works again when that program has closed it.
 #[tokio::test]
 async fn a_file_that_is_not_shared_is_an_error() {
     let place = Place::new();

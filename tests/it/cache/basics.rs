@@ -200,7 +200,7 @@ async fn checksums_notice_what_was_done_to_a_value() {
     let fill = || async { Ok::<_, io::Error>(&b"again"[..]) };
     checked.get_or_insert_with("key", fill).await.unwrap();
     assert_eq!(checked.read("key").await.unwrap().unwrap(), b"again");
-    // Inserted by somebody who keeps none.
+    // Inserted by a handle that keeps none.
     open(&place).await.insert("key", &b"bare"[..]).await.unwrap();
     assert_eq!(checked.read("key").await.unwrap(), None);
 }
@@ -312,7 +312,7 @@ async fn a_limit_is_kept_when_a_value_of_a_full_cache_is_replaced() {
     }
 }
 
-/// An insert without a limit goes on while another one is at it; whoever walks waits for both.
+/// An insert without a limit goes on while another one is at it; a walk waits for both.
 #[tokio::test]
 async fn inserts_without_a_limit_do_not_wait_for_each_other() {
     let place = Place::new();
@@ -556,7 +556,7 @@ fn set_books_lock(file: &File, kind: i32) {
         l_len: 1,
         l_pid: 0,
     };
-    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).expect("nobody has it");
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).expect("no process has it");
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ fn blocking_forms() {
     assert_eq!(number_in(found.path()), 2);
 }
 
-/// Whatever takes the key away from it, and nobody waits.
+/// Whatever takes the key away from it, and no task waits.
 #[tokio::test]
 async fn a_pinned_directory_stays_until_its_last_pin_goes() {
     let place = Place::new();
@@ -269,7 +269,7 @@ async fn directories_count_for_the_limit() {
     }
     cache.insert("file", &b"12345"[..]).await.unwrap();
     assert_eq!(cache.recount().await.unwrap().bytes, 35);
-    // The one that was used last stays, and what is pinned is in nobody's way.
+    // The one that was used last stays, and what is pinned is in no other value's way.
     let pin = cache.get_dir("a").await.unwrap().unwrap().pin().await.unwrap().unwrap();
     insert(&cache, "d", 3).await;
     let stats = cache.recount().await.unwrap();

@@ -254,7 +254,7 @@ async fn a_wipe_loses_no_insert_that_is_under_way() {
     }
 }
 
-/// A removal is for good: what there is afterwards was filled by somebody who began afterwards.
+/// A removal is for good: what there is afterwards was filled by a task that began afterwards.
 #[tokio::test]
 async fn remove_waits_for_a_fill() {
     let place = Place::new();

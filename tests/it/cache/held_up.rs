@@ -84,7 +84,7 @@ async fn those_who_wait_for_a_fill_have_a_limit_and_are_told() {
     times_out_and_names(pid, fills).await;
     times_out_and_names(pid, inserts).await;
     times_out_and_names(pid, removes).await;
-    // Hits and other keys wait for nobody.
+    // Hits and other keys do not wait.
     hasty.insert("other", &b"value"[..]).await.unwrap();
     assert_eq!(hasty.read("other").await.unwrap().unwrap(), b"value");
     let (told, mut telling) = tokio::sync::mpsc::unbounded_channel();
@@ -279,7 +279,7 @@ fn a_lease_is_waited_for_and_the_wait_can_be_cancelled() {
         runtime.spawn(async move { cache.read("key").await })
     };
     holder.expect("asked to give it back");
-    // Nobody waits for the kernel to take it away.
+    // No task waits for the kernel to take it away.
     let other = runtime.spawn({
         let cache = cache.clone();
         async move { cache.get("key").await }
@@ -313,10 +313,10 @@ pub(crate) fn lease(arguments: &[String]) {
     let get = || unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) };
     let mut commands = commands();
     loop {
-        // Somebody who has just read it may have it open still.
-        until("nobody has it open", || set(libc::F_WRLCK) == 0);
+        // A task that has just read it may have it open still.
+        until("no process has it open", || set(libc::F_WRLCK) == 0);
         say("leased");
-        until("somebody wants it", || get() != libc::F_WRLCK);
+        until("another process wants it", || get() != libc::F_WRLCK);
         say("asked to give it back");
         if commands.next().is_none() {
             return;

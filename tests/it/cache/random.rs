@@ -145,7 +145,7 @@ fn processes_agree_with_a_map() {
                 wipe(&directory, random.bool());
                 map.clear();
                 for Pinning { user, pinned } in &mut users {
-                    // Who wipes asks nobody.
+                    // A wipe asks no user.
                     if pinned.take().is_some() {
                         assert_eq!(user.ask("unpin"), "unpinned");
                     }

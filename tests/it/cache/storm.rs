@@ -183,7 +183,7 @@ fn beside_values(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<Path
     found
 }
 
-/// Nobody began to fill a key while another one was at it, unless that one had been killed.
+/// No process began to fill a key while another one was at it, unless that one had been killed.
 fn check_fills(log: &Path, killed: &BTreeSet<u32>) -> (usize, usize) {
     let mut filling = BTreeMap::<&str, &str>::new();
     let (mut fills, mut deaths) = (0, 0);
@@ -227,7 +227,7 @@ async fn check_rest(directory: &Path) -> usize {
         let hash = &path.file_name().unwrap().to_str().unwrap()[..40];
         assert!(!path.with_file_name(format!("{hash}.key")).exists(), "{path:?} is not listed");
     }
-    // The books never say less than there is, and exactly that after somebody has counted.
+    // The books never say less than there is, and exactly that after a recount.
     let reader = options().read_only(true).open(directory).await.unwrap();
     let stats = reader.recount().await.unwrap();
     if let Some((bytes, values)) = books(directory) {

@@ -179,7 +179,7 @@ async fn a_value_from_the_future_is_too_old() {
     }
 }
 
-/// What a user may not remove is in nobody's way: neither a value, nor what has its name.
+/// What a user may not remove is in no other one's way: neither a value, nor what has its name.
 #[test]
 fn what_cannot_be_removed_stops_nothing() {
     let place = Place::new();
@@ -293,7 +293,7 @@ async fn another_versions_directory_is_left_alone_until_it_is_cleared() {
     }
 }
 
-/// Wiped by being moved away, and made anew by another process: nobody goes on in the old one.
+/// Wiped by being moved away, and made anew by another process: no task goes on in the old one.
 #[tokio::test]
 async fn a_directory_that_was_moved_away_is_left_behind() {
     let place = Place::new();

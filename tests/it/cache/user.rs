@@ -236,7 +236,7 @@ async fn number(key: &str, entry: Entry) -> String {
 
 /// Of a directory that may be exchanged, but is not while it is pinned.
 async fn number_in(key: &str, dir: &Dir) -> String {
-    let pin = dir.pin().await.unwrap().expect("nobody else is at it");
+    let pin = dir.pin().await.unwrap().expect("no other process is at it");
     let number = tree::number(key, pin.path());
     assert_eq!(dir.bytes(), tree::bytes(key, number));
     number.to_string()

@@ -78,7 +78,7 @@ fn who_may_only_read_has_hits() {
     process.finish();
 }
 
-/// Who may not write pins, and dies: nobody waits, and what was pinned goes with the next walk, or when the
+/// A user who may not write pins, and its process dies: no process waits, and what was pinned goes with the next walk, or when the
 /// directory is opened next.
 #[test]
 fn who_may_only_read_pins() {
@@ -204,7 +204,7 @@ pub(crate) fn visit(arguments: &[String]) {
                 let cache = options().open(path).await.unwrap();
                 assert!(cache.get("key").await.unwrap().is_none());
                 let inserted = cache.insert("key", &b"value"[..]).await;
-                let error = inserted.expect_err("the parent is nobody's to write to");
+                let error = inserted.expect_err("no user but root may write to the parent");
                 assert!(error.path().ends_with("cache.lock"), "{error}");
                 assert!(error.to_string().contains("Permission denied"), "{error}");
                 say("done");

@@ -91,7 +91,7 @@ impl Locker {
         self.ask(&format!("try {mode}"))
     }
 
-    /// Begins to wait for a lock that somebody holds.
+    /// Begins to wait for a lock that is held.
     #[track_caller]
     pub(crate) fn start_to_wait(&mut self, mode: Mode) {
         self.process.tell(&format!("lock {mode}"));
@@ -379,7 +379,7 @@ async fn crowd(lock: FileLock, tasks: usize) -> Vec<JoinHandle<()>> {
         tokio::spawn(async move {
             let mut acquire = pin!(lock.lock());
             std::future::poll_fn(|cx| {
-                assert!(acquire.as_mut().poll(cx).is_pending(), "somebody holds the lock");
+                assert!(acquire.as_mut().poll(cx).is_pending(), "the lock is held");
                 Poll::Ready(())
             })
             .await;

@@ -128,7 +128,7 @@ pub(crate) fn returns<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'stat
     }
 }
 
-/// Looks again and again until it is so, where nobody tells when it is; panics if it never is.
+/// Looks again and again until it is so, where nothing tells when it is; panics if it never is.
 #[track_caller]
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();

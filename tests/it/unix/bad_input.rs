@@ -110,7 +110,7 @@ async fn paths_that_lead_nowhere_are_refused() {
     assert_eq!(Snapshot::of(place.directory()), before);
 }
 
-/// Nor does a path reach the terminal as it stands: it may be somebody else's.
+/// Nor does a path reach the terminal as it stands: it may come from another user.
 #[tokio::test]
 async fn a_path_that_would_move_the_terminal_is_escaped_in_messages() {
     use std::ffi::OsStr;
@@ -224,7 +224,7 @@ fn without_permission_opening_is_an_error(protocol: Protocol) {
 }
 
 each_protocol!(#[test] fn a_read_only_file_in_a_read_only_directory_can_be_locked_shared);
-/// Whoever may only read takes shared locks; the exclusive one is what the protocol makes of it.
+/// A user who may only read takes shared locks; the exclusive one is what the protocol makes of it.
 fn a_read_only_file_in_a_read_only_directory_can_be_locked_shared(protocol: Protocol) {
     let place = Place::new();
     let directory = place.at("read-only");
@@ -331,7 +331,7 @@ async fn an_error_for_one_is_no_error_for_the_next_in_line() {
 each_protocol!(#[tokio::test] async fn locking_and_failing_to_lock_change_nothing_but_the_lock);
 async fn locking_and_failing_to_lock_change_nothing_but_the_lock(protocol: Protocol) {
     let place = Place::new();
-    fs::write(place.lock_file(), "belongs to somebody").unwrap();
+    fs::write(place.lock_file(), "belongs to a program").unwrap();
     set_mode(&place.lock_file(), 0o640);
     let look = || [place.directory(), &place.lock_file()].map(Snapshot::of);
     let before = look();

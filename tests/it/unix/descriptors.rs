@@ -228,7 +228,7 @@ fn replaced_under_a_record(path: &Path, protocol: Protocol) {
     assert_foreign(&error, path);
     assert_untouched(number, &other);
     assert_told_once(&lock, protocol);
-    // The dead record was never marked as released: nobody could.
+    // The dead record was never marked as released: no process could do that.
     assert!(lock.try_lock().unwrap().token().is_some_and(|token| token > 1));
     drop(lock);
     assert_untouched(number, &other);

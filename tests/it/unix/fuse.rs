@@ -63,7 +63,7 @@ async fn what_the_server_refuses_is_an_error_that_says_so(protocol: Protocol) {
 }
 
 each_protocol!(#[tokio::test] async fn an_answer_does_not_wait_for_the_call_of_the_next_in_line);
-/// Whoever has an answer gets it, while the call of the next one in line hangs.
+/// A task whose request is answered is told, while the call of the next one in line hangs.
 async fn an_answer_does_not_wait_for_the_call_of_the_next_in_line(protocol: Protocol) {
     if lacks(&[Need::Fuse]) || passed_in(&["--mount"]) {
         return;

@@ -1,4 +1,4 @@
-//! Who holds the lock is named right, whoever it is and however it took the lock.
+//! The process that holds the lock is named right, whichever it is and however it took the lock.
 
 use std::fs;
 use std::future::Future;
@@ -321,13 +321,14 @@ pub(crate) fn share_and_look_as_nobody(arguments: &[String]) {
 
 /// What a role that looks says.
 fn seen_by(looking: Process) -> Vec<String> {
-    let said = std::iter::from_fn(|| Some(looking.event()).filter(|seen| seen != "nobody else"));
+    let said =
+        std::iter::from_fn(|| Some(looking.event()).filter(|seen| seen != "no other process"));
     let seen = said.collect();
     looking.finish();
     seen
 }
 
-/// Mounted so, `/proc` shows nobody but processes of the same user.
+/// Mounted so, `/proc` shows no processes but those of the same user.
 const HIDE: [&str; 5] = [
     "unshare",
     "--mount",
@@ -403,7 +404,7 @@ pub(crate) fn look(arguments: &[String]) {
         };
         say(&format!("{pid} {source:?} {:?} {:?}", holder.program(), holder.label()));
     }
-    say("nobody else");
+    say("no other process");
 }
 
 each_protocol!(#[test] fn a_process_inside_of_a_pid_namespace);
@@ -513,7 +514,7 @@ pub(crate) fn look_in_all_ways(arguments: &[String]) {
     holding.for_each(|holder| say(&format!("timeout: {}", told(holder))));
     let seen = lock.blocking_holders().unwrap();
     seen.iter().for_each(|holder| say(&format!("holders: {}", told(holder))));
-    say("nobody else");
+    say("no other process");
 }
 
 /// The first process of one pid namespace has, or waits for, what the first process of another one is asked
@@ -594,7 +595,7 @@ fn a_process_knows_itself_in_the_table_of_an_outer_pid_namespace(protocol: Proto
 }
 
 each_protocol!(#[test] fn a_record_is_believed_only_while_the_lock_is_busy);
-/// A record that says `held` names nobody once the lock is free, whatever became of its writer.
+/// A record that says `held` names no holder once the lock is free, whatever became of its writer.
 fn a_record_is_believed_only_while_the_lock_is_busy(protocol: Protocol) {
     let place = Place::new();
     let path = place.lock_file();
@@ -820,7 +821,7 @@ async fn a_wait_is_told_and_told_again_when_the_holder_changes(protocol: Protoco
     drop(in_time(waiting).await.unwrap().unwrap());
 }
 
-/// The panic goes to whoever polls; the request keeps its place.
+/// The panic goes to the task that polls; the request keeps its place.
 #[tokio::test]
 async fn a_wait_survives_the_panic_of_the_function_that_is_told() {
     let place = Place::new();
@@ -830,7 +831,7 @@ async fn a_wait_survives_the_panic_of_the_function_that_is_told() {
     let mut waiting = Box::pin(lock.lock().on_wait(Duration::ZERO, tell));
     let panicked = in_time(AssertUnwindSafe(&mut waiting).catch_unwind()).await.unwrap_err();
     assert_eq!(message(&*panicked), "on purpose");
-    assert!((&mut waiting).now_or_never().is_none(), "somebody holds the lock");
+    assert!((&mut waiting).now_or_never().is_none(), "the guard holds the lock");
     drop(guard);
     drop(in_time(waiting).await.unwrap());
 }
@@ -848,7 +849,7 @@ async fn a_short_wait_is_not_told() {
     drop(lock.lock().on_wait(Duration::ZERO, tell).await.unwrap());
 }
 
-/// A look for the message that is not over when the time is up keeps nobody from looking for the error.
+/// A look for the message that is not over when the time is up keeps no task from looking for the error.
 #[tokio::test]
 async fn waits_that_are_told_when_their_time_is_up() {
     let place = Place::new();
@@ -919,7 +920,7 @@ async fn a_user_has_a_name() {
     let user = User::from_uid(uid).unwrap();
     let expected = user.map_or_else(|| uid.to_string(), |user| user.name);
     assert_eq!(holder.user(), Some(expected.as_str()));
-    // Not for an error: whoever keeps the names may be slow to answer.
+    // Not for an error: the service that keeps the names may be slow to answer.
     let lock = FileLock::options().blocking_open(place.lock_file()).unwrap();
     let error = timed_out_naming(&lock).await;
     assert_eq!(error.holders()[0].pid(), Some(other.pid()));

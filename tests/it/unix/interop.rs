@@ -147,7 +147,7 @@ each_protocol!(
     #[tokio::test]
     async fn watchers_see_a_lock_file_closed_once_and_not_at_all_if_it_is_read_only
 );
-/// Whoever watches the directory for files that were written. One for each process, at its last handle.
+/// Programs that watch the directory for files that were written see one for each process, at its last handle.
 #[cfg(target_os = "linux")]
 async fn watchers_see_a_lock_file_closed_once_and_not_at_all_if_it_is_read_only(
     protocol: Protocol,

@@ -193,7 +193,7 @@ async fn polled_after_completion_it_panics() {
     assert_eq!(message(&*panic), "`AcquireAll` polled after completion");
 }
 
-/// A lock file that is replaced gets another place in the order. Whoever follows it with locks in
+/// A lock file that is replaced gets another place in the order. A task that follows it with locks in
 /// hand waits the wrong way round.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_lock_file_that_is_replaced_is_not_waited_for_with_locks_in_hand() {

@@ -534,8 +534,8 @@ async fn a_lock_file_removed_on_another_host_is_left_by_those_who_wait(protocol:
     guard.unlock().await.unwrap();
 }
 
-/// CIFS: the name of a removed file is nobody's until the last handle is gone. Until then there is
-/// an error, or a guard of the old file, which nobody else can open.
+/// CIFS: the name of a removed file is free for no other file until the last handle is gone. Until then there is
+/// an error, or a guard of the old file, which no other process can open.
 async fn nobody_gets_what_is_removed(lock: FileLock, hosts: &Hosts, protocol: Protocol) {
     let locked = in_time(lock.lock()).await;
     let mut other = Locker::new();

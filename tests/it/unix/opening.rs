@@ -81,8 +81,8 @@ fn killed_after(stops: usize, mut process: Process) -> bool {
     true
 }
 
-/// No file of another user is ever there that he has not got the right to open, and none that
-/// somebody would have to delete.
+/// No file of another user is ever there that this user has not got the right to open, and none that
+/// a user would have to delete.
 #[test]
 fn killed_at_every_step_of_creating() {
     if lacks(&[Need::Ptrace]) {
@@ -149,7 +149,7 @@ fn leased(path: &Path) -> Process {
     process
 }
 
-/// Returns when somebody waits for the lease.
+/// Returns when a process waits for the lease.
 fn await_asked(path: &Path) {
     let inode = format!(":{} ", fs::metadata(path).unwrap().ino());
     until("a lease is asked for", || {

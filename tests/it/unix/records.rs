@@ -248,7 +248,7 @@ fn a_dead_holder_is_told_once(protocol: Protocol) {
     let other = Locker::holding_with_record(&path, protocol, "half a job");
     let dead = other.pid();
     other.kill();
-    // Somebody who wants no records, and those who share, take nothing of it away.
+    // Handles that want no records, and shared holders, take nothing of it away.
     drop(Locker::holding(&path, protocol, Mode::Exclusive));
     let lock = recording(&path, protocol);
     drop(lock.blocking_lock_shared().unwrap());
@@ -263,7 +263,7 @@ fn a_dead_holder_is_told_once(protocol: Protocol) {
 }
 
 each_protocol!(#[tokio::test] async fn a_dead_holder_is_told_to_the_first_that_gets_a_guard);
-/// Whoever asked has given up when the lock comes: the next one must be told.
+/// The task that asked has given up when the lock comes: the next one must be told.
 async fn a_dead_holder_is_told_to_the_first_that_gets_a_guard(protocol: Protocol) {
     let place = Place::new();
     let path = place.lock_file();
@@ -339,7 +339,7 @@ async fn without_records_there_is_no_token() {
 }
 
 each_protocol!(#[test] fn a_holder_in_another_time_namespace_is_not_taken_for_dead);
-/// The kernel tells the start of a process in the time of whoever asks: to one in another time namespace
+/// The kernel tells the start of a process in the time of the process that asks: to one in another time namespace
 /// the holder seems to be another process.
 fn a_holder_in_another_time_namespace_is_not_taken_for_dead(protocol: Protocol) {
     if lacks(&[Need::TimeNamespace]) {
@@ -361,7 +361,7 @@ fn a_holder_in_another_time_namespace_is_not_taken_for_dead(protocol: Protocol) 
         let seen = looking.event();
         let expected = format!("Some({pid}) ");
         assert!(seen.starts_with(&expected) && seen.contains("deep inside"), "{seen}");
-        looking.expect("nobody else");
+        looking.expect("no other process");
         looking.finish();
         holder.finish();
     }

@@ -1,4 +1,4 @@
-//! Lock calls that something refuses which is no file system: a security module, a sandbox. Nobody waits
+//! Lock calls that something refuses which is no file system: a security module, a sandbox. No task waits
 //! for ever for a lock that is free, whichever call is refused, and however.
 #![allow(clippy::disallowed_methods)]
 
@@ -122,11 +122,11 @@ pub(crate) fn lock_what_is_refused(arguments: &[String]) {
             Call::Unlock => {
                 let guard = guards[number].take().unwrap();
                 let unlocked = futures::executor::block_on(guard.unlock());
-                // Whoever unlocks does not try either.
+                // A process that unlocks does not try either.
                 refused(unlocked.map_err(Error::into), waited, lock.path());
             }
             Call::Wait => {
-                // Held by somebody else.
+                // Held by another process.
                 refused(wait(), waited, lock.path());
                 refused(share(), waited, lock.path());
                 // And then free.

@@ -29,7 +29,7 @@ async fn assert_unsupported(lock: &FileLock) {
 }
 
 each_protocol!(#[test] fn removing_the_file_that_one_holds_keeps_exclusion);
-/// Every holder removes the file: nobody is ever inside with another one, nobody gets an error, and nobody
+/// Every holder removes the file: no task is ever inside with another one, none gets an error, and none
 /// has to verify the path.
 fn removing_the_file_that_one_holds_keeps_exclusion(protocol: Protocol) {
     if !removes(protocol) {
@@ -61,7 +61,7 @@ pub(crate) fn remove_by_the_guard(arguments: &[String]) {
             tasks.spawn(async move {
                 let guard = lock.lock().await.expect("no error");
                 let inside = format!("{data}.inside");
-                fs::File::create_new(&inside).expect("nobody else is inside");
+                fs::File::create_new(&inside).expect("no other task is inside");
                 let mut content = fs::read(&data).unwrap();
                 yield_now().await;
                 content.push(b'.');
@@ -119,7 +119,7 @@ async fn a_file_that_is_not_only_a_lock_file_stays(protocol: Protocol) {
 }
 
 #[tokio::test]
-#[cfg(not(tokio_filelock_posix))] // nobody can remove a file that has keys, see `removes`
+#[cfg(not(tokio_filelock_posix))] // no process can remove a file that has keys, see `removes`
 async fn a_file_with_keys_stays_as_long_as_one_is_locked() {
     let place = Place::new();
     let path = place.lock_file();

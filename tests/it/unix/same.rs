@@ -116,7 +116,7 @@ pub(crate) fn hard_links_in_a_lower_layer(arguments: &[String]) {
         let (one, other) = (open_for_reading(&app).await, open_for_reading(&second).await);
         assert_would_block(other.try_lock());
         assert_would_block(other.try_lock_shared());
-        drop(one.try_lock().expect("nobody holds this one"));
+        drop(one.try_lock().expect("no task holds this one"));
         foreign.finish();
 
         assert_two_locks(&one, &other).await;

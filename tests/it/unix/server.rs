@@ -1,4 +1,4 @@
-//! NFS servers that stop and start again, that are gone for good, and that trust nobody.
+//! NFS servers that stop and start again, that are gone for good, and that trust no root.
 //!
 //! As with the tests of `network`, `.ci/netfs` has the server and runs these tests.
 
@@ -123,7 +123,7 @@ each_protocol!(
     #[ignore = "needs an NFS server: run .ci/netfs"]
     async fn a_root_that_is_squashed_gets_the_shared_lock_only
 );
-/// Root is nobody there: it may read the file of the server's root and not write it.
+/// Root is the user `nobody` there: it may read the file of the server's root and not write it.
 async fn a_root_that_is_squashed_gets_the_shared_lock_only(protocol: Protocol) {
     let squashed = PathBuf::from(variable("TOKIO_FILELOCK_TEST_SQUASHED"));
     let lock = open(squashed.join(format!("root {protocol:?}.lock")), protocol).await;

@@ -38,7 +38,7 @@ fn another_signal_can_be_chosen() {
 
 #[test]
 fn the_signal_is_there_for_one_thread_and_one_wait() {
-    wait_that_is_interrupted("seen by nobody else");
+    wait_that_is_interrupted("seen by no other thread");
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn in_case_under(program: &[&str], case: &str, path: &Path) -> Process {
 
 // ---- in the child ----
 
-/// The signal that is taken if nobody chooses.
+/// The signal that is taken if the program chooses none.
 fn first_choice() -> libc::c_int {
     if cfg!(tokio_filelock_posix) { libc::SIGURG } else { libc::SIGRTMAX() }
 }
@@ -347,7 +347,7 @@ pub(crate) fn in_child(arguments: &[String]) {
             assert_ne!(handler(free), libc::SIG_DFL);
             assert_eq!(handler(first_choice()), libc::SIG_DFL, "none but the chosen one is taken");
         }
-        "seen by nobody else" => {
+        "seen by no other thread" => {
             for _ in 0..100 {
                 wait_and_give_up(&lock);
             }
@@ -442,7 +442,7 @@ fn send_and_fetch(signal: libc::c_int) -> usize {
     let process = std::process::id().try_into().unwrap();
     for _ in 0..SENT {
         let value = libc::sigval { sival_ptr: ptr::null_mut() };
-        // SAFETY: the value is a plain pointer that nobody follows.
+        // SAFETY: the value is a plain pointer that no code follows.
         let failed = unsafe { libc::sigqueue(process, signal, value) };
         assert_eq!(failed, 0);
     }

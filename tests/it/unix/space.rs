@@ -114,7 +114,7 @@ async fn errors_and_debug_say_which_key_of_which_file() {
     let message = in_time(async {
         loop {
             let limited = tokio::time::timeout(Duration::from_millis(10), &mut waiting).await;
-            assert!(limited.is_err(), "somebody holds the key");
+            assert!(limited.is_err(), "the key is held");
             if let Ok(message) = heard.try_recv() {
                 return message;
             }

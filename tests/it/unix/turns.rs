@@ -1,4 +1,4 @@
-//! Turns between processes: whoever waits gets in, however busy the others are. What is counted
+//! Turns between processes: a process that waits gets in, however busy the others are. What is counted
 //! are locks and their order, never time.
 
 use std::fs;
@@ -297,7 +297,11 @@ fn a_stopped_process_that_is_next_does_not_keep_the_others_out(protocol: Protoco
 
     // The lock is free now, and stays so but for the others: the one who is next is stopped.
     let mut other = Locker::open(&path, protocol);
-    assert_eq!(other.try_lock(Mode::Exclusive), "would block", "as long as somebody is next");
+    assert_eq!(
+        other.try_lock(Mode::Exclusive),
+        "would block",
+        "as long as another process is next"
+    );
     for _ in 0..3 {
         other.lock(Mode::Exclusive);
         other.unlock();
@@ -413,7 +417,7 @@ fn a_lock_on_the_whole_file_by_others_is_no_turnstile() {
     first.unlock();
     second.expect_held();
     second.unlock();
-    assert!(is_free(&path, Protocol::Flock, Mode::Exclusive), "and nobody seems to wait");
+    assert!(is_free(&path, Protocol::Flock, Mode::Exclusive), "and no process seems to wait");
     whole_file.finish();
 }
 
@@ -485,7 +489,7 @@ mod strangers {
             l_len: length.try_into().unwrap(),
             l_pid: 0,
         };
-        fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).expect("nobody has it");
+        fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).expect("no process has it");
     }
 
     async fn every_kind_of_request_is_granted(lock: &FileLock) {
@@ -606,7 +610,7 @@ async fn readers_that_always_overlap_let_a_writer_of_another_process_in(protocol
             std::task::Poll::Pending => break next,
         }
         joined += 1;
-        // Far more than fit into the 50 µs in which nobody looks.
+        // Far more than fit into the 50 µs in which no process looks.
         assert!(joined <= 10_000, "the writer is not seen");
     };
     drop(reader);
@@ -644,7 +648,7 @@ async fn readers_do_not_join_one_that_has_seen_a_writer_wait(protocol: Protocol)
 }
 
 each_protocol!(#[tokio::test] async fn the_first_to_join_looks_whether_a_writer_waits);
-/// Nobody has looked since the tenure began: the first that would join does.
+/// No task has looked since the tenure began: the first one that would join does.
 async fn the_first_to_join_looks_whether_a_writer_waits(protocol: Protocol) {
     let place = Place::new();
     let lock = open(place.lock_file(), protocol).await;
@@ -661,7 +665,7 @@ async fn the_first_to_join_looks_whether_a_writer_waits(protocol: Protocol) {
 }
 
 each_protocol!(#[tokio::test] async fn readers_join_readers_whatever_the_bounds_of_the_tenure);
-/// Nobody writes, and nobody waits to: the bounds of a tenure are none for readers, one of whom may
+/// No task writes, and none waits to: the bounds of a tenure are none for readers, one of whom may
 /// wait for another one.
 async fn readers_join_readers_whatever_the_bounds_of_the_tenure(protocol: Protocol) {
     let place = Place::new();
@@ -674,7 +678,7 @@ async fn readers_join_readers_whatever_the_bounds_of_the_tenure(protocol: Protoc
         drop(lock.try_lock_shared().unwrap());
     }
     assert_eq!(lock.counters().tenures, 1);
-    // A writer of this process that gives up leaves nobody out, either.
+    // A writer of this process that gives up leaves no reader out, either.
     let mut writer = tokio_test::task::spawn(lock.lock());
     assert!(writer.poll().is_pending());
     let mut behind = tokio_test::task::spawn(lock.lock_shared());
@@ -704,7 +708,7 @@ async fn a_holder_sees_who_waits(protocol: Protocol) {
     assert!(guard.contended());
     drop(guard);
     other.expect_held();
-    // Nobody waits any more, but one who tries is not let in.
+    // No process waits any more, but a task that tries is not let in.
     assert_would_block(lock.try_lock());
     other.unlock();
     let reader = in_time(lock.lock_shared()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Waits that end when nobody wants them. What is counted are threads and lock calls that wait in
+//! Waits that end when no task wants them. What is counted are threads and lock calls that wait in
 //! the kernel, so the waiting is done in processes of its own.
 
 use std::fs;
@@ -514,7 +514,7 @@ pub(crate) fn hold_many_in_child(arguments: &[String]) {
 /// Polls once a request that has to wait.
 async fn get_in_line<F: Future>(mut acquire: Pin<&mut F>) {
     let waits = poll_fn(|cx| Poll::Ready(acquire.as_mut().poll(cx).is_pending())).await;
-    assert!(waits, "somebody holds the lock");
+    assert!(waits, "the lock is held");
 }
 
 /// Starts tasks that wait for a lock, do something with it and let it go; returns when each is in

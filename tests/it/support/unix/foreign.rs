@@ -69,7 +69,7 @@ impl Program {
         process
     }
 
-    /// Waits in the kernel for a lock that somebody holds; says `held` in the end.
+    /// Waits in the kernel for a lock that is held; says `held` in the end.
     #[track_caller]
     pub(crate) fn start_to_wait(self, path: &Path, mode: Mode) -> Process {
         let process = self.run(path, mode, "wait");

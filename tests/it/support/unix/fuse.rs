@@ -129,7 +129,7 @@ impl FuseServer {
         self.process = Some(Self::serve_at(self.mountpoint.path()));
     }
 
-    /// From now on all files have one inode number, for whoever asks by `stat`. The kernel tells them apart.
+    /// From now on all files have one inode number, for all that ask by `stat`. The kernel tells them apart.
     #[track_caller]
     pub(crate) fn give_one_number(&mut self) {
         assert_eq!(self.ask("one-number"), "changed");

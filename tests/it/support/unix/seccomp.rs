@@ -1,5 +1,5 @@
 //! System calls that are answered with an errno of the test's choice, as a sandbox or a security module
-//! answers: seccomp(2) filters, which anybody may install. They hold for the rest of the process, so they
+//! answers: seccomp(2) filters, which any process may install. They hold for the rest of the process, so they
 //! belong into a child process.
 #![allow(unsafe_code)]
 
