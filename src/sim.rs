@@ -61,7 +61,7 @@ use crate::{Error, FileLock, LockSpace, LockSpaceOptions, Mode, OpenOptions, Pro
 pub struct Machine(Arc<sim::Machine>);
 
 impl Machine {
-    /// A machine that hands locks on at once: those who wait for a lock get it in order, before the call returns that has
+    /// A machine that hands locks on at once: the waiters for a lock get it in order, before the call returns that has
     /// released it.
     #[must_use]
     pub fn new() -> Self {
@@ -174,7 +174,7 @@ impl Machine {
         self.0.fail_next(inode.expect("there is a file at the path"), errno);
     }
 
-    /// Removes the name of a file, as rm(1) does. Those who have it open keep it. `false` if there was none.
+    /// Removes the name of a file, as rm(1) does. Programs that have it open keep it. `false` if there was none.
     pub fn unlink(&self, path: impl AsRef<Path>) -> bool {
         self.0.unlink(&on_disk(path.as_ref()))
     }
@@ -248,7 +248,7 @@ impl Default for Machine {
     }
 }
 
-/// Who holds what, and who waits for what in the kernel, a line each: for the message of a test that hangs.
+/// Which program holds what, and which waits for what in the kernel, a line each: for the message of a test that hangs.
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -361,7 +361,7 @@ impl Process {
         Run(sim::Run::new(&self.0, future))
     }
 
-    /// Kills the process, as `SIGKILL` does. The kernel frees its locks, and those who wait get them in order. Its requests
+    /// Kills the process, as `SIGKILL` does. The kernel frees its locks, and the waiters get them in order. Its requests
     /// never resolve, its guards hold nothing, and what it [runs](Self::run) ends. Its records stay as they are, so the
     /// next holder finds it [abandoned](crate::ExclusiveGuard::abandoned).
     ///

@@ -80,7 +80,7 @@ pub(crate) struct Handle {
     generation: Generation,
     /// Changes when the lock has moved.
     current: Mutex<Arc<Registration>>,
-    /// Guards given out, more or less: a sign of progress, for those who follow a lock that moves.
+    /// Guards given out, more or less: a sign of progress, for requests that follow a lock that moves.
     guards: AtomicUsize,
 }
 
@@ -156,7 +156,7 @@ impl Handle {
             return Ok(());
         }
         let found = self.origin.find_again(from, operation, patient)?;
-        // What is not kept, and what was there before, is dropped outside of the mutex.
+        // Both the registration that is not kept and the one before are dropped outside of the mutex.
         let _outside = {
             let mut current = self.current.lock();
             if current.is_same_lock(from) { mem::replace(&mut *current, found) } else { found }

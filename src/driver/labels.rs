@@ -43,7 +43,7 @@ impl Labels {
         self.waiting.get(&slot)
     }
 
-    /// What those say that hold the lock. Of those with a slot, `holds` tells which do.
+    /// The labels of the holders. Of the requests with a slot, `holds` tells which hold the lock.
     pub(super) fn of_holders(&self, holds: impl Fn(Index) -> bool) -> Vec<Label> {
         let granted = self.waiting.iter().filter(|&(&slot, _)| holds(slot)).map(|(_, label)| label);
         self.holding.iter().chain(granted).cloned().collect()

@@ -65,7 +65,7 @@ struct State {
     has_waited: bool,
     /// Made by the first request that says what it does.
     labels: Option<Box<Labels>>,
-    /// What is told of the tenure when it ends, and the handovers before it.
+    /// What a trace tells of the tenure when it ends, and the handovers before it.
     traced: Option<(trace::Tenure, u64)>,
 }
 
@@ -300,7 +300,7 @@ impl Driver {
         }
     }
 
-    /// What is not the common way: a wait is over, or begins, or a call has failed.
+    /// The uncommon ways: a wait is over, or begins, or a call has failed.
     #[inline(never)]
     fn answer_after_wait(
         &self,
@@ -437,7 +437,7 @@ fn drive_calls(
     let driver = registration.driver();
     loop {
         let ask = effects.ask.take();
-        // First: the call may wait for a server, and those who are woken have their answer already.
+        // First: the call may wait for a server, and the tasks that are woken have their answer already.
         wake_and_discard(effects);
         let (call, attempt) = match ask {
             None => return unlocked,

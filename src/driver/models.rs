@@ -297,7 +297,7 @@ fn cancel_before_the_first_poll() {
     });
 }
 
-/// The one who asked first gives up, before or after the lock has come and was recorded.
+/// The task that asked first gives up, before or after the lock has come and was recorded.
 #[test]
 fn dead_holder_is_told_to_the_first_guard() {
     model("dead_holder_is_told_to_the_first_guard", Some(3), |fixture| {
@@ -665,7 +665,7 @@ fn unlinked_while_waiting() {
     });
 }
 
-/// Those who waited on a file that was removed come to the next one in any order, past one that came
+/// Requests that waited on a file that was removed come to the next one in any order, past one that came
 /// to that one first: they get the lock in the order in which they asked.
 #[cfg(tokio_filelock_loom)]
 #[test]

@@ -1,4 +1,4 @@
-//! Queries for the holders of a lock, shared by all who ask at one time.
+//! Queries for the holders of a lock, shared by all tasks that ask at one time.
 //!
 //! A crowd whose time runs out takes one thread, and so it does where the query hangs, at a server that
 //! does not answer: no other one begins before it is over. No task holds a turn while it waits for the
@@ -32,7 +32,7 @@ struct Query {
 }
 
 impl Query {
-    /// Takes the place of the last one, unless that is newer: it may have ended first, and its task not have been told yet.
+    /// Takes the place of the last one, unless that is newer: it may have ended first, before its task was told.
     fn replace(self, last: &mut Option<Self>) -> bool {
         let is_news = last.as_ref().is_none_or(|last| last.begun <= self.begun);
         if is_news {
@@ -122,7 +122,7 @@ mod tests {
         assert!(at(newer).replace(&mut last), "the same moment");
     }
 
-    /// All who ask give up in time, however many they are, and no more than one thread hangs there.
+    /// All tasks that ask give up in time, however many they are, and no more than one thread hangs there.
     #[tokio::test(start_paused = true)]
     async fn a_query_that_hangs_takes_one_thread() {
         let directory = tempfile::tempdir().unwrap();

@@ -254,13 +254,13 @@ impl RawGuard {
         !self.registration().is_inherited() && self.registration().driver().is_contended()
     }
 
-    /// The handle does not lead to this lock. Those in line find out where theirs leads before they hold what
-    /// this one holds.
+    /// The handle does not lead to this lock. The requests in line find out where their handles lead before they hold
+    /// what this one holds.
     pub(crate) fn send_others_on(&self) {
         self.update_queue(queue::Queue::send_on);
     }
 
-    /// What is locked is gone. All who wait for it, and all who come, look for where their handle leads.
+    /// The file that is locked is gone. All requests that wait for it, and all that come, look for where their handle leads.
     pub(crate) fn set_removed(&self) {
         self.update_queue(queue::Queue::removed);
     }

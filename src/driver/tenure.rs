@@ -11,10 +11,10 @@ use std::time::Duration;
 ///   those take 50 µs, and every millisecond;
 /// - after so many [`handovers`](Tenure::handovers);
 /// - when the tasks of the process have handed over among themselves for so long a
-///   [`time`](Tenure::time): then the process backs off for 100 µs, so that programs get in that
-///   know nothing of turns.
+///   [`time`](Tenure::time): then the process backs off for 100 µs, so that programs that know
+///   nothing of turns get in.
 ///
-/// Shared requests join those who share the lock whatever the bounds, until another process is
+/// Shared requests join the shared holders whatever the bounds, until another process is
 /// seen to wait. A tenure also ends, whatever the bounds, when no task of the process waits any more.
 /// docs/FAIRNESS.md says which programs are promised what.
 ///

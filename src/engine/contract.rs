@@ -577,7 +577,7 @@ fn play<P: Place>(place: impl Fn() -> P) {
     }
 }
 
-// Elsewhere nothing tells who waits. With POSIX record locks two open files of a process do not exclude each other, so the
+// Elsewhere nothing tells which process waits. With POSIX record locks two open files of a process do not exclude each other, so the
 // peers of a turnstile would have to be processes.
 #[cfg(all(target_os = "linux", not(tokio_filelock_posix)))]
 #[test]

@@ -71,7 +71,7 @@ pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
     /// This process, as others see it.
     fn pid(&self) -> u32;
 
-    /// One of those who keep this process from the lock, if that can be had in one system call.
+    /// One of the holders that keep this process from the lock, if one system call tells.
     fn blocker(&self) -> Option<Holder>;
 
     /// An error if nothing can be told about the lock any more.
@@ -213,7 +213,7 @@ impl Later {
         self.client.label()
     }
 
-    /// On the thread that was asked, which gives the answer to those who asked.
+    /// On the thread that was asked, which gives the answer to the client.
     pub(crate) fn answer(self, answer: Answer) -> Answered {
         Answered { call: self.call, attempt: self.attempt, answer }
     }

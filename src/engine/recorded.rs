@@ -2,14 +2,14 @@
 //!
 //! Written after the OS lock is there and before any task gets a guard, so never by a loser; marked as
 //! released before the OS lock goes back, so a record that the next holder finds `held` is that of
-//! one who died. Nothing here makes sure of that order: the lock does, which calls `begin` in the
+//! a holder that died. Nothing here makes sure of that order: the lock does, which calls `begin` in the
 //! attempt and `end` in the unlock.
 //!
 //! A record that cannot be written leaves the content as it was, as far as that can be had: its token must
 //! not be lost, and half a record not be taken for one. Whether the tenure goes on without is not decided
 //! here.
 //!
-//! What the file is, an engine says ([`RecordFile`]): a file on a disk, or one of a simulated machine.
+//! The engine says what the file is ([`RecordFile`]): a file on a disk, or one of a simulated machine.
 //!
 //! The find of a dead holder goes to the first exclusive guard of the tenure. A tenure without one
 //! (the requests for it have given up) puts the dead holder's record back, for the next one to find.
@@ -45,7 +45,7 @@ pub(super) struct Records {
 #[derive(Debug, Default)]
 struct State {
     signature: Option<Arc<Signature>>,
-    /// Of one of those who asked: no exclusive lock without.
+    /// Of one of the handles that asked: no exclusive lock without a record.
     is_required: bool,
     /// In an exclusive tenure, if one of the handles wanted records when it began.
     recorded: Option<Recorded>,

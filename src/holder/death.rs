@@ -6,8 +6,8 @@
 //! Whatever is missing or does not fit counts as alive: the answer words messages, it never takes a
 //! lock away.
 //!
-//! The number of a namespace is used again, but not before all of its processes are gone: who is taken
-//! for a process of the new one is dead.
+//! The number of a namespace is used again, but not before all of its processes are gone: a process that is
+//! taken for one of the new namespace is dead.
 
 use super::{Process, Record};
 

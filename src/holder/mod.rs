@@ -22,7 +22,7 @@ use crate::mode::Mode;
 #[cfg(fuzzing)]
 pub(crate) use record::check_parser;
 
-/// What one look showed, for all who asked.
+/// What one query showed, for all tasks that asked.
 pub(crate) type Holders = Arc<[Holder]>;
 
 /// What a holder says that it does.
@@ -262,8 +262,8 @@ impl fmt::Display for Lasting {
     }
 }
 
-/// Those who hold, in a sentence: `held by a (pid 1)`, `shared by a (pid 1), b (pid 2) and 3 more`.
-/// Those who wait are left out.
+/// The holders, in a sentence: `held by a (pid 1)`, `shared by a (pid 1), b (pid 2) and 3 more`.
+/// Waiters are left out.
 pub(crate) struct HeldBy<'a>(pub(crate) &'a [Holder]);
 
 impl fmt::Display for HeldBy<'_> {

@@ -1,4 +1,4 @@
-//! The record: the text in a lock file that says who holds it.
+//! The record: the text in a lock file that says which process holds it.
 //!
 //! ```text
 //! 4242

@@ -4,7 +4,7 @@
 //! guard it makes sure that the lock is on the file its path leads to. Whatever state it is
 //! dropped in, the state's own `Drop` gives back what it holds: the place (`Request`), the lock
 //! (`RawGuard`), or the right to both while it looks at the path (`Checking`). A request whose time is up
-//! has given up its place when it begins to look for those who kept it waiting.
+//! has given up its place when it begins to look for the holders that kept it waiting.
 
 use std::fmt;
 use std::future::Future;
@@ -70,7 +70,7 @@ enum State {
     Checking(Checking),
     /// Held, and waiting for the task's budget.
     Held(RawGuard),
-    /// Its time is up after so long a wait, and it looks who holds the lock.
+    /// Its time is up after so long a wait, and it queries the holders.
     TimedOut(Duration, Pin<Box<dyn Future<Output = Holders> + Send + Sync>>),
     Done,
 }
@@ -188,7 +188,7 @@ impl<G: Guard> Acquire<G> {
 
     /// Calls a function when the wait has lasted for longer than `after`, counted from the first
     /// poll, and again whenever other processes are seen to hold the lock, which is looked at every
-    /// second. For messages: who waits for what, and on whom. Replaces an earlier one.
+    /// second. For messages: which lock the task waits for, and which processes hold it. Replaces an earlier function.
     ///
     /// The function is called by the task that waits, while it is polled: it must not block.
     ///
@@ -426,7 +426,7 @@ async fn confirm(lock: FileLock, mode: Mode, guard: RawGuard) -> Result<Option<R
             drop(guard);
             lock.handle.move_on(&from, operation(mode), true).map(|()| None)
         });
-        // Wakes those who wait for it.
+        // Wakes the tasks that wait for it.
         foreign::let_go(permit);
         confirmed
     };
@@ -448,7 +448,7 @@ async fn move_on(
     let registration = from.clone();
     let job = move || {
         let moved = lock.handle.move_on(&from, operation(mode), true).map(|()| None);
-        // Wakes those who wait for it.
+        // Wakes the tasks that wait for it.
         foreign::let_go(permit);
         moved
     };

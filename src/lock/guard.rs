@@ -139,7 +139,7 @@ impl<M: GuardMode> FileGuard<M> {
     /// this crate. Makes a system call (half a microsecond), on a local file system only: elsewhere
     /// other processes are not seen. Programs that know nothing of turns (flock(1)) never are.
     ///
-    /// A long job can ask between two steps, and offer to let go. Those who wait for a shared lock
+    /// A long job can ask between two steps, and offer to let go. Requests for a shared lock
     /// beside a shared one do not wait for this guard, but count if they stand behind a request that
     /// does.
     #[must_use]
@@ -225,7 +225,7 @@ impl FileGuard<marker::Exclusive> {
     ///
     /// Lock files do no harm where they are; remove one when there would be too many of them. The name goes
     /// while the lock is held, and only if it leads to this file, which has no other name and nothing in it. All
-    /// others who wait for the lock, in this process and in others, look for the file after they have it, and
+    /// other waiters, in this process and in others, look for the file after they have the lock, and
     /// go on to a new one.
     ///
     /// This is safe only if *every* program that locks the file looks, after it has the lock, whether the file
@@ -365,7 +365,7 @@ impl<M: GuardMode> Guard for FileGuard<M> {
     }
 }
 
-/// A guard of either mode, for those who keep them together.
+/// A guard of either mode, for code that keeps both in one place.
 ///
 /// # Examples
 ///

@@ -1,8 +1,8 @@
-//! Who holds a lock: what this process knows and what the kernel sees, explained by the record in the lock
+//! The holders of a lock: what this process knows and what the kernel sees, explained by the record in the lock
 //! file.
 //!
-//! The kernel's word is the truth, but for what this process holds, which it knows better. A record is believed where it speaks of a holder that the kernel
-//! names as well. Where the kernel names none (on another host, or outside of this pid namespace),
+//! The kernel's word is the truth, but for what this process holds, which it knows better. A record is believed where it speaks
+//! of a holder that the kernel names as well. Where the kernel names none (on another host, or outside of this pid namespace),
 //! it is believed only while the lock is busy, and unless its writer is proved dead.
 
 use std::io;
@@ -16,7 +16,7 @@ use crate::mode::Mode;
 use crate::os::{self, Effort};
 use crate::shim::Arc;
 
-/// An error, or a message, is not held up for longer than this by the question who holds the lock:
+/// An error, or a message, is not held up for longer than this by the query for the holders:
 /// the lock file may be on a server that does not answer.
 const QUERY_LIMIT: Duration = Duration::from_millis(250);
 
@@ -102,7 +102,7 @@ impl FileLock {
         Ok(holders)
     }
 
-    /// Who keeps this process waiting; empty if that does not become known soon.
+    /// The holders that keep this process waiting; empty if that does not become known soon.
     pub(super) async fn query_holders(self) -> Holders {
         let registration = self.registration();
         let asking = registration.clone();

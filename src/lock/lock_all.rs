@@ -1,4 +1,4 @@
-//! Several locks at once, without a deadlock between those who take them so.
+//! Several locks at once, without a deadlock between the tasks that take them so.
 //!
 //! Every process takes its locks one after the other in one order, that of the files' numbers and
 //! of the regions in them. Two files may have one number: those are taken without waiting for one while another

@@ -451,7 +451,7 @@ impl FileLock {
     }
 }
 
-/// One of those who keep this process from the lock, if that can be had in one system call.
+/// One of the holders that keep this process from the lock, if one system call tells.
 fn others(at: &Registration) -> Holders {
     at.engine().blocker().map_or_else(Holders::default, |holder| Holders::from([holder]))
 }

@@ -18,9 +18,9 @@ pub(super) const LONGEST_IN_VAIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Moves {
     is_bound: bool,
-    /// Its place among those who move.
+    /// Its place among the requests that move.
     rank: Option<Rank>,
-    /// What it leaves was locked by another process.
+    /// The file that it leaves was locked by another process.
     was_locked: bool,
     in_vain: Option<InVain>,
 }

@@ -1,4 +1,4 @@
-//! Telling while a lock is waited for: for how long by now, and who holds it.
+//! Telling while a task waits for a lock: for how long by now, and which processes hold it.
 
 use std::fmt;
 use std::future::Future;
@@ -126,8 +126,8 @@ impl OnWait {
     }
 }
 
-/// Other processes are seen to hold the lock now. Those who wait do not count, and neither does since
-/// when.
+/// Other processes are seen to hold the lock now. Waiters do not count, and neither does the time
+/// since when it is held.
 fn have_changed(before: &[Holder], now: &[Holder]) -> bool {
     let holding = |holders: &[Holder]| {
         let holding = holders.iter().filter(|holder| !holder.is_waiting());

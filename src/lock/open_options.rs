@@ -111,7 +111,7 @@ impl OpenOptions {
     /// on NFS. Without this option a file that cannot be opened for writing is opened for reading,
     /// to the same effect.
     ///
-    /// Who watches the directory (inotify(7)) takes the closing of a file that was open for writing for
+    /// A program that watches the directory (inotify(7)) takes the closing of a file that was open for writing for
     /// a change; not that of one that was open for reading only.
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.access.read_only = read_only;
@@ -246,7 +246,7 @@ impl OpenOptions {
     ///
     /// Where the record cannot be written, as on a full disk, no task gets the exclusive lock then, through
     /// any handle of the file in this process: the error is that of the write, mostly
-    /// [`ErrorKind::Io`]. For those who rely on the
+    /// [`ErrorKind::Io`]. For programs that rely on the
     /// [`token`](crate::ExclusiveGuard::token) or on [`abandoned`](crate::ExclusiveGuard::abandoned).
     ///
     /// # Examples

@@ -188,10 +188,10 @@ contract! { opened LockFile {
     /// the lock is as it was.
     fn downgrade(&self, protocol: Protocol, region: Region) -> bool;
 
-    /// Who holds the lock of the region, and whose calls wait for it, as the kernel sees it.
+    /// The processes that hold the lock of the region, and those whose calls wait for it, as the kernel sees them.
     fn holders(&self, protocol: Protocol, region: Region, effort: Effort) -> Vec<Holder>;
 
-    /// One of those who keep this process from the lock, if one system call tells.
+    /// One of the holders that keep this process from the lock, if one system call tells.
     fn blocker(&self, protocol: Protocol, region: Region) -> Option<Holder>;
 
     /// The process that opened it, whose locks they are.
@@ -219,7 +219,7 @@ contract! { functions Interrupt {
 } }
 
 contract! { functions fork {
-    /// Listens for forks. What is made before the first call is not noticed to be the parent's.
+    /// Listens for forks. A handle that is made before the first call is not noticed to be the parent's.
     fn listen();
 } }
 
@@ -247,7 +247,7 @@ contract! { mod errors {
 } }
 
 contract! { mod holders {
-    /// Whether the system can tell who holds a lock of this protocol.
+    /// Whether the system can tell which process holds a lock of this protocol.
     fn tells_holders(protocol: Protocol) -> bool, or false;
 
     /// What this process can say of itself.
@@ -281,7 +281,7 @@ contract! { opened Directory {
     /// Whether the path leads here still.
     fn is_at(&self, path: &Path) -> io::Result<bool>;
 
-    /// Whether only those who may change the directory, or its user, made the path lead here.
+    /// Whether only users that may change the directory, or its owner, made the path lead here.
     fn is_led_to_by(&self, path: &Path) -> io::Result<bool>;
 
     /// Has what the system remembers of the names in here looked at again.
@@ -323,7 +323,7 @@ contract! { opened Directory {
     /// Opens a file in here, if it is one. Waits for nothing that may stand there instead.
     fn open_file(&self, name: &str, purpose: Purpose) -> io::Result<Found>;
 
-    /// Opens a file for reading in a directory that is in here. What is no directory has no files.
+    /// Opens a file for reading in a directory that is in here. A file that is no directory has no files in it.
     fn open_file_in(&self, subdirectory: &str, name: &str) -> io::Result<Found>;
 
     /// Makes a file in here that was not there, to be written and read. The mode is the exact one, or 0666 less the umask.
@@ -552,13 +552,13 @@ mod of_lock_file {
     } }
 
     contract! { functions holders {
-        /// Those who hold the lock, and those whose calls wait for it.
+        /// The processes that hold the lock, and those whose calls wait for it.
         fn of(question: &Question<'_>, inode: &Inode, effort: Effort) -> Vec<Holder>;
 
         /// The kernel lists a call that waits for the lock itself, and not for the turnstile.
         fn is_lock_waited_for(question: &Question<'_>, inode: &Inode) -> bool;
 
-        /// One of those who keep this process from the lock, if one system call tells.
+        /// One of the holders that keep this process from the lock, if one system call tells.
         fn blocker(question: &Question<'_>) -> Option<Holder>;
     } }
 

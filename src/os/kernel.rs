@@ -1,4 +1,5 @@
-//! The locks of a file as a kernel keeps them: who holds one, and who waits for it. Pure: no mutex, no thread, no clock.
+//! The locks of a file as a kernel keeps them: which open files hold one, and which calls wait for it. Pure: no mutex, no
+//! thread, no clock.
 //!
 //! There is one kernel in memory, and two use it: [`model`](super::model), whose calls block a thread, for loom; and the
 //! simulated machine (`engine::sim`), whose waits take none. Faithful where it matters, and `scenarios` runs one table
@@ -8,7 +9,7 @@
 //! - an unlock drops whatever the open file holds, also when it comes late;
 //! - a waiter is served after the first one that it would exclude, and so exclusive ones in order of arrival; but a
 //!   newcomer looks at the holders only, and a release is not a hand-off: between the wake-up and the retry of a waiter
-//!   another open file may take the lock. When a waiter retries is up to those who use this.
+//!   another open file may take the lock. When a waiter retries is up to the caller.
 //! - flock(2) and the byte ranges of fcntl(2) do not see each other, as on Linux.
 
 use std::collections::BTreeMap;

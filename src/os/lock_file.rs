@@ -1,6 +1,6 @@
 //! The open lock file, and the calls on its lock.
 //!
-//! What is the same on every system is here: how a wait goes on each kind of file system, and what it
+//! Here is what every system does alike: how a wait goes on each kind of file system, and what it
 //! does at the turnstile. The calls themselves are the platform's ([`Lock`]).
 
 use std::fs::File;
@@ -40,8 +40,8 @@ struct Pauses {
     longest: Duration,
 }
 
-/// A try is a microsecond. The longest pause is far below the limit of a wait for the turnstile: who
-/// polls must not seem to be stopped.
+/// A try is a microsecond. The longest pause is far below the limit of a wait for the turnstile: a process
+/// that polls must not seem to be stopped.
 const LOCAL: Pauses =
     Pauses { first: Duration::from_millis(1), longest: Duration::from_millis(16) };
 /// A try is a round trip.
@@ -246,7 +246,7 @@ impl LockFile {
         self.reach.as_ref().is_none_or(Reach::keeps_locks_given_up)
     }
 
-    /// As `lock` on a local file system, with no regard for others who wait.
+    /// As `lock` on a local file system, with no regard for waiters.
     #[cfg(test)]
     pub(super) fn lock_out_of_turn(
         &self,
@@ -289,7 +289,7 @@ impl LockFile {
         self.is_local() && is_turn_of_another(&self.call(protocol, region, Mode::Shared, pace))
     }
 
-    /// Who holds the lock of the region, and whose calls wait for it, as the kernel sees it.
+    /// The processes that hold the lock of the region, and those whose calls wait for it, as the kernel sees them.
     pub(crate) fn holders(
         &self,
         protocol: Protocol,
@@ -299,7 +299,7 @@ impl LockFile {
         holders::of(&self.question(protocol, region), self.inode(), effort)
     }
 
-    /// One of those who keep this process from the lock, if that can be had in one system call.
+    /// One of the holders that keep this process from the lock, if one system call tells.
     pub(crate) fn blocker(&self, protocol: Protocol, region: Region) -> Option<Holder> {
         holders::blocker(&self.question(protocol, region))
     }
@@ -549,7 +549,7 @@ impl<'a> turnstile::Wait for Wait<'a> {
         else {
             return Turn::None;
         };
-        // An exclusive lock needs write access. Readers who have none may wait side by side.
+        // An exclusive lock needs write access. Readers without it may wait side by side.
         let mode = if self.call.file.writable { Mode::Exclusive } else { Mode::Shared };
         if limit.is_zero() {
             return match self.call.file.attempt(taken, mode) {
@@ -567,7 +567,7 @@ impl<'a> turnstile::Wait for Wait<'a> {
         };
         match waited {
             Ok(Some(Waited::Acquired)) => {
-                // If this fails, those who look take several turns of this process for one.
+                // If this fails, processes that check take several turns of this process for one.
                 let _ = waiting.renumber(taken, self.file(), mode);
                 Turn::Taken
             }

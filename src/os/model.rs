@@ -289,7 +289,7 @@ impl LockFile {
         waited
     }
 
-    /// As `lock`, with no regard for others who wait.
+    /// As `lock`, with no regard for waiters.
     #[cfg(not(tokio_filelock_loom))]
     pub(super) fn lock_out_of_turn(
         &self,

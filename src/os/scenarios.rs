@@ -46,7 +46,7 @@ enum Step {
     GetTogether(Name, Name),
     /// The call that blocks is interrupted, and returns without the lock.
     GivesUp(Name),
-    /// Those who block and have not got the lock are blocked, however often they were woken.
+    /// The calls that block and have not got the lock are blocked, however often they were woken.
     StillBlocked,
     Unlock(Name),
     Close(Name),
@@ -600,7 +600,7 @@ impl<K: Kernel> Stage<K> {
     fn until_blocked(&self) {
         let started = Instant::now();
         while K::blocked(&self.path()) != self.blocked {
-            // One who was woken in vain is not blocked for a moment; one who got it, never again.
+            // A call that was woken in vain is not blocked for a moment; one that got it, never again.
             if let Ok((name, waited)) = self.got.1.try_recv() {
                 panic!("{name} returned: {waited:?}");
             }
@@ -677,7 +677,7 @@ mod kernel {
 }
 
 /// Locks of one handle are held beside each other there, what is not held cannot be unlocked, and nothing
-/// tells who is blocked. So these are played, and no others.
+/// tells which call is blocked. So these are played, and no others.
 #[cfg(windows)]
 mod kernel {
     use super::*;

@@ -268,7 +268,7 @@ pub(super) fn lock_in_turn(wait: &impl Wait) -> io::Result<Waited> {
     wait.lock()
 }
 
-/// What one who waits does next.
+/// What a waiter does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaitStep {
     /// It waits for the turnstile, for no longer than this.
@@ -579,7 +579,7 @@ mod tests {
         passed: Cell<Duration>,
         turnstile: Cell<TurnstileState>,
         is_free: Cell<bool>,
-        /// Those who have it read.
+        /// The holders read.
         is_read: Cell<bool>,
         /// To ask is an error.
         cannot_ask: Cell<bool>,
@@ -785,7 +785,7 @@ mod tests {
             let after_the_limit = refused.saturating_sub(50_u64.div_ceil(every));
             assert!(after_the_limit <= 1, "{refused} refused, one in {every} ms");
         }
-        // Those who try less often.
+        // Processes that try less often.
         for every in [50, 60, 1_000, 60_000] {
             assert_eq!(scripted(ASLEEP).refusals(every), 2, "one in {every} ms");
         }

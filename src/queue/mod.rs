@@ -68,7 +68,7 @@ pub(crate) enum Answer<E> {
     /// To `BackOff`: there is no thread to back off on. The lock is asked for at once.
     NotBackedOff,
     /// To all but `Unlock`: the lock was on something that the handles do not lead to any more, and has been
-    /// given back. Those in line move on, and so do all who come later.
+    /// given back. The requests in line move on, and so do all that come later.
     Gone,
     /// To all but `Unlock`: the request at the head of the line learns it, and the next one makes an attempt of its own.
     Failed(E),
@@ -97,7 +97,7 @@ impl Attempt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AttemptId(u64);
 
-/// What is asked of an engine by one event.
+/// What one event asks of an engine.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
     Call(Call, Attempt),
@@ -111,7 +111,7 @@ pub(crate) enum Outcome<E, G = ()> {
     Granted(G),
     /// It would have had to wait for other requests of this process, and did not want to.
     Refused,
-    /// The same, and what is in the way is another process: the engine was asked.
+    /// The same, but another process is in the way: the engine was asked.
     Busy,
     /// The lock is gone from where its handle leads: ask again on the new one, with this rank.
     Moved(Rank),
@@ -301,14 +301,14 @@ impl<W, E> Queue<W, E> {
         !self.waiters.is_empty()
     }
 
-    /// A request of this mode would be granted at once, by those who hold.
+    /// A request of this mode would be granted at once, beside the holders.
     #[inline]
     pub(crate) fn would_join(&self, mode: Mode) -> bool {
         mode == Mode::Shared && self.waiters.is_empty() && self.may_join()
     }
 
-    /// Those who share the lock let others join them for as long as no other process is seen to wait:
-    /// one of them may be waiting for the very one that comes.
+    /// Shared holders let others join them for as long as no other process is seen to wait:
+    /// one of them may be waiting for the very task that comes.
     #[inline]
     fn may_join(&self) -> bool {
         let seen = matches!(self.phase, Phase::Held { over: Some(End::Seen), .. });
@@ -321,7 +321,7 @@ impl<W, E> Queue<W, E> {
         cfg!(any(test, feature = "test-util")) && matches!(self.phase, Phase::Ended)
     }
 
-    /// A request of this mode would be in line behind others, or wait for those who hold, unless that changes.
+    /// A request of this mode would be in line behind others, or wait for the holders, unless that changes.
     #[inline]
     pub(crate) fn would_wait(&self, mode: Mode) -> bool {
         let is_free = self.phase == Phase::Free && self.waiters.is_empty();
@@ -335,7 +335,7 @@ impl<W, E> Queue<W, E> {
 
     // ---- events from tasks ----
 
-    /// `rank`: of one that had to move here.
+    /// `rank`: that of a request that had to move here.
     #[inline]
     pub(crate) fn request(
         &mut self,
@@ -426,8 +426,8 @@ impl<W, E> Queue<W, E> {
         }
     }
 
-    /// Those in line find out where their paths lead, for that of a holder leads elsewhere. They have the
-    /// rank that they had, or a new one.
+    /// The requests in line find out where their paths lead, for that of a holder leads elsewhere. Each has the
+    /// rank that it had, or a new one.
     pub(crate) fn send_on(&mut self, effects: &mut Effects<W>) {
         while let Some(first) = self.waiters.first() {
             let rank = first.rank.unwrap_or_else(self.new_rank);
@@ -441,7 +441,7 @@ impl<W, E> Queue<W, E> {
         self.send_on(effects);
     }
 
-    /// The process is killed. Those in line wait for ever, also those who were granted the lock and do not know yet; holders
+    /// The process is killed. The requests in line wait for ever, also one that was granted the lock and does not know yet; holders
     /// hold nothing.
     #[cfg(any(test, feature = "test-util"))]
     pub(crate) fn end(&mut self) {
@@ -567,7 +567,7 @@ impl<W, E> Queue<W, E> {
     }
 
     /// Grants to the head and, if it is shared, to all shared requests right behind it: they
-    /// enter together, as one handover, or join those who share the lock.
+    /// enter together, as one handover, or join the shared holders.
     #[inline]
     fn admit_head(&mut self, effects: &mut Effects<W>) {
         let Phase::Held { mode: os, .. } = self.phase else { return };

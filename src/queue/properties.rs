@@ -432,7 +432,7 @@ impl World {
         self.carry_out(effects, before);
     }
 
-    /// The process backs off after a tenure that ended for those who cannot be seen. To the
+    /// The process backs off after a tenure that ended for processes that cannot be seen. To the
     /// kernel that is a wait.
     fn released(&mut self, attempt: Attempt) {
         let backs_off = self.end.take() == Some(End::Unseen) && !self.reference.line.is_empty();

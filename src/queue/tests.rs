@@ -207,7 +207,7 @@ fn lower(mode: Mode) -> &'static str {
 
 // ---- the end of a process ----
 
-/// Those who hold let go and those who wait give up, and nothing comes of it.
+/// Holders let go and waiters give up, and nothing comes of it.
 #[test]
 fn nothing_is_granted_or_asked_for_after_a_kill() {
     play(

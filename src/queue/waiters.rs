@@ -9,7 +9,7 @@
 //! 3. Waiters with a rank are linked together, from the lowest rank to the highest. Before them is none, or one
 //!    that does not wait.
 //!
-//! Every operation is O(1), but for those who move: they pass the ones that have come before it was their turn.
+//! Every operation is O(1), but for waiters that move: they pass the ones that have come before it was their turn.
 //! A slab that has grown once allocates no more for as many waiters. A slot
 //! takes 32 bytes, so a slab that has just doubled takes at most 64 for each waiter.
 

@@ -4,7 +4,7 @@
 //!   ([`Pool`]), unless the user asks for the runtime's ([`WaitOn`]): a runtime waits for its own
 //!   blocking pool when it is dropped, and a full pool would stop `tokio::fs` and every other
 //!   `spawn_blocking`.
-//! - An **errand** ends by itself, but others may wait for it: a lock call on a remote file system
+//! - An **errand** ends by itself, but other requests may wait for it: a lock call on a remote file system
 //!   that does not wait for a holder, an unlock, a look at a path with the lock held. It runs on
 //!   the wait pool too, at once.
 //! - A **call** ends by itself, and only its caller waits for it: opening. It runs on the wait
@@ -12,7 +12,7 @@
 //!
 //! Where the process may not have another thread, errands and calls run on the thread that asks, and a
 //! wait is an error ([`NoThread`]). tokio's pool is no way out: it panics if it has no thread either, or
-//! leaves what it was given in its queue.
+//! leaves the job in its queue.
 //!
 //! Errands and calls hold tokio's clock if a test has paused it (`clock`); a parked wait does not, for it may never end.
 //!
@@ -50,7 +50,7 @@ pub enum WaitOn {
     RuntimePool,
 }
 
-/// There is no thread to be had for what blocks.
+/// No thread can be had for a job that blocks.
 #[derive(Debug)]
 pub(crate) struct NoThread(io::Error);
 
@@ -75,7 +75,7 @@ impl fmt::Display for NoThread {
 impl std::error::Error for NoThread {}
 
 /// Parks a wait: runs a job that may block until another process acts. The job gets an error, and
-/// must not block, if the thread it was promised is not to be had after all.
+/// must not block, if no thread can be had for it after all.
 ///
 /// # Errors
 ///
@@ -188,7 +188,7 @@ fn run_on_runtime(pool: &Pool, job: Job) -> Option<Job> {
     sent.job.take()
 }
 
-/// Takes the time of a thread that does nothing. Without threads what is given to tokio's pool would stay
+/// Takes the time of a thread that does nothing. Without threads a job that is given to tokio's pool would stay
 /// in its queue.
 #[cfg(not(tokio_filelock_loom))]
 fn threads_can_be_had() -> bool {
@@ -264,7 +264,7 @@ pub(crate) mod model_runtime {
         }
     }
 
-    /// Drops what is queued, unrun.
+    /// Drops the queued jobs unrun.
     pub(crate) fn shut_down() {
         let queue = QUEUE.lock().take();
         drop(queue);

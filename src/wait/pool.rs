@@ -1,4 +1,4 @@
-//! The wait pool: threads for what blocks, until another process acts or until it ends by itself.
+//! The wait pool: threads for jobs that block, until another process acts or until the job ends by itself.
 //!
 //! A parked wait may take for ever, so a job never queues behind another one: each gets an idle
 //! thread or a new one. Threads stay idle for a few seconds, because a contended file is usually
@@ -22,7 +22,7 @@ use super::NoThread;
 use crate::foreign;
 use crate::shim::{Arc, Condvar, Mutex, spawn_thread};
 
-/// What runs on a thread that may block. It is told where it is: `Ok` there, or why no such thread
+/// A job for a thread that may block. It is told where it runs: `Ok` there, or why no such thread
 /// could be had.
 pub(crate) type Job = Box<dyn FnOnce(io::Result<()>) + Send>;
 
@@ -109,7 +109,7 @@ impl Shared {
         loop {
             let job = {
                 let mut state = self.state.lock();
-                // Without a thread of its own it leaves the rest to those who have one.
+                // Without a thread of its own it leaves the rest to the threads of the pool.
                 let job = match placed {
                     Err(_) if state.calling > 1 => None,
                     _ => state.calls.pop_front(),

@@ -1,6 +1,6 @@
 //! Where a simulated machine goes on by itself: in tasks of the runtime that asks, by the clock of that runtime.
 //!
-//! A runtime that shuts down drops what was to run, so what is given here does on its drop what must not be lost.
+//! A runtime that shuts down drops the jobs that were to run. So a job that must not be lost does its work when it is dropped.
 
 use std::time::Duration;
 

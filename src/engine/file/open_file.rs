@@ -162,7 +162,7 @@ impl OpenFile {
         matches!(self.state.load(Ordering::Acquire), FOREIGN | FOREIGN_AND_TOLD)
     }
 
-    /// A descriptor is foreign, and this is the first who is to be told.
+    /// A descriptor is foreign, and this is the first request to be told.
     pub(super) fn tell_foreign(&self) -> bool {
         self.change(FOREIGN, FOREIGN_AND_TOLD)
     }

@@ -73,7 +73,7 @@ pub(crate) struct Wanted {
 }
 
 impl Registry {
-    /// Opens the lock file at this path, or joins those who have it open. Blocks for the time of
+    /// Opens the lock file at this path, or joins the handles that have it open. Blocks for the time of
     /// some file-system calls.
     pub(crate) fn join(
         this: &Arc<Self>,
@@ -295,7 +295,7 @@ fn doubtful(path: &Location) -> Error {
     Error::found(ErrorKind::Unsupported, Operation::Open, &**path, detail)
 }
 
-/// What is known of a file that was just opened: which of the registered ones it is, or is not.
+/// What the process knows of a file that it has just opened: which of the registered ones it is, or is not.
 #[derive(Default)]
 struct Known {
     same: Option<Arc<OpenFile>>,

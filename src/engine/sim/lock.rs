@@ -94,7 +94,7 @@ impl Lock {
         Target { description: self.description, slot: Slot::of(self.protocol, self.region), mode }
     }
 
-    /// Its turnstile. Readers who may not write wait side by side.
+    /// Its turnstile. Readers that may not write wait side by side.
     fn turnstile(&self) -> Target {
         let mode = if self.process.may_write(self.inode) { Mode::Exclusive } else { Mode::Shared };
         let Target { description, slot, .. } = self.target(mode);
@@ -265,7 +265,7 @@ impl Engine for Lock {
         let answer = match asked.call {
             Call::Try(_) if is_for_one_answer && status == Status::Dead => Answer::Failed(killed()),
             _ if status == Status::Dead => return None,
-            // A process that is stopped makes no call; who asks in its place is told so.
+            // A process that is stopped makes no call; the test that asks in its place is told so.
             Call::Try(_) if is_for_one_answer && status == Status::Stopped => Answer::Busy,
             Call::Try(_) | Call::Unlock if status == Status::Stopped => {
                 let later = asked.later();

@@ -1,6 +1,6 @@
 //! The machine: its disk, its kernel, its programs, its clock, and what is to happen next.
 //!
-//! A call that waits leaves a [`Sleeper`] and what is to go on. An unlock wakes those who would get in; each of them looks
+//! A call that waits leaves a [`Sleeper`] and what is to go on. An unlock wakes the calls that would get in; each of them looks
 //! again as an event of its own. Events are carried out one at a time, outside of the mutex, by the thread that comes by
 //! ([`Machine::run`]). Without a seed that is at once and in order, so an unlock hands the lock on. With a seed the next
 //! event, and whether it comes now or when other tasks have had their turns, are drawn: then a newcomer may take the lock
@@ -185,7 +185,7 @@ impl State {
         self.trace.push(format!("{name} {pid} {path}: {what}"));
     }
 
-    /// Takes the lock if it is free; wakes those who get in by that.
+    /// Takes the lock if it is free; wakes the calls that get in by that.
     fn attempt(&mut self, target: Target) -> bool {
         let Target { description, slot, mode } = target;
         if self.status(self.descriptions[&description].pid) == Status::Dead {
@@ -202,7 +202,7 @@ impl State {
         attempted.is_acquired
     }
 
-    /// Those who wait for this lock and would get it look again.
+    /// The calls that wait for this lock and would get it look again.
     fn wake(&mut self, at: Target) {
         let inode = self.descriptions[&at.description].inode;
         for by in self.lock(at).ready() {
@@ -306,7 +306,7 @@ impl State {
         Some(self.events.remove(awake[at]))
     }
 
-    /// What is done about the events by the thread that is here.
+    /// What the thread that is here does about the events.
     fn choose_next(&mut self, has_runtime: bool) -> Next {
         if self.is_left_to_runtime {
             return Next::Nothing;
@@ -765,7 +765,7 @@ impl fmt::Debug for Machine {
     }
 }
 
-/// Who holds what and who waits for what, a line each.
+/// Which program holds what, and which waits for what, a line each.
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state.lock();

@@ -1,7 +1,7 @@
 //! A process of the machine: its open files, and how it ends.
 //!
-//! One open file for each file, and one [`Lock`] with its [`Driver`](driver::Driver) for each region of it, shared by all who opened the file,
-//! as in the registry of the file engine. A file on the disk is never given the number of another one, so no proof is needed.
+//! One open file for each file, and one [`Lock`] with its [`Driver`](driver::Driver) for each region of it. All handles of the
+//! file share them, as in the registry of the file engine. A file on the disk is never given the number of another one, so no proof is needed.
 //!
 //! The mutex of a process comes before that of the machine. Neither is held while a driver is told something.
 
@@ -105,7 +105,7 @@ impl Process {
         }
     }
 
-    /// Opens the lock file at this path, or joins those who have it open.
+    /// Opens the lock file at this path, or joins the handles that have it open.
     pub(super) fn join(
         this: &Arc<Self>,
         path: &Path,

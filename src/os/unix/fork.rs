@@ -121,7 +121,7 @@ fn forks() -> &'static Forks {
     &FORKS
 }
 
-/// Listens for forks. What is made before the first call is not noticed to be the parent's.
+/// Listens for forks. A handle that is made before the first call is not noticed to be the parent's.
 ///
 /// Two threads that come here at once may both set up the handlers, which do nothing the second time.
 pub(crate) fn listen() {
@@ -278,7 +278,7 @@ impl Place {
         true
     }
 
-    /// What is here, if it has this number, is another file's by now.
+    /// The descriptor here, if it has this number, is another file's by now.
     fn give_away(&self, number: i32) {
         if self.descriptor.load(Ordering::Relaxed) == number {
             let (order, foreign) = (Ordering::Relaxed, number | FOREIGN);

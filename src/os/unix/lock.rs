@@ -179,7 +179,7 @@ impl Lock {
             Some(surplus) => {
                 fcntl::unlock(file, Range { start: to.start + to.length, length: surplus })
             }
-            // It becomes longer. All who take it cover its first byte, so the rest is free.
+            // It becomes longer. All processes that take it cover its first byte, so the rest is free.
             None => fcntl::try_lock(file, to, mode),
         }
     }

@@ -90,8 +90,8 @@ impl Directory {
         Self::keep(|| again(|| open(path, flags, Mode::empty()))).map_err(not_a_directory)
     }
 
-    /// Whether the path leads here still. Where it cannot be followed any more, the handle is what there
-    /// is.
+    /// Whether the path leads here still. Where it cannot be followed any more, the handle
+    /// counts.
     pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
         let there = match again(|| lstat(path)) {
             Ok(there) => Status::of(&there),
@@ -172,7 +172,7 @@ impl Directory {
         let Ok(before) = modified() else { return };
         for _ in 0..MOST_TICKS {
             thread::sleep(TICK);
-            // Who may write in here may do this.
+            // A user that may write in here may do this.
             let now = TimeSpec::UTIME_NOW;
             let changed = self.set_times(&now, &now).and_then(|()| modified());
             if changed != Ok(before) {
@@ -265,7 +265,7 @@ impl Directory {
         found(again(|| openat(&self.0, name, file_flags(purpose), Mode::empty())))
     }
 
-    /// Opens a file for reading in a directory that is in here. What is no directory has no files.
+    /// Opens a file for reading in a directory that is in here. A file that is no directory has no files in it.
     pub(crate) fn open_file_in(&self, subdirectory: &str, name: &str) -> io::Result<Found> {
         let path = format!("{subdirectory}/{name}");
         let flags = file_flags(Purpose::Read);
@@ -579,7 +579,7 @@ mod tests {
         assert!(modified() > before);
     }
 
-    /// What is not open was not synced: other code of the process may have closed it.
+    /// A file that is not open was not synced: other code of the process may have closed it.
     #[test]
     fn a_sync_that_failed_is_told_and_one_that_cannot_be_is_not() {
         for told in [Errno::EBADF, Errno::EIO, Errno::ENOSPC, Errno::EDQUOT] {

@@ -1,4 +1,4 @@
-//! Who holds the locks of a file: the kernel does not tell. What it tells is whether the process that a
+//! The holders of the locks of a file: the kernel does not tell them. It tells whether the process that a
 //! record names still lives.
 //!
 //! The Restart Manager names the processes that have a file open, holders, waiters and idlers alike, so
@@ -30,7 +30,7 @@ pub(in crate::os) fn is_lock_waited_for(_: &Question<'_>, _inode: &Inode) -> boo
     false
 }
 
-/// Whether the system can tell who holds a lock of this protocol.
+/// Whether the system can tell which process holds a lock of this protocol.
 pub(crate) fn tells_holders(_protocol: Protocol) -> bool {
     false
 }

@@ -122,7 +122,7 @@ impl Lock {
     }
 
     /// Another handle has locked this turnstile. Which one can not be told, and the system has no question
-    /// for it: it is asked for a shared lock, which those who ask do not keep from each other. `Free` if
+    /// for it: it is asked for a shared lock, which processes that ask do not keep from each other. `Free` if
     /// that cannot be told, either.
     pub(in crate::os) fn check_turnstile(self, file: &File) -> TurnstileState {
         match self.can_have(file, Mode::Shared) {

@@ -59,7 +59,7 @@ impl Directory {
         Ok(path.symlink_metadata().is_ok_and(|there| Status::of(&there).is_directory))
     }
 
-    /// Links are made by those who have the right to, which few have.
+    /// Only users with a right that few have make links.
     pub(crate) fn is_led_to_by(&self, _path: &Path) -> io::Result<bool> {
         Ok(true)
     }
@@ -124,7 +124,7 @@ impl Directory {
         Ok(if status.is_file { Found::File(file, status) } else { Found::NotAFile })
     }
 
-    /// Opens a file for reading in a directory that is in here. What is no directory has no files.
+    /// Opens a file for reading in a directory that is in here. A file that is no directory has no files in it.
     pub(crate) fn open_file_in(&self, subdirectory: &str, name: &str) -> io::Result<Found> {
         match self.subdirectory(subdirectory) {
             Ok(subdirectory) => subdirectory.open_file(name, Purpose::Read),

@@ -1,4 +1,4 @@
-//! Who holds the locks of a file, as the kernel sees it (Linux: proc_locks(5), proc_pid_fdinfo(5)).
+//! The holders of the locks of a file, as the kernel sees them (Linux: proc_locks(5), proc_pid_fdinfo(5)).
 //!
 //! Three sources, in this order:
 //! 1. `/proc/locks` has a line for each lock, and for each call that waits. It names the process
@@ -34,7 +34,7 @@ use crate::os::{Effort, Identity, Protocol, Question};
 use pass::Shown;
 use table::{Kind, Line};
 
-/// Whether the system can tell who holds a lock of this protocol.
+/// Whether the system can tell which process holds a lock of this protocol.
 pub(crate) fn tells_holders(protocol: Protocol) -> bool {
     cfg!(any(target_os = "linux", target_os = "android")) || protocol == Protocol::Fcntl
 }
@@ -51,7 +51,7 @@ fn is_later_than(limit: Duration) -> impl Fn() -> bool {
     move || begun.elapsed() >= limit
 }
 
-/// Those who hold the lock of the region, and those whose calls wait for it.
+/// The processes that hold the lock of the region, and those whose calls wait for it.
 pub(in crate::os) fn of(question: &Question<'_>, inode: &Inode, effort: Effort) -> Vec<Holder> {
     let (mut seen, mut in_doubt) = (Vec::new(), false);
     let is_late = is_later_than(LIMIT);
@@ -227,7 +227,7 @@ fn waits_for_turn(line: &Line, question: &Question<'_>) -> bool {
     line.waits && line.kind != Kind::Flock && line.start == turnstile
 }
 
-/// Who took the lock, or makes the call, and where that is from.
+/// The process that took the lock, or makes the call, and where that is from.
 fn taker(line: &Line, question: &Question<'_>) -> (Option<u32>, Source) {
     match line.kind {
         Kind::Flock | Kind::Posix => (line.pid, Source::LockTable),

@@ -11,7 +11,7 @@ use crate::os::file_system::Keyed;
 use crate::os::unix::recognition::{Is, Lasting};
 use crate::os::{Identity, Names};
 
-/// The numbers are what there is. A server that answers by path may say of a file that was removed that there is
+/// There are the numbers only. A server that answers by path may say of a file that was removed that there is
 /// none (9p). May be called in a signal handler.
 pub(in crate::os::unix) fn is(descriptor: impl AsFd, identity: Identity, _: Lasting) -> Is {
     let mut found = MaybeUninit::<libc::stat>::zeroed();

@@ -65,7 +65,7 @@ impl Look {
     }
 }
 
-/// What there is of proof which file is at the path.
+/// The proof, if there is one, of which file is at the path.
 pub(in crate::os::unix) fn proof_at(_path: &Path, keyed: Keyed) -> Proof {
     known(keyed)
 }

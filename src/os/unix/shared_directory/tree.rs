@@ -290,7 +290,7 @@ fn kind(status: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(status.st_mode & SFlag::S_IFMT.bits())
 }
 
-/// Who reads or writes files may enter.
+/// A user that reads or writes files may enter.
 fn rights_of_directory(mode: u32) -> Mode {
     let mode = mode & PERMISSIONS;
     Mode::from_bits_truncate((mode | (mode & 0o444) >> 2) as _)
