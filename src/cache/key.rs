@@ -1,10 +1,12 @@
 //! Keys and the file names that they become.
 //!
-//! A key is any bytes. Its value is the file `<hash>-<prefix>`: the first 160 bits of the key's SHA-256,
-//! in hexadecimal, and the beginning of the key, escaped as in a URL, for people. A key whose
-//! escaped form is short is there in full, so a file that is found under that name is verified by the
-//! finding. The name of a longer one does not say it all: the key is stored beside the value, in
-//! `<hash>.key`.
+//! A key is any bytes. Its value is the file `<hash>-<key>`: the first 160 bits of the key's SHA-256, in hexadecimal,
+//! and the key, escaped as in a URL, for people. The name of a longer one is `<hash>-<prefix>#<rest>`: the beginning of the
+//! key, and the other 96 bits of its SHA-256. No escaped key has a `#`.
+//!
+//! So **a name belongs to one key**, and a file that is found under it needs no other look: it says the key, or all of the
+//! key's SHA-256. 256 bits, for keys may come from strangers: two with the same 160 bits can be made with 2^80 tries, two with
+//! the same 256 with 2^128. A longer key is stored beside the value, in `<hash>.key`, for those who list keys.
 //!
 //! Names begin with a hash, so none is hidden, reserved on some system, or longer than 137 bytes
 //! (eCryptfs allows 143). The byte after the hash tells values (`-`) from what stands beside them
@@ -17,8 +19,17 @@ use sha2::{Digest, Sha256};
 /// Hexadecimal digits of the hash: 160 bits, as in the names of git's objects.
 const HASH: usize = 40;
 
-/// Bytes of the escaped key in a name.
-const PREFIX: usize = 96;
+/// Bytes of an escaped key that a name says all of.
+const WHOLE: usize = 96;
+
+/// Between the beginning of a longer key and the rest of its hash.
+const CUT: char = '#';
+
+/// Hexadecimal digits of that rest: 96 bits.
+const REST: usize = 24;
+
+/// Bytes of the beginning.
+const PREFIX: usize = WHOLE - 1 - REST;
 
 const KEY: &str = ".key";
 const CHECKSUM: &str = ".sha256";
@@ -36,10 +47,18 @@ pub(super) struct Key {
 
 impl Key {
     pub(super) fn new(bytes: &[u8]) -> Self {
-        let mut value = String::with_capacity(HASH + 1 + PREFIX);
-        value.push_str(&hexadecimal(&Sha256::digest(bytes)[..HASH / 2]));
+        let digits = hexadecimal(&Sha256::digest(bytes));
+        let (hash, rest) = digits.split_at(HASH);
+        let mut value = String::with_capacity(HASH + 1 + WHOLE);
+        value.push_str(hash);
         value.push('-');
-        let is_whole = escape(bytes, &mut value);
+        let is_whole = escape(bytes, &mut value, WHOLE);
+        if !is_whole {
+            value.truncate(HASH + 1);
+            escape(bytes, &mut value, PREFIX);
+            value.push(CUT);
+            value.push_str(rest);
+        }
         Self { bytes: bytes.to_vec(), value, is_whole }
     }
 
@@ -123,6 +142,14 @@ pub(super) fn key_in(file_name: &str) -> Option<Key> {
     (key.value == file_name).then_some(key)
 }
 
+/// Whether a value has a name that none has since format 4: it says a part of a longer key, and not the rest of the
+/// hash. No key leads there.
+pub(super) fn is_of_format_before(file_name: &str) -> bool {
+    // A cut was made where no other byte, or no three of them, had room.
+    let is_long = file_name.len() > HASH + 1 + WHOLE - 3;
+    is_long && !file_name.contains(CUT) && key_in(file_name).is_none()
+}
+
 /// The names of the files that may stand beside a value.
 pub(super) fn names_beside(value: &str) -> [String; 2] {
     [KEY, CHECKSUM].map(|suffix| beside(value, suffix))
@@ -160,9 +187,9 @@ pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     text
 }
 
-/// Appends as much of the key as there is room for, escaped; whether that is all of it.
-fn escape(key: &[u8], name: &mut String) -> bool {
-    let end = name.len() + PREFIX;
+/// Appends as much of the key as so many bytes have room for, escaped; whether that is all of it.
+fn escape(key: &[u8], name: &mut String, room: usize) -> bool {
+    let end = name.len() + room;
     for (at, &byte) in key.iter().enumerate() {
         // Windows drops dots at the end of a name.
         let is_plain = byte.is_ascii_alphanumeric()
@@ -215,6 +242,48 @@ mod tests {
         // SHA-256 of nothing and of `abc`, from FIPS 180-2.
         assert_eq!(Key::new(b"").value, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4-");
         assert_eq!(Key::new(b"abc").value, "ba7816bf8f01cfea414140de5dae2223b00361a3-abc");
+        // And of a million times `a`.
+        let cut = format!(
+            "cdc76e5c9914fb9281a1c7e284d73e67f1809a48-{}#a497200e046d39ccc7112cd0",
+            "a".repeat(71)
+        );
+        assert_eq!(Key::new(&[b'a'; 1_000_000]).value, cut);
+        assert!(Key::new(&[b'/'; 100]).value.contains("%2f#"), "cut between escapes");
+    }
+
+    #[test]
+    fn the_name_of_a_long_key_says_all_of_its_hash() {
+        for length in [97, 98, 200] {
+            let key = vec![b'a'; length];
+            let value = Key::new(&key).value;
+            let (hash, rest) = (&value[..HASH], &value[value.len() - REST..]);
+            assert_eq!(format!("{hash}{rest}"), hexadecimal(&Sha256::digest(&key)));
+        }
+    }
+
+    #[test]
+    fn names_of_formats_before_are_known_and_no_others() {
+        for (byte, cut) in
+            [("a", "a".repeat(96)), ("/", "%2f".repeat(32)), ("a/", "a%2f".repeat(24))]
+        {
+            let key = byte.repeat(100);
+            let before = format!("{}-{cut}", Key::new(key.as_bytes()).hash());
+            assert!(is_of_format_before(&before), "{before}");
+            assert_eq!(kind(&before), Kind::Value { hash: &before[..HASH] });
+            // A cut where one or two bytes were left.
+            for left in 1..=2 {
+                let key = format!("{}{}", "a".repeat(96 - left), "/".repeat(9));
+                let before =
+                    format!("{}-{}", Key::new(key.as_bytes()).hash(), "a".repeat(96 - left));
+                assert!(is_of_format_before(&before), "{before}");
+            }
+        }
+        for length in 0..300 {
+            for byte in [b'a', b'/', b'.', b'#', 0xff] {
+                let value = Key::new(&vec![byte; length]).value;
+                assert!(!is_of_format_before(&value), "{value}");
+            }
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ const OUT_OF_DATE: u64 = u64::MAX;
 const LONGEST: u64 = 4096;
 
 /// Of what is on disk: its layout, and which byte is locked for what (docs/WIRE.md).
-const FORMAT: u64 = 3;
+const FORMAT: u64 = 4;
 
 /// A store of less than this many values is counted anew after this many, not after fewer: who counts has the
 /// directory alone. Before room is made it is counted anew if the books say far too much (`publish`).
@@ -96,7 +96,8 @@ impl Books {
 
     fn parse(text: &str) -> Parsed {
         let Some(format) = format_of(text) else { return Parsed::Damaged };
-        // Those before are read as if there were no books. They knew no directories, or no lock of the books.
+        // Those before are read as if there were no books. They knew no directories, no lock of the books, or no names
+        // with all of the hash.
         if format < FORMAT {
             return Parsed::Damaged;
         }
@@ -335,26 +336,21 @@ mod tests {
     #[test]
     fn books_of_other_versions_are_known_as_such() {
         let ours = "bytes 00000000000000000007\nvalues 00000000000000000001\n\
-                    stored 00000000000000000001\ncount 00000000000000000009\nformat 3\ncheck ccf9e6e92b312556\n";
+                    stored 00000000000000000001\ncount 00000000000000000009\nformat 4\ncheck 0db5b4edf537283a\n";
         assert_eq!(Books { bytes: 7, values: 1, stored: 1, count: 9 }.to_string(), ours);
         assert_eq!(
-            Books::parse("format 4\nlimits none\ncheck 9207ab0d45f2cbd2\n"),
-            Parsed::Foreign(4)
+            Books::parse("format 5\nlimits none\ncheck 3ccef7d80ab57f5e\n"),
+            Parsed::Foreign(5)
         );
         assert_eq!(
-            Books::parse("format 4\nlimits none\ncheck 0000000000000000\n"),
+            Books::parse("format 5\nlimits none\ncheck 0000000000000000\n"),
             Parsed::Damaged
         );
-        // Before there was a lock of the books.
-        assert_eq!(
-            Books::parse(
-                &ours.replace(
-                    "format 3\ncheck ccf9e6e92b312556",
-                    "format 2\ncheck 3e5b845872a07f46"
-                )
-            ),
-            Parsed::Damaged
-        );
+        // Before there was a lock of the books, and before names said all of the hash.
+        for before in ["format 2\ncheck 3e5b845872a07f46", "format 3\ncheck ccf9e6e92b312556"] {
+            let before = ours.replace("format 4\ncheck 0db5b4edf537283a", before);
+            assert_eq!(Books::parse(&before), Parsed::Damaged);
+        }
         // Before there were directories.
         let before = "bytes 00000000000000000007\nvalues 00000000000000000001\n\
                       stored 00000000000000000001\nformat 1\ncheck d1ab4e25f0ab2234\n";

@@ -77,8 +77,7 @@ impl Store {
 
     fn look_once(&self, key: &Key, is_cancelled: &AtomicBool) -> io::Result<Look> {
         let Some(root) = if_there(self.root())? else { return Ok(Look::Absent) };
-        let name_of_key = key.key();
-        if name_of_key.is_none() && !self.settings.checksums {
+        if !self.settings.checksums {
             let found = root.open_file_in(key.shard(), key.value())?;
             return Ok(self.looked(found));
         }
@@ -87,28 +86,10 @@ impl Store {
             Look::Found(looked) => looked,
             other => return Ok(other),
         };
-        let is_there_still = |looked: &Looked| {
+        let length = looked.status.length;
+        if !checksum::is_right(&mut looked.file, length, &shard, key, is_cancelled)? {
             let now = shard.status(key.value())?;
-            io::Result::Ok(now.is_some_and(|now| now.identity == looked.status.identity))
-        };
-        if let Some(name) = name_of_key {
-            if !is_key(&shard, &name, key)? {
-                return Ok(Look::Absent);
-            }
-            if !is_there_still(&looked)? {
-                return Ok(Look::Replaced);
-            }
-        }
-        if self.settings.checksums
-            && !checksum::is_right(
-                &mut looked.file,
-                looked.status.length,
-                &shard,
-                key,
-                is_cancelled,
-            )?
-        {
-            let is_wrong = is_there_still(&looked)?;
+            let is_wrong = now.is_some_and(|now| now.identity == looked.status.identity);
             return Ok(if is_wrong { Look::Absent } else { Look::Replaced });
         }
         Ok(Look::Found(looked))

@@ -4,8 +4,8 @@
 //! <directory>/
 //!   1f/                    values, by the first two digits of their key's hash
 //!     1f0e...-src%2flib.rs   a value, as it was inserted
-//!     1f9a...-https%3a%2f    a value whose name has no room for the key
-//!     1f9a....key            its key
+//!     1f9a...-https%3a#7d..  a value whose name has no room for the key: the rest of its hash
+//!     1f9a....key            its key, for lists
 //!     1f0e....sha256         the checksum of a value, if that is wanted
 //!     1f0e....dir            which directory is the value, if that is a directory
 //!   dirs/                  directories that are values (`generation`)
@@ -21,9 +21,8 @@
 //! (`room`), which have a lock of their own. Who reads values holds nothing:
 //! 1. A value appears and is replaced by renaming a file that is complete. A file that is in its place
 //!    is never written again. So a reader that has opened a value has all of it, and keeps it.
-//! 2. A file with a key belongs to whatever value stands beside it: it is changed only while there is
-//!    none. So a value that still stands in its place after the key was read is the value of that
-//!    key.
+//! 2. The name of a value belongs to one key (`key`). So what is found under it is the value of that key, and the file
+//!    with a longer key is read only to list it.
 //! 3. Anything here may vanish at any moment, because another process wipes the directory. Code that misses a
 //!    directory makes it, code that misses a file takes it for a value that is not there.
 //! 4. Only files whose names are ours, in places that are ours, are ever removed.

@@ -114,7 +114,7 @@ impl Store {
             self.note_unseen(&name, &mut shard, &mut walk);
             see(&shard);
             for value in std::mem::take(&mut shard.values) {
-                if self.is_expired(value.modified) {
+                if self.is_of_no_use(&value) {
                     let removed = self.remove_from(&shard, &value, writer);
                     self.note_removal(&value, removed, &mut walk);
                 } else {
@@ -164,6 +164,11 @@ impl Store {
                 walk.kept.add(self.directory.join(name), error);
             }
         }
+    }
+
+    /// No look finds it: it is too old, or of a format that has other names.
+    fn is_of_no_use(&self, value: &Value) -> bool {
+        self.is_expired(value.modified) || key::is_of_format_before(&value.name)
     }
 
     fn remove_from(&self, shard: &Shard, value: &Value, writer: &str) -> io::Result<()> {
@@ -221,7 +226,7 @@ impl Store {
             }
             for mut value in shard.values {
                 seen = seen.saturating_add(value.bytes);
-                if self.is_expired(value.modified) {
+                if self.is_of_no_use(&value) {
                     value.used = UNIX_EPOCH;
                 }
                 oldest.see(value);

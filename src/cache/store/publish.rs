@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::books::Books;
 use super::look::is_key;
 use super::room::{Amount, Taken};
-use super::{Incoming, Place, Store, ask_anew, if_there};
+use super::{Incoming, Place, Store, ask_anew};
 use crate::cache::entry::Entry;
 use crate::cache::key::Key;
 use crate::os::shared_directory::Status;
@@ -170,12 +170,8 @@ impl Store {
         ask_anew(&shard);
         let replaced = shard.status(key.value())?.filter(|status| status.is_file);
         if let Some(name) = key.key() {
+            // For those who list keys: the name of the value is the key's own.
             if !is_key(&shard, &name, key).or_else(if_closed)? {
-                // Whatever stands there belongs to the key that is stored beside it.
-                if replaced.is_some() {
-                    if_there(shard.remove_file(key.value()))?;
-                    shard.show_change();
-                }
                 self.write_whole(place, &name, key.bytes(), writer)?;
             }
         }

@@ -63,6 +63,64 @@ async fn any_key_has_its_own_value() {
     assert_eq!((stats.hits, stats.misses), (keys.len() as u64, 2 * keys.len() as u64));
 }
 
+/// What stands beside a value says which key it has to those who list keys, and to no others.
+#[tokio::test]
+async fn a_long_key_is_found_by_the_name_of_its_value_alone() {
+    let place = Place::new();
+    let cache = open(&place).await;
+    let keys = ["one", "two"].map(|end| format!("{}{end}", "k".repeat(200)));
+    let mut beside = Vec::new();
+    for key in &keys {
+        let entry = cache.insert(key, &key[..]).await.unwrap();
+        let name = entry.path().file_name().unwrap().to_str().unwrap();
+        beside.push(entry.path().with_file_name(format!("{}.key", &name[..40])));
+    }
+    // As if the first 160 bits of the two hashes were the same.
+    fs::write(&beside[0], &keys[1]).unwrap();
+    fs::remove_file(&beside[1]).unwrap();
+    for key in &keys {
+        assert_eq!(cache.read(key).await.unwrap().unwrap(), key.as_bytes());
+    }
+    assert!(cache.entries().next().await.unwrap().is_none());
+    for key in &keys {
+        cache.insert(key, "new").await.unwrap();
+    }
+    let mut entries = cache.entries();
+    let mut listed = Vec::new();
+    while let Some(entry) = entries.next().await.unwrap() {
+        listed.push(String::from_utf8(entry.key).unwrap());
+    }
+    listed.sort();
+    assert_eq!(listed, keys);
+}
+
+/// The name said the beginning of a longer key, and 160 bits of its hash.
+#[tokio::test]
+async fn values_of_the_format_before_that_have_other_names_go() {
+    for limit in [None, Some(100)] {
+        let place = Place::new();
+        let options = limit.map_or(options(), |limit| options().max_size(limit));
+        let cache = options.open(directory(&place)).await.unwrap();
+        let key = "k".repeat(200);
+        let path = cache.insert(&key, "value").await.unwrap().path().to_owned();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let before = format!("{}-{}", &name[..40], "k".repeat(96));
+        fs::rename(&path, path.with_file_name(before)).unwrap();
+        fs::write(cache.path().join("books"), "of no format that is known").unwrap();
+        assert!(cache.get(&key).await.unwrap().is_none());
+        cache.insert("other", &[1; 100][..4]).await.unwrap();
+        assert_eq!(cache.recount().await.unwrap().values, 2);
+        match limit {
+            // It goes before all others.
+            Some(limit) => drop(cache.insert("new", vec![1; limit as usize - 4]).await.unwrap()),
+            None => assert_eq!(cache.prune().await.unwrap().values, 1),
+        }
+        let values = if limit.is_some() { 2 } else { 1 };
+        assert_eq!(cache.recount().await.unwrap().values, values);
+        assert_eq!(cache.read("other").await.unwrap().unwrap(), [1; 4]);
+    }
+}
+
 #[tokio::test]
 async fn large_values_stream_in_and_out() {
     let place = Place::new();
@@ -154,10 +212,10 @@ async fn what_is_not_a_value_is_an_error_or_absent() {
     assert_eq!(temporary_files(cache.path()), [""; 0]);
 }
 
-/// The name of a long key does not say all of it. What says another one, or is damaged, is no value
-/// of this one.
+/// The name of a long value says all of its key's hash. What stands beside it says the key to those who list, and what says
+/// another one, or is damaged, is no key of this one.
 #[tokio::test]
-async fn a_value_without_its_key_is_absent() {
+async fn a_value_without_its_key_is_a_hit_and_not_listed() {
     let place = Place::new();
     let cache = open(&place).await;
     let key = "k".repeat(1000);
@@ -172,14 +230,15 @@ async fn a_value_without_its_key_is_absent() {
             Some(other) => fs::write(&beside, other).unwrap(),
             None => fs::remove_file(&beside).unwrap(),
         }
-        assert!(cache.get(&key).await.unwrap().is_none());
+        assert_eq!(cache.read(&key).await.unwrap().unwrap(), b"value");
+        assert!(cache.get("k".repeat(999)).await.unwrap().is_none());
+        assert!(cache.get("j".repeat(1000)).await.unwrap().is_none());
         assert!(cache.entries().next().await.unwrap().is_none());
-        let fill = || async { Ok::<_, io::Error>(&b"again"[..]) };
-        let entry = cache.get_or_insert_with(&key, fill).await.unwrap();
-        assert_eq!(entry.read().await.unwrap(), b"again");
+        let entry = cache.insert(&key, &b"value"[..]).await.unwrap();
+        assert_eq!(entry.read().await.unwrap(), b"value");
         assert_eq!(fs::read_to_string(&beside).unwrap(), key);
+        assert_eq!(cache.entries().next().await.unwrap().unwrap().key, key.as_bytes());
     }
-    assert_eq!(cache.stats().await.unwrap().fills, 4);
 }
 
 #[tokio::test]

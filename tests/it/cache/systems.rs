@@ -245,7 +245,7 @@ async fn another_versions_directory_is_left_alone_until_it_is_cleared() {
     let cache = open(&place).await;
     cache.insert("key", &b"value"[..]).await.unwrap();
     let books = cache.path().join("books");
-    let text = "format 4\nanything else\n";
+    let text = "format 5\nanything else\n";
     let check: String =
         Sha256::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     fs::write(&books, format!("{text}check {check}\n")).unwrap();
@@ -284,7 +284,7 @@ async fn another_versions_directory_is_left_alone_until_it_is_cleared() {
     for error in errors {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(error.to_string().contains("`clear`"), "{error}");
-        assert!(error.to_string().contains("format 4"), "{error}");
+        assert!(error.to_string().contains("format 5"), "{error}");
     }
     assert_eq!(newer.clear().await.unwrap().values, 1);
     for cache in [&cache, &newer] {
