@@ -145,14 +145,18 @@ pub(super) fn key_in(file_name: &str) -> Option<Key> {
 /// Whether a value has a name that none has since format 4: it says a part of a longer key, and not the rest of the
 /// hash. No key leads there.
 pub(super) fn is_of_format_before(file_name: &str) -> bool {
-    // A cut was made where no other byte, or no three of them, had room.
-    let is_long = file_name.len() > HASH + 1 + WHOLE - 3;
-    is_long && !file_name.contains(CUT) && key_in(file_name).is_none()
+    may_be_cut(file_name) && !file_name.contains(CUT) && key_in(file_name).is_none()
 }
 
-/// The names of the files that may stand beside a value.
-pub(super) fn names_beside(value: &str) -> [String; 2] {
-    [KEY, CHECKSUM].map(|suffix| beside(value, suffix))
+/// The names of the files that may stand beside a value: its key only if its name does not say that.
+pub(super) fn names_beside(value: &str) -> impl Iterator<Item = String> {
+    let key = may_be_cut(value).then(|| beside(value, KEY));
+    key.into_iter().chain([beside(value, CHECKSUM)])
+}
+
+/// A cut was made where no other byte, or no three of them, had room; and names of longer keys are as long.
+fn may_be_cut(value: &str) -> bool {
+    value.len() > HASH + 1 + WHOLE - 3
 }
 
 /// The name of the file with the key of a value whose name does not say it.

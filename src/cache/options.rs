@@ -73,7 +73,7 @@ impl CacheOptions {
     /// The most bytes that the values may have together; no limit by default.
     ///
     /// An insert that would pass it first removes what was not used for longest, for all values that wait for room with
-    /// it, and a tenth of the room more, so that not each insert has to. Handles put down room for values before they
+    /// it, and a tenth of the room more, 64 values at most, so that not each insert has to. Handles put down room for values before they
     /// insert them, a 16th of this at most, and what of that is not used yet counts as used. Values on their way in, file names and the disk's
     /// blocks do not count, nor do directories that are pinned and no value any more. A value that is larger
     /// than this is given to the caller, but not kept.

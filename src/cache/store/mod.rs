@@ -14,6 +14,7 @@
 //!   tmp/                   values on their way in
 //!     <writer>-7c01...       of a process that lives, or that died
 //!   books                  how many bytes and values there are
+//!   oldest                 what goes next where there is a limit
 //! ```
 //!
 //! Who changes a value holds the lock of its key and that of the directory (`locks`): shared, to insert a file, or
@@ -38,6 +39,7 @@ mod checksum;
 mod generation;
 mod incoming;
 mod look;
+mod oldest;
 mod prune;
 mod publish;
 mod room;

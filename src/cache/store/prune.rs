@@ -1,7 +1,8 @@
 //! Making room: by age, and by when a value was used last. And removing all.
 //!
 //! With the directory alone, so nothing is put in place meanwhile; but `make_room` has the books and the key of each value
-//! that it removes, while others change other values. One walk counts, and removes what is too
+//! that it removes, while others change other values; it removes what a walk has found that was made for another one, by whatever
+//! process (`oldest`), and walks only if that is not enough. One walk counts, and removes what is too
 //! old and what stands beside no value. It remembers what was not used for longest, as much as is going to be
 //! too much if the books are right: so an insert that makes room walks once. Another walk is made only if there
 //! is still too much. In memory are no more than the values that must go, and those that cannot.
@@ -16,10 +17,18 @@ use super::books::Books;
 use super::look::used;
 use super::room::Amount;
 use super::shard::{Shard, Value};
-use super::{DIRECTORIES, Place, Store, ask_anew, if_there, named, subdirectory, writer_in};
+use super::{
+    DIRECTORIES, Place, Store, ask_anew, if_there, named, oldest, subdirectory, writer_in,
+};
 use crate::cache::key::{self, Key, Kind};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::os::shared_directory::{Directory, Status};
+
+/// Who makes room beside others removes no more values than this beyond what it needs: other processes wait for the books.
+const AT_ONCE: u64 = 64;
+
+/// A walk remembers values of this part of the limit for those who make room next: it is they who find that the books say too much.
+const REMEMBERED: u64 = 4;
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -208,17 +217,36 @@ impl Store {
     }
 
     /// Removes values of so many bytes, those that are too old and those that were not used for longest, while
-    /// others change values, who hold the locks of these. `None` if there is more to be done: something cannot be
-    /// looked at, or what is there says that the books say too much.
+    /// others change values, who hold the locks of these. Some more are removed as well, up to so many bytes.
+    /// `None` if there is more to be done: something cannot be looked at, or what is there says that the books say too
+    /// much.
     pub(super) fn make_room<G>(
         &self,
-        bytes: u64,
+        least: u64,
+        most: u64,
         says_too_much: impl Fn(u64) -> bool,
         writer: &str,
         lock_of: impl Fn(&str) -> Option<G>,
     ) -> Option<Amount> {
-        let (mut oldest, mut seen) = (Oldest::of(bytes), 0_u64);
         let root = self.root().ok()?;
+        let (mut removed, mut seen_to) = (Amount::default(), 0_u64);
+        let mut remove = |removed: &mut Amount, value: &Value| {
+            // A task that has this lock replaces the value, or removes it.
+            if let Some(_lock) = lock_of(value.hash()) {
+                if let Ok(Some(bytes)) = self.remove_unused(&root, value, writer) {
+                    removed.add(Amount::one(bytes));
+                }
+            }
+            // What stays is not made up for by what was used later.
+            seen_to = seen_to.saturating_add(value.bytes);
+            removed.bytes >= least && (seen_to >= most || removed.values >= AT_ONCE)
+        };
+        oldest::take_each(&root, |value| remove(&mut removed, value));
+        if removed.bytes >= least {
+            return Some(removed);
+        }
+        let remembered = self.settings.max_size.unwrap_or(0) / REMEMBERED;
+        let (mut oldest, mut seen) = (Oldest::of(most.saturating_add(remembered)), removed.bytes);
         for name in key::shards() {
             let shard = Shard::of(&name, subdirectory(&root, &name));
             if shard.unseen.is_some() {
@@ -235,17 +263,9 @@ impl Store {
         if says_too_much(seen) {
             return None;
         }
-        let mut removed = Amount::default();
-        for ByUse(value) in oldest.values.into_sorted_vec() {
-            if removed.bytes >= bytes {
-                break;
-            }
-            // A task that has this lock replaces the value, or removes it.
-            let Some(_lock) = lock_of(value.hash()) else { continue };
-            if let Ok(Some(bytes)) = self.remove_unused(&root, &value, writer) {
-                removed.add(Amount::one(bytes));
-            }
-        }
+        let mut values = oldest.values.into_sorted_vec().into_iter().map(|ByUse(value)| value);
+        let _ = values.by_ref().find(|value| remove(&mut removed, value));
+        self.remember_oldest(&root, values, writer);
         Some(removed)
     }
 
@@ -327,6 +347,7 @@ impl Store {
         if walk.is_partial {
             walk.books.give_up();
         }
+        self.forget_oldest();
         self.write_books_if_possible(walk.books, writer);
         walk.kept.check(Operation::ClearCache)?;
         Ok(walk.removed)

@@ -87,9 +87,11 @@ impl Store {
         if self.is_too_much(&books, key, length)? {
             // Also for the other values that wait.
             let size = (most - length).saturating_sub(self.room.wanted(most).bytes);
-            let excess = books.bytes.saturating_sub(with_some_more(size));
+            let [least, excess] =
+                [size, with_some_more(size)].map(|size| books.bytes.saturating_sub(size));
             let says_too_much = |seen| books.bytes.saturating_sub(seen) > most / TOO_MUCH;
-            let Some(removed) = self.make_room(excess, says_too_much, writer, lock_of) else {
+            let Some(removed) = self.make_room(least, excess, says_too_much, writer, lock_of)
+            else {
                 return Ok(None);
             };
             books.take_off(removed.values, removed.bytes);

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read};
+use std::ops::Range;
 #[cfg(unix)]
 use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
@@ -323,6 +324,53 @@ async fn what_was_used_last_stays() {
         assert_eq!(cache.get([key]).await.unwrap().is_some(), is_there, "{key}");
     }
     assert_eq!(cache.stats().await.unwrap().bytes, 900);
+}
+
+/// Who walks leaves what goes next to all others, and what was used or replaced since stays.
+#[tokio::test]
+async fn what_goes_next_is_remembered_and_not_believed() {
+    const VALUES: u32 = 1500;
+    const AT_ONCE: u32 = 64;
+    let place = Place::new();
+    let limited = || options().max_size(VALUES.into());
+    let cache = limited().open(directory(&place)).await.unwrap();
+    for key in 0..VALUES {
+        let entry = cache.insert(key.to_string(), &[0; 1]).await.unwrap();
+        let ago = SystemTime::now() - (2 * VALUES - key) * 120 * SECOND;
+        let times = FileTimes::new().set_accessed(ago).set_modified(ago);
+        File::options().write(true).open(entry.path()).unwrap().set_times(times).unwrap();
+    }
+    cache.insert("another", &[0; 1]).await.unwrap();
+    for (key, is_there) in [(0, false), (AT_ONCE - 1, false), (AT_ONCE, true), (65, true)] {
+        assert_eq!(cache.peek(key.to_string()).await.unwrap().is_some(), is_there, "{key}");
+    }
+    let list = cache.path().join("oldest");
+    let before = fs::read(&list).unwrap();
+    cache.get("64").await.unwrap().unwrap();
+    cache.insert("65", &[1; 1]).await.unwrap();
+    // Another handle has no part in what the first one knows.
+    let other = limited().open(directory(&place)).await.unwrap();
+    let mut inserted = 0..;
+    while first_left(&cache, 66..VALUES).await == 66 {
+        other.insert(format!("new {}", inserted.next().unwrap()), &[0; 1]).await.unwrap();
+    }
+    assert_eq!(first_left(&cache, 66..VALUES).await, 66 + AT_ONCE);
+    for key in ["64", "65"] {
+        assert!(cache.peek(key).await.unwrap().is_some(), "{key}");
+    }
+    let after = fs::read(&list).unwrap();
+    assert!(after.len() < before.len() && before.starts_with(&after), "no walk was made");
+    cache.clear().await.unwrap();
+    assert!(!list.exists());
+}
+
+async fn first_left(cache: &CacheDir, keys: Range<u32>) -> u32 {
+    for key in keys {
+        if cache.peek(key.to_string()).await.unwrap().is_some() {
+            return key;
+        }
+    }
+    panic!("none is left");
 }
 
 /// Who has a limit counts what others have inserted who have none.

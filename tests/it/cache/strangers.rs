@@ -249,6 +249,42 @@ async fn what_is_planted_is_replaced_or_in_the_way_of_its_own_key() {
     }
 }
 
+/// The list of what goes next, where room has to be made.
+#[tokio::test]
+async fn what_is_planted_as_the_list_of_what_goes_next_is_no_list() {
+    for what in PLANTS {
+        let place = Place::new();
+        let outside = Outside::new(&place);
+        let cache = options().mode(0o666).max_size(100).open(directory(&place)).await.unwrap();
+        for key in 0..10 {
+            cache.insert(key.to_string(), &[key; 10]).await.unwrap();
+        }
+        let path = cache.path().join("oldest");
+        if !plant(what, &path, &outside) {
+            continue;
+        }
+        let before = outside.look();
+        let label = format!("{what:?}");
+        for key in 10..15 {
+            in_time(cache.insert(key.to_string(), &[key; 10])).await.unwrap();
+            assert_eq!(cache.read(key.to_string()).await.unwrap().unwrap(), [key; 10], "{label}");
+        }
+        let stats = in_time(cache.recount()).await.unwrap();
+        assert!(stats.bytes <= 100 && stats.values >= 8, "{label}: {stats:?}");
+        let is_list = fs::symlink_metadata(&path).unwrap();
+        assert!(is_list.is_file() || what == FullDirectory, "{label}");
+        if what == HardLink {
+            assert_eq!(fs::read_to_string(&outside.file).unwrap(), "secret");
+        } else {
+            assert_eq!(outside.look(), before, "{label}");
+        }
+        assert!(!outside.directory.join("new").exists(), "{label}");
+        assert!(plant(what, &path, &outside));
+        in_time(cache.prune()).await.unwrap();
+        in_time(cache.clear()).await.unwrap();
+    }
+}
+
 /// The lock files lie beside the directory: their own parent must be trusted, or the same holds.
 #[tokio::test]
 async fn what_is_planted_as_a_lock_file_is_an_error() {

@@ -1,0 +1,226 @@
+//! What a walk has found that was not used for longest: who makes room next does not have to walk.
+//!
+//! One file with a line for each value, the oldest last. Who makes room, in whatever process, takes lines from its end,
+//! and removes these values, **under the lock of the books**: so no line is taken twice.
+//!
+//! It is a hint, and never believed. A value goes only if it is what its line says, neither changed nor used since (`prune`). And what
+//! came or was used after the walk is newer than all that the walk has found; so the last line that is still true is the value that was
+//! not used for longest, however old the list is. A list that is missing, damaged or another user's costs a walk.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::shard::Value;
+use super::{Place, Store};
+use crate::cache::key::{self, Kind};
+use crate::os::shared_directory::{Directory, Found, Purpose};
+
+const NAME: &str = "oldest";
+
+/// So much of the list is read at once; a line is shorter.
+const PART: u64 = 8192;
+
+/// A longer list is memory and disk for values of which most are going to be used or replaced before their turn.
+const MOST_VALUES: usize = 16_384;
+
+/// Takes values from the list, the oldest first, until that is enough.
+pub(super) fn take_each(root: &Directory, is_enough: impl FnMut(&Value) -> bool) {
+    // Of two contents of one file another machine may miss the second.
+    if root.is_told_by_times() {
+        return;
+    }
+    match root.open_file(NAME, Purpose::Write) {
+        // With another name it is perhaps not of the cache.
+        Ok(Found::File(mut file, status)) if status.links == 1 => {
+            let _ = take_each_of(&mut file, status.length, is_enough);
+        }
+        _ => {}
+    }
+}
+
+/// An error ends the list as well.
+fn take_each_of(
+    file: &mut (impl Read + Seek + Truncate),
+    length: u64,
+    mut is_enough: impl FnMut(&Value) -> bool,
+) -> io::Result<()> {
+    let mut end = length;
+    while end > 0 {
+        let start = end.saturating_sub(PART);
+        let mut part = vec![0; (end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut part)?;
+        while let Some((b'\n', lines)) = part.split_last() {
+            let line_at = match lines.iter().rposition(|byte| *byte == b'\n') {
+                Some(at) => at + 1,
+                None if start == 0 => 0,
+                // It begins in the part before.
+                None => break,
+            };
+            let value = std::str::from_utf8(&lines[line_at..]).ok().and_then(parse);
+            part.truncate(line_at);
+            if value.is_some_and(|value| is_enough(&value)) {
+                return file.truncate(start + line_at as u64);
+            }
+        }
+        let left = start + part.len() as u64;
+        // What is no list is none.
+        end = if left < end { left } else { 0 };
+    }
+    file.truncate(0)
+}
+
+trait Truncate {
+    fn truncate(&mut self, length: u64) -> io::Result<()>;
+}
+
+impl Truncate for File {
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.set_len(length)
+    }
+}
+
+impl Store {
+    /// Keeps what a walk has found, the oldest first, in place of the list before, as far as that is possible.
+    pub(super) fn remember_oldest(
+        &self,
+        root: &Directory,
+        values: impl Iterator<Item = Value>,
+        writer: &str,
+    ) {
+        if root.is_told_by_times() {
+            return;
+        }
+        let mut lines: Vec<_> = values.take(MOST_VALUES).map(|value| line(&value)).collect();
+        lines.reverse();
+        let _ = self.write_oldest(lines.concat().as_bytes(), writer);
+    }
+
+    /// Not synced: after a power failure there may be no list.
+    fn write_oldest(&self, content: &[u8], writer: &str) -> io::Result<()> {
+        let temporary = self.temporary(writer)?;
+        temporary.file()?.write_all(content)?;
+        self.put_in_place(temporary, Place::Root, NAME, writer).map(drop)
+    }
+
+    /// There are no values any more.
+    pub(super) fn forget_oldest(&self) {
+        if let Ok(root) = self.root() {
+            let _ = root.remove_file(NAME);
+        }
+    }
+}
+
+fn line(value: &Value) -> String {
+    let [modified, used] = [value.modified, value.used]
+        .map(|time| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());
+    format!("{modified} {used} {} {}\n", value.bytes, value.name)
+}
+
+fn parse(line: &str) -> Option<Value> {
+    let mut words = line.splitn(4, ' ');
+    let mut time = || time(words.next()?);
+    let (modified, used) = (time()?, time()?);
+    let bytes = words.next()?.parse().ok()?;
+    let name = words.next()?.to_owned();
+    let of_directory = match key::kind(&name) {
+        Kind::Value { .. } => None,
+        Kind::Pointer { hash } => Some(hash.to_owned()),
+        Kind::Beside { .. } | Kind::Foreign => return None,
+    };
+    // No file in a directory has a `/` in its name.
+    let is_name = !name.contains(['/', '\0']);
+    is_name.then_some(Value { name, of_directory, bytes, modified, used })
+}
+
+fn time(nanoseconds: &str) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds.parse().ok()?))
+}
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    impl Truncate for Cursor<Vec<u8>> {
+        fn truncate(&mut self, length: u64) -> io::Result<()> {
+            self.get_mut().truncate(length as usize);
+            Ok(())
+        }
+    }
+
+    fn value(number: usize) -> Value {
+        let key = key::Key::new(&vec![b'k'; number % 200]);
+        let of_directory = (number % 3 == 0).then(|| key.hash().to_owned());
+        let name = if of_directory.is_some() { key.pointer() } else { key.value().to_owned() };
+        let [modified, used] = [number, 2 * number]
+            .map(|number| UNIX_EPOCH + Duration::new(1_800_000_000, number as u32));
+        Value { name, of_directory, bytes: number as u64, modified, used }
+    }
+
+    fn list(values: usize) -> Cursor<Vec<u8>> {
+        let lines: Vec<_> = (0..values).rev().map(|number| line(&value(number))).collect();
+        Cursor::new(lines.concat().into_bytes())
+    }
+
+    fn take(list: &mut Cursor<Vec<u8>>, most: usize) -> Vec<Value> {
+        let mut taken = Vec::new();
+        let length = list.get_ref().len() as u64;
+        let is_enough = |value: &Value| {
+            taken.push(parse(line(value).trim_end()).unwrap());
+            taken.len() == most
+        };
+        take_each_of(list, length, is_enough).unwrap();
+        taken
+    }
+
+    #[test]
+    fn what_was_put_down_is_taken_once_and_the_oldest_first() {
+        for at_once in [1, 7, 300, 1000] {
+            let mut list = list(500);
+            let mut next = 0;
+            loop {
+                let taken = take(&mut list, at_once);
+                for found in &taken {
+                    let expected = value(next);
+                    assert_eq!((&found.name, found.bytes), (&expected.name, expected.bytes));
+                    assert_eq!(found.of_directory, expected.of_directory);
+                    assert_eq!([found.modified, found.used], [expected.modified, expected.used]);
+                    next += 1;
+                }
+                if taken.len() < at_once {
+                    break;
+                }
+            }
+            assert_eq!((next, list.get_ref().len()), (500, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_has_nothing_in_it() {
+        let name = value(1).name;
+        let lines = [
+            "\n\n\n".into(),
+            "no list".into(),
+            "x".repeat(3 * PART as usize),
+            format!("{}\n", "x".repeat(3 * PART as usize)),
+            format!("1 2 3 {name}"),
+            format!("1 2 {name}\n"),
+            format!("-1 2 3 {name}\n"),
+            format!("99999999999999999999 2 3 {name}\n"),
+            format!("1 2 3 {name}/../../../outside\n"),
+            "1 2 3 ../outside\n".into(),
+            format!("1 2 3 {}.key\n", &name[..40]),
+        ];
+        for text in lines {
+            let mut list = Cursor::new(text.clone().into_bytes());
+            assert!(take(&mut list, 1000).is_empty(), "{text:.100}");
+            assert!(list.get_ref().is_empty(), "{text:.100}");
+        }
+        let mut damaged = list(3);
+        damaged.get_mut().extend([0xff, b'\n', 0, b'\n']);
+        assert_eq!(take(&mut damaged, 1000).len(), 3);
+    }
+}
