@@ -24,6 +24,9 @@ const PART: u64 = 8192;
 /// A longer list is memory and disk for values of which most are going to be used or replaced before their turn.
 const MOST_VALUES: usize = 16_384;
 
+/// So long is no list: who may write to the directory may make one that takes long to read.
+const LONGEST: u64 = 4 << 20;
+
 /// Takes values from the list, the oldest first, until that is enough.
 pub(super) fn take_each(root: &Directory, is_enough: impl FnMut(&Value) -> bool) {
     // Of two contents of one file another machine may miss the second.
@@ -32,7 +35,7 @@ pub(super) fn take_each(root: &Directory, is_enough: impl FnMut(&Value) -> bool)
     }
     match root.open_file(NAME, Purpose::Write) {
         // With another name it is perhaps not of the cache.
-        Ok(Found::File(mut file, status)) if status.links == 1 => {
+        Ok(Found::File(mut file, status)) if status.links == 1 && status.length <= LONGEST => {
             let _ = take_each_of(&mut file, status.length, is_enough);
         }
         _ => {}

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::SystemTime;
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{geteuid, mkfifo};
@@ -282,6 +283,30 @@ async fn what_is_planted_as_the_list_of_what_goes_next_is_no_list() {
         assert!(plant(what, &path, &outside));
         in_time(cache.prune()).await.unwrap();
         in_time(cache.clear()).await.unwrap();
+    }
+}
+
+/// A list can say which value goes first, and cannot be so long that reading it takes long.
+#[tokio::test]
+async fn a_planted_list_of_what_goes_next_has_an_end() {
+    for (lines, is_read) in [(1, true), (100_000, false)] {
+        let place = Place::new();
+        let cache = options().max_size(100).open(directory(&place)).await.unwrap();
+        let mut entries = Vec::new();
+        for key in 0..10 {
+            entries.push(cache.insert(key.to_string(), &[key; 10]).await.unwrap());
+        }
+        let path = entries[9].path();
+        let status = fs::metadata(path).unwrap();
+        let nanoseconds = |time: io::Result<SystemTime>| {
+            time.unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos()
+        };
+        let [modified, accessed] = [status.modified(), status.accessed()].map(nanoseconds);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let line = format!("{modified} {} 10 {name}\n", modified.max(accessed));
+        fs::write(cache.path().join("oldest"), line.repeat(lines)).unwrap();
+        in_time(cache.insert("new", &[1; 1])).await.unwrap();
+        assert_eq!(cache.peek("9").await.unwrap().is_none(), is_read, "{lines}");
     }
 }
 
