@@ -6,7 +6,8 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio_filelock::{FileLock, OpenOptions, Protocol, Tenure};
+use sha2::{Digest, Sha256};
+use tokio_filelock::{FileLock, LockSpace, OpenOptions, Protocol, Tenure};
 
 pub(crate) struct Path {
     pub(crate) name: &'static str,
@@ -25,6 +26,11 @@ pub(crate) const PATHS: &[Path] = &[
     Path { name: "join_shared", run: join_shared },
     Path { name: "handover", run: handover },
     Path { name: "cancel", run: cancel },
+    Path { name: "recorded", run: |times| lock(FileLock::options().record(true), times) },
+    Path { name: "open", run: open },
+    Path { name: "open_known", run: open_known },
+    Path { name: "key", run: key },
+    Path { name: "sha256", run: sha256 },
     Path { name: "tokio_handover", run: tokio_handover },
     Path { name: "tokio_join_shared", run: tokio_join_shared },
 ];
@@ -109,6 +115,45 @@ fn cancel(times: u64) {
             drop(black_box(waiting));
         }
     });
+}
+
+/// A lock file that the process does not know, and that is there: opened and closed.
+fn open(times: u64) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("lock");
+    for _ in 0..times {
+        drop(black_box(FileLock::options().blocking_open(&path).expect("it opens")));
+    }
+}
+
+/// The same, of a file that the process has open.
+fn open_known(times: u64) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("lock");
+    let _known = FileLock::options().blocking_open(&path).expect("it opens");
+    for _ in 0..times {
+        drop(black_box(FileLock::options().blocking_open(&path).expect("it opens")));
+    }
+}
+
+/// As long as names of keys are.
+const NAME: &str = "https://example.org/a.tar.gz";
+
+/// The lock of a name: found and forgotten.
+fn key(times: u64) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let space =
+        LockSpace::options().blocking_open(directory.path().join("space")).expect("it opens");
+    for _ in 0..times {
+        drop(black_box(space.key(black_box(NAME))));
+    }
+}
+
+/// The hash of that name: what a key cannot do without.
+fn sha256(times: u64) {
+    for _ in 0..times {
+        black_box(Sha256::digest(black_box(NAME)));
+    }
 }
 
 /// tokio's `Mutex` in the same way as `handover`: the limit within one process.

@@ -3,11 +3,11 @@
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
-use std::mem;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::key::{Key, KeyOrigin};
 use super::{RawGuard, Registration};
 use crate::engine::{Kept, Protocol, Region, Sameness};
 use crate::error::{Error, Operation};
@@ -30,7 +30,7 @@ pub(crate) trait Origin: fmt::Debug + Send + Sync {
     fn protocol(&self) -> Protocol;
 
     /// The name of the lock, where it is one of several at its path.
-    fn key(&self) -> Option<&super::Key>;
+    fn key(&self) -> Option<&Key>;
 
     /// Whether each lock has to be confirmed.
     fn always_confirms(&self) -> bool;
@@ -41,6 +41,12 @@ pub(crate) trait Origin: fmt::Debug + Send + Sync {
     /// Whether this lock, which is held, is the one that the handle leads to. May block for a server.
     fn confirm(&self, held: &Registration) -> Result<bool, Error>;
 
+    /// Registers at the lock that the handle leads to, which was not done when it was made ([`Handle::of_key`]). Makes no
+    /// system call.
+    fn register(&self) -> Arc<Registration> {
+        unreachable!("a file is registered when it is opened")
+    }
+
     /// Registers at the lock that the handle leads to now, for it has led to this one before. Blocks for the time of some
     /// file-system calls; if patient also for a lease of another process.
     fn find_again(
@@ -50,7 +56,19 @@ pub(crate) trait Origin: fmt::Debug + Send + Sync {
         patient: bool,
     ) -> Result<Arc<Registration>, Error>;
 
-    /// To do the two above; `None` if that is not needed any more.
+    /// Registers at the lock of this region in what carries the lock of `at`; what its requests do is said by the label, or
+    /// by that of this origin. Makes no system call.
+    fn join_region(
+        &self,
+        at: &Registration,
+        region: Region,
+        label: Option<&Label>,
+    ) -> Arc<Registration>;
+
+    /// Both are carried by one file.
+    fn is_same_file(&self, one: &Registration, other: &Registration) -> bool;
+
+    /// For `confirm` and `find_again`; `None` if that is not needed any more.
     fn permit<'a>(
         &'a self,
         of: &'a Registration,
@@ -60,11 +78,8 @@ pub(crate) trait Origin: fmt::Debug + Send + Sync {
     /// Whether both are one lock, which has to be asked. May block.
     fn is_same_lock(&self, one: &Registration, other: &Registration) -> Sameness;
 
-    /// A handle of another lock at the same path, under this name. `handle` is that of this origin. Makes no system call.
-    fn of_key(&self, handle: &Arc<Handle>, name: &[u8], region: Region) -> Handle;
-
-    /// A handle of the same lock whose requests say that they do this. `handle` is that of this origin. Makes no system call.
-    fn labelled(&self, handle: &Handle, label: Label) -> Handle;
+    /// The same, for a handle whose requests say that they do this.
+    fn labelled(&self, label: Label) -> Box<dyn Origin>;
 
     /// Removes what carries this lock, which is held exclusively, if the path leads to it; otherwise says why not. May block
     /// for a server.
@@ -78,14 +93,30 @@ pub(crate) struct Handle {
     always_confirms: bool,
     /// The process that opened it, among the forked ones.
     generation: Generation,
-    /// Changes when the lock has moved.
-    current: Mutex<Arc<Registration>>,
+    /// Changes when the lock has moved. `None` until it is used: of a key.
+    current: Mutex<Option<Arc<Registration>>>,
     /// Guards given out, more or less: a sign of progress, for requests that follow a lock that moves.
     guards: AtomicUsize,
 }
 
 impl Handle {
     pub(crate) fn new(origin: Box<dyn Origin>, registration: Arc<Registration>) -> Self {
+        Self::with(origin, Some(registration))
+    }
+
+    /// A handle of another lock at the same path, under this name. Makes no system call.
+    pub(crate) fn of_key(of: &Arc<Self>, name: &[u8], region: Region) -> Self {
+        let origin = KeyOrigin { key: Key::new(name), region, label: None, of: of.clone() };
+        Self::with(Box::new(origin), None)
+    }
+
+    /// A handle of the same lock whose requests say that they do this. Makes no system call.
+    pub(crate) fn labelled(&self, label: Label) -> Self {
+        let registration = self.registration().labelled(label.clone());
+        Self::new(self.origin.labelled(label), registration)
+    }
+
+    fn with(origin: Box<dyn Origin>, registration: Option<Arc<Registration>>) -> Self {
         Self {
             always_confirms: origin.always_confirms(),
             origin,
@@ -106,9 +137,21 @@ impl Handle {
         self.generation.is_inherited()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn registration(&self) -> Arc<Registration> {
-        self.current.lock().clone()
+        let current = self.current.lock().clone();
+        match current {
+            Some(current) => current,
+            None => self.register(),
+        }
+    }
+
+    #[cold]
+    fn register(&self) -> Arc<Registration> {
+        let found = self.origin.register();
+        // Of two that come together one has found it in vain, which is dropped outside of the mutex.
+        let mut current = self.current.lock();
+        current.get_or_insert_with(|| found.clone()).clone()
     }
 
     #[inline]
@@ -141,7 +184,7 @@ impl Handle {
 
     /// Another request of this handle has found its lock again.
     pub(crate) fn has_moved_on(&self, from: &Registration) -> bool {
-        !self.current.lock().is_same_lock(from)
+        !is_at(&self.current.lock(), from)
     }
 
     /// Finds the lock again, unless another request of this handle has done so. Blocks for the time of some file-system
@@ -159,10 +202,14 @@ impl Handle {
         // Both the registration that is not kept and the one before are dropped outside of the mutex.
         let _outside = {
             let mut current = self.current.lock();
-            if current.is_same_lock(from) { mem::replace(&mut *current, found) } else { found }
+            if is_at(&current, from) { current.replace(found) } else { Some(found) }
         };
         Ok(())
     }
+}
+
+fn is_at(current: &Option<Arc<Registration>>, lock: &Registration) -> bool {
+    current.as_ref().is_some_and(|current| current.is_same_lock(lock))
 }
 
 impl RawGuard {

@@ -160,7 +160,7 @@ impl FileLock {
         let label = Label::from(label.into());
         self.check_owner(Operation::LockExclusive)?;
         self.check_label(&label, Operation::LockExclusive)?;
-        Ok(Self { handle: Arc::new(self.handle.origin().labelled(&self.handle, label)) })
+        Ok(Self { handle: Arc::new(self.handle.labelled(label)) })
     }
 
     /// The lock of a region of this file, under this name. Makes no system call.
@@ -169,7 +169,7 @@ impl FileLock {
             // The parent's mutexes are out of bounds. A task that tries to lock is told so.
             return self.clone();
         }
-        Self { handle: Arc::new(self.handle.origin().of_key(&self.handle, name, region)) }
+        Self { handle: Arc::new(Handle::of_key(&self.handle, name, region)) }
     }
 
     fn check_label(&self, label: &str, operation: Operation) -> Result<(), Error> {
@@ -205,7 +205,7 @@ impl FileLock {
     }
 
     /// What has happened on this lock file in this process since the first of its handles that
-    /// are open now was opened. Starts anew when the file is replaced.
+    /// are open now was opened; of a key, was used. Starts anew when the file is replaced.
     #[must_use]
     pub fn counters(&self) -> Counters {
         if self.check_owner(Operation::Open).is_err() {

@@ -2,7 +2,8 @@
 //!
 //! A key is a [`FileLock`] on a slot of one of the files; the name's hash says which (`slot`). The
 //! space holds the files open by handles of their own, whose locks are never taken, so a key costs
-//! no system call, and the files stay open while the space or any of its keys lives.
+//! no system call, and the files stay open while the space or any of its keys lives. A key is a name and no more until
+//! it is used.
 
 mod options;
 mod slot;
@@ -110,7 +111,7 @@ impl LockSpace {
 
     /// The lock of this name, which is any bytes.
     ///
-    /// Makes no system call and waits for nothing. Handles of one name share one queue, in this
+    /// Makes no system call and waits for nothing: what takes place is a hash of the name. Handles of one name share one queue, in this
     /// process too; ask for a new one each time, or keep it, as you like.
     #[must_use]
     pub fn key(&self, name: impl AsRef<[u8]>) -> FileLock {

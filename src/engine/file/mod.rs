@@ -28,7 +28,7 @@ use crate::os::{
     self, Effort, Interrupt, Kept, Location, LockFile, Pace, Protocol, Region, Standing, Waited,
 };
 use crate::queue::{AttemptId, Call};
-use crate::shim::{self, Arc, AtomicBool, Mutex, Ordering};
+use crate::shim::{Arc, AtomicBool, Mutex, Ordering};
 use crate::wait::{self, Pool};
 use open_file::OpenFile;
 
@@ -57,10 +57,10 @@ pub(crate) struct Lock {
 impl Lock {
     fn new(file: Arc<OpenFile>, protocol: Protocol, region: Region, pool: Pool) -> Self {
         Self {
+            pace: Pace::new(file.opened),
             file,
             protocol,
             region,
-            pace: Pace::new(shim::now()),
             pool,
             on_writable: AtomicBool::new(false),
             records: Records::new(),

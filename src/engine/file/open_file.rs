@@ -2,12 +2,13 @@
 
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use crate::error::Error;
 use crate::os::{Identity, Location, LockFile, Names, Protocol, Recognized, Sameness};
-use crate::shim::{AtomicBool, AtomicUsize, Mutex, Ordering};
+use crate::shim::{self, AtomicBool, AtomicUsize, Mutex, Ordering};
 
 /// A path led to the file, the last time that one was looked for.
 const IN_USE: usize = 0;
@@ -26,6 +27,8 @@ const FOREIGN_AND_TOLD: usize = 3;
 pub(crate) struct OpenFile {
     pub(super) first: LockFile,
     pub(super) writable: OnceLock<LockFile>,
+    /// Before any lock of it was made.
+    pub(super) opened: Instant,
     /// One of those below.
     state: AtomicUsize,
     /// Opened in vain, and not closed before the others (see `closing`).
@@ -58,6 +61,7 @@ impl OpenFile {
         Self {
             first: file,
             writable: OnceLock::new(),
+            opened: shim::now(),
             kept: Mutex::default(),
             state,
             errands: Arc::new(Errands {

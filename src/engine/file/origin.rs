@@ -1,7 +1,4 @@
-//! How a handle finds its lock file, also when that was removed or replaced; and how a key finds the file of its space.
-//!
-//! A key locks a region of its own in a file that a handle has open. It has no path to open: when the lock file is replaced,
-//! it goes where the handle of the file goes, so the file is opened anew once, however many keys follow.
+//! How a handle finds its lock file, also when that was removed or replaced.
 
 use std::future::Future;
 use std::path::Path;
@@ -16,22 +13,13 @@ use crate::process;
 use crate::shim::Arc;
 
 /// Where the lock of a handle is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Origin {
     registry: Arc<Registry>,
     /// So that the file can be found again after the current directory has changed.
     path: Location,
     wanted: Wanted,
     verify_path: bool,
-    /// Set where the lock is one of several in the file.
-    key: Option<KeyOfFile>,
-}
-
-#[derive(Debug, Clone)]
-struct KeyOfFile {
-    key: Key,
-    /// The handle of the file.
-    file: Arc<Handle>,
 }
 
 impl Origin {
@@ -39,15 +27,8 @@ impl Origin {
     pub(crate) fn open(path: Location, wanted: Wanted, verify_path: bool) -> Result<Handle, Error> {
         let registry = process::registry().clone();
         let registration = Registry::join(&registry, &path, &wanted)?;
-        let origin = Self { registry, path, wanted, verify_path, key: None };
+        let origin = Self { registry, path, wanted, verify_path };
         Ok(Handle::new(Box::new(origin), registration))
-    }
-
-    fn open_again(&self, operation: Operation, patient: bool) -> Result<Arc<Registration>, Error> {
-        let mut wanted = self.wanted.clone();
-        wanted.access.patient = patient;
-        Registry::join(&self.registry, &self.path, &wanted)
-            .map_err(|error| error.met_while_reopening(operation))
     }
 }
 
@@ -65,7 +46,7 @@ impl driver::Origin for Origin {
     }
 
     fn key(&self) -> Option<&Key> {
-        self.key.as_ref().map(|of| &of.key)
+        None
     }
 
     fn always_confirms(&self) -> bool {
@@ -89,18 +70,30 @@ impl driver::Origin for Origin {
 
     fn find_again(
         &self,
-        from: &Registration,
+        _from: &Registration,
         operation: Operation,
         patient: bool,
     ) -> Result<Arc<Registration>, Error> {
-        let Some(KeyOfFile { file, .. }) = &self.key else {
-            return self.open_again(operation, patient);
-        };
-        let current = file.registration();
-        if Lock::of(&current).is_of(&Lock::of(from).file) {
-            file.move_on(&current, operation, patient)?;
-        }
-        Ok(Registry::join_region(&file.registration(), &self.wanted))
+        let mut wanted = self.wanted.clone();
+        wanted.access.patient = patient;
+        Registry::join(&self.registry, &self.path, &wanted)
+            .map_err(|error| error.met_while_reopening(operation))
+    }
+
+    fn join_region(
+        &self,
+        at: &Registration,
+        region: Region,
+        label: Option<&Label>,
+    ) -> Arc<Registration> {
+        let label = label.or(self.wanted.label.as_ref()).cloned();
+        // Records lie where the keys do.
+        let wanted = Wanted { region, record: None, label, ..self.wanted.clone() };
+        Registry::join_region(at, &wanted)
+    }
+
+    fn is_same_file(&self, one: &Registration, other: &Registration) -> bool {
+        Lock::of(one).is_of(&Lock::of(other).file)
     }
 
     fn permit<'a>(
@@ -119,31 +112,9 @@ impl driver::Origin for Origin {
         }
     }
 
-    /// Of a region of the same file.
-    fn of_key(&self, handle: &Arc<Handle>, name: &[u8], region: Region) -> Handle {
-        // Records lie where the keys do.
-        let wanted = Wanted { region, record: None, ..self.wanted.clone() };
-        let registration = Registry::join_region(&handle.registration(), &wanted);
-        let origin = Self {
-            registry: self.registry.clone(),
-            path: self.path.clone(),
-            wanted,
-            verify_path: self.verify_path,
-            key: Some(KeyOfFile { key: Key::new(name), file: handle.clone() }),
-        };
-        Handle::new(Box::new(origin), registration)
-    }
-
-    fn labelled(&self, handle: &Handle, label: Label) -> Handle {
-        let registration = handle.registration().labelled(label.clone());
-        let origin = Self {
-            registry: self.registry.clone(),
-            path: self.path.clone(),
-            wanted: Wanted { label: Some(label), ..self.wanted.clone() },
-            verify_path: self.verify_path,
-            key: self.key.clone(),
-        };
-        Handle::new(Box::new(origin), registration)
+    fn labelled(&self, label: Label) -> Box<dyn driver::Origin> {
+        let wanted = Wanted { label: Some(label), ..self.wanted.clone() };
+        Box::new(Self { wanted, ..self.clone() })
     }
 
     fn remove(&self, held: &Registration) -> Result<Option<Kept>, Error> {
@@ -172,6 +143,8 @@ mod tests {
         let key = |number: u64| file.of_key(b"name", Region { start: (1 << 62) + (number << 23) });
 
         let kept = key(1);
+        assert_eq!(regions(), 1, "it was not used");
+        drop(kept.try_lock().unwrap());
         let guard = key(2).blocking_lock().unwrap();
         for number in 1..10_000 {
             drop(key(number));

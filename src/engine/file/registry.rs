@@ -19,7 +19,7 @@
 //!    waker, or the drop of a file.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc as PlainArc;
 
 use super::Lock;
@@ -45,7 +45,7 @@ pub(crate) struct Registry {
 }
 
 /// Several files may have one number.
-type Files = HashMap<Identity, Vec<Registered>>;
+type Files = BTreeMap<Identity, Vec<Registered>>;
 
 #[derive(Debug)]
 struct Registered {

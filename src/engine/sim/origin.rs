@@ -1,5 +1,4 @@
-//! How a handle of a simulated process finds its lock file, also when that was removed or replaced; and how a key finds the
-//! file of its space.
+//! How a handle of a simulated process finds its lock file, also when that was removed or replaced.
 
 use std::future::{self, Future};
 use std::path::Path;
@@ -20,15 +19,6 @@ pub(crate) struct Origin {
     path: std::sync::Arc<Path>,
     wanted: Wanted,
     verify_path: bool,
-    /// Set where the lock is one of several in the file.
-    key: Option<KeyOfFile>,
-}
-
-#[derive(Debug, Clone)]
-struct KeyOfFile {
-    key: Key,
-    /// The handle of the file.
-    file: Arc<Handle>,
 }
 
 impl Origin {
@@ -40,8 +30,7 @@ impl Origin {
         verify_path: bool,
     ) -> Result<Handle, Error> {
         let registration = Process::join(process, path, &wanted)?;
-        let origin =
-            Self { process: process.clone(), path: path.into(), wanted, verify_path, key: None };
+        let origin = Self { process: process.clone(), path: path.into(), wanted, verify_path };
         Ok(Handle::new(Box::new(origin), registration))
     }
 }
@@ -69,7 +58,7 @@ impl driver::Origin for Origin {
     }
 
     fn key(&self) -> Option<&Key> {
-        self.key.as_ref().map(|of| &of.key)
+        None
     }
 
     fn always_confirms(&self) -> bool {
@@ -86,19 +75,28 @@ impl driver::Origin for Origin {
 
     fn find_again(
         &self,
-        from: &Registration,
+        _from: &Registration,
         operation: Operation,
-        patient: bool,
+        _patient: bool,
     ) -> Result<Arc<Registration>, Error> {
-        let Some(KeyOfFile { file, .. }) = &self.key else {
-            return Process::join(&self.process, &self.path, &self.wanted)
-                .map_err(|error| error.met_while_reopening(operation));
-        };
-        let current = file.registration();
-        if lock_of(&current).inode() == lock_of(from).inode() {
-            file.move_on(&current, operation, patient)?;
-        }
-        Ok(Process::join_region(&file.registration(), &self.wanted))
+        Process::join(&self.process, &self.path, &self.wanted)
+            .map_err(|error| error.met_while_reopening(operation))
+    }
+
+    fn join_region(
+        &self,
+        at: &Registration,
+        region: Region,
+        label: Option<&Label>,
+    ) -> Arc<Registration> {
+        let label = label.or(self.wanted.label.as_ref()).cloned();
+        // Records lie where the keys do.
+        let wanted = Wanted { region, record: None, label, ..self.wanted.clone() };
+        Process::join_region(at, &wanted)
+    }
+
+    fn is_same_file(&self, one: &Registration, other: &Registration) -> bool {
+        lock_of(one).inode() == lock_of(other).inode()
     }
 
     /// Nothing blocks here.
@@ -123,19 +121,9 @@ impl driver::Origin for Origin {
         }
     }
 
-    fn of_key(&self, handle: &Arc<Handle>, name: &[u8], region: Region) -> Handle {
-        // Records lie where the keys do.
-        let wanted = Wanted { region, record: None, ..self.wanted.clone() };
-        let registration = Process::join_region(&handle.registration(), &wanted);
-        let key = Some(KeyOfFile { key: Key::new(name), file: handle.clone() });
-        let origin = Self { wanted, key, ..self.clone() };
-        Handle::new(Box::new(origin), registration)
-    }
-
-    fn labelled(&self, handle: &Handle, label: Label) -> Handle {
-        let registration = handle.registration().labelled(label.clone());
+    fn labelled(&self, label: Label) -> Box<dyn driver::Origin> {
         let wanted = Wanted { label: Some(label), ..self.wanted.clone() };
-        Handle::new(Box::new(Self { wanted, ..self.clone() }), registration)
+        Box::new(Self { wanted, ..self.clone() })
     }
 
     fn remove(&self, held: &Registration) -> Result<Option<Kept>, Error> {
