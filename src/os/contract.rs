@@ -449,8 +449,9 @@ mod of_lock_file {
         /// Its number was given to another file of this crate, so other code has closed it. No system call.
         fn is_known_to_be_foreign(this: &Descriptor) -> bool;
 
-        /// Whether it still is the descriptor of its file, and a path leads to that. One system call.
-        fn standing(this: &Descriptor) -> io::Result<Standing>;
+        /// Whether it still is the descriptor of its file, and a path leads to that. One system call. Where the file system
+        /// is not local, its server is asked for no less than fstat(2) asks for.
+        fn standing(this: &Descriptor, is_local: bool) -> io::Result<Standing>;
 
         /// An error if it is not the descriptor of its file any more, or may be none. Asks no server.
         fn check(this: &Descriptor) -> io::Result<()>;

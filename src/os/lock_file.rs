@@ -173,7 +173,7 @@ impl LockFile {
 
     /// Whether the descriptor still is that of the file, and a path leads to it. One system call.
     pub(crate) fn standing(&self) -> io::Result<Standing> {
-        self.file.standing()
+        self.file.standing(self.is_local())
     }
 
     /// An error if the descriptor is not that of the file any more. Asks no server.

@@ -28,7 +28,7 @@ use nix::sys::stat::{FileStat, fstat};
 
 use super::errors::is_gone;
 use super::fork::{self, Generation, Listed};
-use super::kernel::{descriptor_of, record};
+use super::kernel::{descriptor_of, links, record};
 use super::recognition::Is;
 use crate::os::file_system::Keyed;
 use crate::os::foreign::foreign_descriptor;
@@ -110,9 +110,18 @@ impl Descriptor {
 
     /// Whether it still is the descriptor of its file, and a path leads to that. One system call, unless something
     /// looks wrong.
-    pub(in crate::os) fn standing(&self) -> io::Result<Standing> {
+    pub(in crate::os) fn standing(&self, is_local: bool) -> io::Result<Standing> {
+        // A server is asked for all there is: what a client does not ask for it does not bring up to date.
+        let quick = if is_local { links::of(&self.file) } else { None };
+        match quick {
+            Some((identity, links)) if identity == self.identity => Ok(standing_of(links)),
+            _ => self.standing_by_fstat(),
+        }
+    }
+
+    fn standing_by_fstat(&self) -> io::Result<Standing> {
         match fstat(&**self) {
-            Ok(now) if identity_in(&now) == self.identity => Ok(standing_of(&now)),
+            Ok(now) if identity_in(&now) == self.identity => Ok(standing_of(links_of(&now))),
             answer => self.looks_wrong(answer),
         }
     }
@@ -122,7 +131,7 @@ impl Descriptor {
         match answer {
             // A server may say so of a file that is open.
             Ok(_) | Err(Errno::EBADF) if self.is() != Is::Own => Ok(Standing::Foreign),
-            Ok(now) => Ok(standing_of(&now)),
+            Ok(now) => Ok(standing_of(links_of(&now))),
             Err(error) if is_gone(&error.into()) => Ok(Standing::Unlinked),
             Err(error) => Err(error.into()),
         }
@@ -178,8 +187,14 @@ impl fmt::Debug for Descriptor {
     }
 }
 
-fn standing_of(status: &FileStat) -> Standing {
-    if status.st_nlink > 0 { Standing::Linked } else { Standing::Unlinked }
+fn links_of(status: &FileStat) -> u64 {
+    #[allow(clippy::unnecessary_cast)] // some systems have other widths
+    let links = status.st_nlink as u64;
+    links
+}
+
+fn standing_of(links: u64) -> Standing {
+    if links > 0 { Standing::Linked } else { Standing::Unlinked }
 }
 
 #[inline]

@@ -32,7 +32,7 @@ impl Descriptor {
         false
     }
 
-    pub(in crate::os) fn standing(&self) -> io::Result<Standing> {
+    pub(in crate::os) fn standing(&self, _is_local: bool) -> io::Result<Standing> {
         Ok(if is_linked(self)? { Standing::Linked } else { Standing::Unlinked })
     }
 

@@ -1,6 +1,6 @@
 //! What Linux has of its own: timers that signal a thread, signal masks in `/proc`, open file
 //! description locks, magic numbers of file systems, descriptors of files that are not open, files
-//! without a name, memory that is wiped in children, access times that stay.
+//! without a name, memory that is wiped in children, access times that stay, questions for no more than is wanted.
 
 use nix::fcntl::OFlag;
 use nix::libc;
@@ -10,6 +10,7 @@ pub(super) mod alarm;
 pub(super) mod descriptor_of;
 pub(in crate::os) mod file_system;
 mod handle;
+pub(super) mod links;
 pub(super) mod look;
 pub(super) mod masks;
 pub(in crate::os) mod record;

@@ -10,6 +10,7 @@ pub(super) mod alarm;
 pub(super) mod descriptor_of;
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "../linux/file_system.rs")]
 pub(in crate::os) mod file_system;
+pub(super) mod links;
 pub(super) mod look;
 pub(super) mod masks;
 pub(in crate::os) mod record;
