@@ -36,7 +36,7 @@ use crate::holder::{Holder, Label};
 use crate::mode::Mode;
 use crate::queue::{
     self, Ask, Attempt, Call, Check, Counts, Effects, End, Pacing, Patience, Queue, Rank,
-    Requested, Ticket,
+    Requested, Step, Ticket,
 };
 use crate::shim::{Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::trace;
@@ -148,14 +148,14 @@ impl Driver {
     }
 
     /// One event of the queue, under the mutex.
-    #[inline]
+    #[inline(always)]
     fn event<T>(&self, event: impl FnOnce(&mut Queue<Waker, io::Error>) -> T) -> T {
         event(&mut self.state.lock().queue)
     }
 
     /// Takes the waker if the request is in line behind others. Otherwise the requester has something
     /// to do before it waits.
-    #[inline]
+    #[inline(always)]
     fn request(
         &self,
         mode: Mode,
@@ -213,7 +213,7 @@ impl Driver {
     }
 
     /// A holder lets go.
-    #[inline]
+    #[inline(always)]
     fn release(&self, label: Option<&Label>, effects: &mut Effects<Waker>) {
         let mut state = self.state.lock();
         if let Some(label) = label {
@@ -230,12 +230,19 @@ impl Driver {
     }
 
     /// Ends the tenure if other processes have waited for long enough, or are seen to wait.
-    #[inline]
+    #[inline(always)]
     fn check_before_handover<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
-        let Some(step) = state.pacing.hand_over() else { return state };
+        match state.pacing.hand_over() {
+            None => state,
+            Some(step) => self.read_clock(state, step),
+        }
+    }
+
+    #[cold]
+    fn read_clock<'a>(&'a self, state: MutexGuard<'a, State>, step: Step) -> MutexGuard<'a, State> {
         // The clock may be a system call, and the turnstile is one.
         drop(state);
         let now = self.engine.now();

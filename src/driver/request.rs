@@ -64,7 +64,7 @@ impl Request {
 
     /// Joins the queue, where its rank belongs if it comes from another one, and does what of the first
     /// poll needs the queue.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn begin(
         registration: Arc<Registration>,
         mode: Mode,
@@ -77,7 +77,7 @@ impl Request {
         Self::with(registration, mode, Patience::Wait, rank, thread, waker)
     }
 
-    #[inline]
+    #[inline(always)]
     fn with(
         registration: Arc<Registration>,
         mode: Mode,
@@ -137,7 +137,7 @@ pub(crate) fn try_lock(registration: &Arc<Registration>, mode: Mode) -> Outcome 
 impl Future for Request {
     type Output = Outcome;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         if let State::Registered(_) = &this.state {
@@ -210,19 +210,27 @@ fn poll_in_line(
 }
 
 impl Drop for Request {
+    /// The common one has given the lock out, and nothing is left to give up.
     #[inline]
     fn drop(&mut self) {
-        let registration = self.registration.take();
-        let Some(registration) = registration.filter(|its| !its.is_inherited()) else { return };
+        if let Some(registration) = self.registration.take() {
+            give_up(&registration, mem::replace(&mut self.state, State::Done));
+        }
+    }
+}
+
+#[inline(never)]
+fn give_up(registration: &Arc<Registration>, state: State) {
+    if !registration.is_inherited() {
         let mut effects = Effects::default();
-        match mem::replace(&mut self.state, State::Done) {
+        match state {
             State::Queued(Some(ticket)) | State::Registered(ticket) => {
                 registration.driver().cancel(ticket, registration.label(), &mut effects);
             }
-            State::Completed(queue::Outcome::Granted(())) => release(&registration, &mut effects),
+            State::Completed(queue::Outcome::Granted(())) => release(registration, &mut effects),
             State::Queued(None) | State::Completed(_) | State::Done => return,
         }
-        let _ = drive(&registration, effects, Thread::may_block(MayBlock::No));
+        let _ = drive(registration, effects, Thread::may_block(MayBlock::No));
     }
 }
 
@@ -299,10 +307,17 @@ impl RawGuard {
 impl Drop for RawGuard {
     #[inline]
     fn drop(&mut self) {
-        let registration = self.0.take();
-        let Some(registration) = registration.filter(|its| !its.is_inherited()) else { return };
+        if let Some(registration) = &self.0 {
+            give_back(registration);
+        }
+    }
+}
+
+#[inline(never)]
+fn give_back(registration: &Arc<Registration>) {
+    if !registration.is_inherited() {
         let mut effects = Effects::default();
-        release(&registration, &mut effects);
-        let _ = drive(&registration, effects, Thread::may_block(MayBlock::No));
+        release(registration, &mut effects);
+        let _ = drive(registration, effects, Thread::may_block(MayBlock::No));
     }
 }

@@ -230,7 +230,8 @@ impl<G: Guard> Future for Acquire<G> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let lock = this.lock.as_ref().expect("`Acquire` polled after completion");
-        if let Err(error) = lock.check_owner(operation(G::MODE)) {
+        if lock.handle.is_inherited() {
+            let error = lock.inherited(operation(G::MODE));
             *this.state = State::Done;
             return Poll::Ready(Err(error));
         }
@@ -243,6 +244,9 @@ impl<G: Guard> Future for Acquire<G> {
                 Poll::Ready(answer) => break answer,
                 Poll::Pending if matches!(this.state, State::TimedOut(..)) => return Poll::Pending,
                 Poll::Pending => this.traced.begin(|| lock.path(), G::MODE),
+            }
+            if this.on_wait.is_none() && matches!(this.limit, Limit::Never) {
+                return Poll::Pending;
             }
             if let Some(on_wait) = this.on_wait {
                 on_wait.poll(lock, cx);
@@ -257,8 +261,13 @@ impl<G: Guard> Future for Acquire<G> {
             *this.state = State::TimedOut(since.elapsed(), query);
         };
         *this.state = State::Done;
-        *this.on_wait = None;
-        this.sleep.set(None);
+        // Asked first: most have neither, and to drop them is a call each.
+        if this.on_wait.is_some() {
+            *this.on_wait = None;
+        }
+        if this.sleep.is_some() {
+            this.sleep.set(None);
+        }
         if answer.is_ok() {
             this.traced.end(|| lock.path(), G::MODE);
         }
@@ -284,8 +293,15 @@ impl<G: Guard> FusedFuture for Acquire<G> {
 
 /// Looked for at the first poll, contended or not, so that a missing timer is found in the first
 /// test and not in the first contention.
-#[inline]
-fn start_timer(limit: &mut Limit, mut sleep: Pin<&mut Option<Sleep>>) {
+#[inline(always)]
+fn start_timer(limit: &mut Limit, sleep: Pin<&mut Option<Sleep>>) {
+    if let Limit::After(_) | Limit::At(_) = limit {
+        set_timer(limit, sleep);
+    }
+}
+
+#[cold]
+fn set_timer(limit: &mut Limit, mut sleep: Pin<&mut Option<Sleep>>) {
     let timer = match *limit {
         Limit::Never | Limit::Running { .. } => return,
         Limit::After(after) => tokio::time::sleep(after),
@@ -295,7 +311,7 @@ fn start_timer(limit: &mut Limit, mut sleep: Pin<&mut Option<Sleep>>) {
     *limit = Limit::Running { since: Instant::now() };
 }
 
-#[inline]
+#[inline(always)]
 fn acquire(
     lock: &FileLock,
     mode: Mode,
@@ -390,7 +406,7 @@ fn check_granted(
 }
 
 /// Gives the lock out if the task has budget. Checked last, so a task without budget still keeps its place.
-#[inline]
+#[inline(always)]
 fn proceed(
     state: &mut State,
     guard: RawGuard,

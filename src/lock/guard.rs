@@ -331,6 +331,7 @@ impl FileGuard<marker::Exclusive> {
 impl<M: GuardMode> sealed::Guard for FileGuard<M> {
     const MODE: Mode = M::MODE;
 
+    #[inline]
     fn new(lock: FileLock, raw: RawGuard) -> Self {
         let tenure = match M::MODE {
             Mode::Exclusive => raw.tenure_info().map(Box::new),

@@ -411,11 +411,13 @@ impl FileLock {
     /// In a forked child everything of the parent is out of bounds, its mutexes first of all.
     #[inline]
     fn check_owner(&self, operation: Operation) -> Result<(), Error> {
-        if !self.handle.is_inherited() {
-            return Ok(());
-        }
+        if self.handle.is_inherited() { Err(self.inherited(operation)) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn inherited(&self, operation: Operation) -> Error {
         let detail = "it was opened before this process was forked, and belongs to the parent";
-        Err(self.named(Error::found(ErrorKind::Forked, operation, self.path(), detail)))
+        self.named(Error::found(ErrorKind::Forked, operation, self.path(), detail))
     }
 
     pub(crate) fn handle(&self) -> &Arc<Handle> {

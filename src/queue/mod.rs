@@ -29,7 +29,7 @@ mod properties;
 #[cfg(all(test, not(tokio_filelock_loom)))]
 mod tests;
 
-pub(crate) use pacing::{Check, Pacing};
+pub(crate) use pacing::{Check, Pacing, Step};
 pub(crate) use waiters::{Index, Rank, Ticket};
 
 use waiters::Waiters;
@@ -336,7 +336,7 @@ impl<W, E> Queue<W, E> {
     // ---- events from tasks ----
 
     /// `rank`: that of a request that had to move here.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn request(
         &mut self,
         mode: Mode,
@@ -364,7 +364,7 @@ impl<W, E> Queue<W, E> {
 
     /// `Some` once the request is completed; `None` leaves it in line. Consumes the slot when it
     /// answers `Some`: the ticket is then void.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll(&mut self, ticket: &mut Option<Ticket>) -> Option<Outcome<E>> {
         let held = ticket.as_ref().expect("polled with its ticket");
         self.waiters.outcome(held).ok()?;
@@ -396,7 +396,7 @@ impl<W, E> Queue<W, E> {
     }
 
     /// A holder lets go.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&mut self, effects: &mut Effects<W>) {
         self.holders = match self.holders {
             Holders::Exclusive | Holders::Shared(1) => Holders::None,
@@ -538,7 +538,7 @@ impl<W, E> Queue<W, E> {
     }
 
     /// Looks at the line and does what can be done now. Every event ends here.
-    #[inline]
+    #[inline(always)]
     fn advance(&mut self, effects: &mut Effects<W>) {
         let wanted = self.waiters.first().map(|first| first.mode);
         match &mut self.phase {
@@ -568,7 +568,7 @@ impl<W, E> Queue<W, E> {
 
     /// Grants to the head and, if it is shared, to all shared requests right behind it: they
     /// enter together, as one handover, or join the shared holders.
-    #[inline]
+    #[inline(always)]
     fn admit_head(&mut self, effects: &mut Effects<W>) {
         let Phase::Held { mode: os, .. } = self.phase else { return };
         let mut open = self.may_join();
