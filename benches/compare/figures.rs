@@ -21,6 +21,7 @@ use Aim::{AtLeast, AtMost};
 const FIGURES: &[(&str, &str, Aim)] = &[
     ("uncontended_bare_vs_raw", "", AtMost(1.15)),
     ("uncontended_vs_raw", "", AtMost(1.15)),
+    ("uncontended_vs_best_peer", "", AtMost(1.0)),
     ("uncontended_vs_async_fd_lock", "", AtMost(0.25)),
     ("uncontended_vs_spawn_blocking", "", AtMost(0.25)),
     ("uncontended_fcntl_vs_raw", "", AtMost(1.15)),
@@ -40,7 +41,12 @@ const FIGURES: &[(&str, &str, Aim)] = &[
     ("waiters10k_threads", "threads", AtMost(1.0)),
     ("waiter_bytes", "bytes", AtMost(64.0)),
     ("fs_under_600_waiters", "", AtMost(1.5)),
+    ("procs4_throughput_vs_raw", "", AtLeast(0.8)),
+    ("procs4_max_wait", "ms", AtMost(20.0)),
     ("record_cost", "", AtMost(2.0)),
+    ("recorded_vs_calls", "", AtMost(1.5)),
+    ("open_vs_std", "", Aim::None),
+    ("open_growth", "", AtMost(1.5)),
 ];
 
 /// What has been measured.
@@ -157,6 +163,15 @@ impl Outcome {
     pub(crate) fn ratio(&self, name: &str, to: &str) -> Samples {
         let pairs = self.of(name).iter().zip(self.of(to));
         pairs.map(|(value, other)| value / other).collect::<Vec<_>>().into()
+    }
+
+    /// How often the one is as much as the least of the others, round by round.
+    pub(crate) fn ratio_to_least(&self, name: &str, others: &[&str]) -> Samples {
+        let others: Vec<_> = others.iter().map(|other| self.of(other)).collect();
+        let least =
+            |round: usize| others.iter().map(|values| values[round]).fold(f64::INFINITY, f64::min);
+        let rounds = self.of(name).iter().enumerate();
+        rounds.map(|(round, value)| value / least(round)).collect::<Vec<_>>().into()
     }
 
     /// The one without what the second takes more than the third, as often as the third, round by

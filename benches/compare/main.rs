@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p benches --bench compare` prints Markdown tables, and for machines one line for each figure:
 //! `figure<TAB>name<TAB>value<TAB>unit`. It ends within five minutes; `-- --quick` within one. The
-//! names of parts (`uncontended`, `refused`, `tasks`, `turns`, `wake`, `waits`) select some of them.
+//! names of parts (`uncontended`, `opening`, `refused`, `tasks`, `turns`, `wake`, `waits`) select some of them.
 //! docs/BENCHMARKS.md says what the figures mean, and keeps those of a full run.
 //!
 //! Linux only, as the crate is so far. Needs Rust 1.89 for `std::fs::File::lock`.
@@ -11,6 +11,7 @@
 mod actors;
 mod figures;
 mod kernel_waits;
+mod opening;
 mod peers;
 mod refused;
 mod tasks;
@@ -65,6 +66,7 @@ struct Part {
 
 const PARTS: &[Part] = &[
     Part { name: "uncontended", measure: uncontended::measure, act: no_actor },
+    Part { name: "opening", measure: opening::measure, act: opening::act },
     Part { name: "refused", measure: refused::measure, act: refused::act },
     Part { name: "tasks", measure: tasks::measure, act: no_actor },
     Part { name: "turns", measure: turns::measure, act: turns::act },

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -242,6 +243,39 @@ impl Peer for RawFcntlWithChecks {
         assert!(fstat(&self.0).expect("fstat").st_nlink > 0);
         let answer = section.await;
         set(&self.0, libc::F_UNLCK);
+        answer
+    }
+}
+
+/// The same with flock(2) and the calls that a record costs: it is read and written, and marked as released, before which
+/// the file is asked for once more.
+pub(crate) struct RawFlockWithRecord(File, Pace);
+
+/// As long as a record without a label is.
+const RECORD: [u8; 256] = [b'x'; 256];
+
+impl Peer for RawFlockWithRecord {
+    const NAME: &'static str = "flock(2), with the calls of a record";
+
+    fn open(path: &Path) -> Result<Self> {
+        Ok(Self(open_file(path)?, Pace::default()))
+    }
+
+    async fn exclusive<T: Send + 'static>(
+        &mut self,
+        section: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        if self.1.is_check_due() {
+            assert!(is_free(&self.0, TURNSTILE).expect("getlk"));
+        }
+        FileExt::try_lock_exclusive(&self.0).expect("lock");
+        assert!(fstat(&self.0).expect("fstat").st_nlink > 0);
+        self.0.read_at(&mut [0; 512], 0).expect("pread");
+        self.0.write_all_at(&RECORD, 0).expect("pwrite");
+        let answer = section.await;
+        assert!(fstat(&self.0).expect("fstat").st_nlink > 0);
+        self.0.write_all_at(&RECORD[..8], 29).expect("pwrite");
+        FileExt::unlock(&self.0).expect("unlock");
         answer
     }
 }

@@ -43,6 +43,8 @@ enum Role {
     Reader,
     /// Locks again at once, with sections of 50 µs.
     Hot,
+    /// The same with sections of 20 µs.
+    Brisk,
     /// So many of those in tasks, or in threads.
     Tasks(usize),
     Threads(usize),
@@ -52,7 +54,7 @@ enum Role {
     Foreigner,
 }
 
-use Role::{EmptyTasks, Foreigner, Hot, Reader, Tasks, Threads, Writer};
+use Role::{Brisk, EmptyTasks, Foreigner, Hot, Reader, Tasks, Threads, Writer};
 
 struct Load {
     name: &'static str,
@@ -101,6 +103,12 @@ fn loads() -> Vec<Load> {
             contestants: systems(Writer, Hot, 1),
         },
         Load {
+            name: "Four processes that lock again at once for 20 µs",
+            one: "one of four",
+            others: "the others",
+            contestants: systems(Brisk, Brisk, 3),
+        },
+        Load {
             name: "Two processes of 100 tasks with sections of 50 µs",
             one: "one",
             others: "the other",
@@ -130,11 +138,18 @@ pub(crate) fn measure(effort: Effort, directory: &Path, figures: &mut Figures) -
         print(&load, &runs);
         match load.one {
             "the writer" => figures.record("writer_max_wait", worst(&runs[0], |run| run.max)),
+            "one of four" => record_four(&runs, figures),
             "one" => record_crowds(&runs, figures),
             _ => {}
         }
     }
     Ok(())
+}
+
+fn record_four(runs: &[Vec<Run>], figures: &mut Figures) {
+    let ratios = runs[0].iter().zip(&runs[1]).map(|(ours, plain)| ours.both() / plain.both());
+    figures.record("procs4_throughput_vs_raw", ratios.collect::<Vec<_>>());
+    figures.record("procs4_max_wait", worst(&runs[0], |run| run.max.max(run.max_of_others)));
 }
 
 fn record_crowds(runs: &[Vec<Run>], figures: &mut Figures) {
@@ -239,7 +254,7 @@ impl Role {
     }
 
     fn of_word(word: &str) -> Self {
-        let all = [Writer, Reader, Hot, EmptyTasks, Foreigner];
+        let all = [Writer, Reader, Hot, Brisk, EmptyTasks, Foreigner];
         let crowds = [Tasks(100), Threads(1), Threads(8)];
         all.into_iter().chain(crowds).find(|role| role.as_word() == word).expect("a role")
     }
@@ -334,6 +349,7 @@ impl Role {
                     Hot | Tasks(_) | Threads(_) => {
                         while now.elapsed() < Duration::from_micros(50) {}
                     }
+                    Brisk => while now.elapsed() < Duration::from_micros(20) {},
                     Writer | EmptyTasks | Foreigner => {}
                 }
                 now

@@ -9,7 +9,7 @@ use tokio::runtime::Builder;
 use crate::figures::{Contest, Figures};
 use crate::peers::{
     AsyncFdLock, Default, Fcntl, FdLock, Filelock, Fs4, Fslock, Ours, Peer, RawFcntlWithChecks,
-    RawFlock, RawFlockWithChecks, Recording, Std, TokioMutex,
+    RawFlock, RawFlockWithChecks, RawFlockWithRecord, Recording, Std, TokioMutex,
 };
 use crate::{Effort, Result};
 
@@ -27,6 +27,7 @@ pub(crate) fn measure(effort: Effort, directory: &Path, figures: &mut Figures) -
     enter::<RawFlock>(&mut contest, directory)?;
     enter::<RawFlockWithChecks>(&mut contest, directory)?;
     enter::<RawFcntlWithChecks>(&mut contest, directory)?;
+    enter::<RawFlockWithRecord>(&mut contest, directory)?;
     enter::<Std>(&mut contest, directory)?;
     enter::<AsyncFdLock>(&mut contest, directory)?;
     enter::<Fs4>(&mut contest, directory)?;
@@ -47,10 +48,15 @@ pub(crate) fn measure(effort: Effort, directory: &Path, figures: &mut Figures) -
         ("uncontended_vs_spawn_blocking", ours, Std::NAME),
         ("uncontended_fcntl_vs_raw", fcntl, RawFcntlWithChecks::NAME),
         ("record_cost", Ours::<Recording>::NAME, ours),
+        ("recorded_vs_calls", Ours::<Recording>::NAME, RawFlockWithRecord::NAME),
     ];
     for (figure, one, other) in ratios {
         figures.record(figure, outcome.ratio(one, other));
     }
+    // Those that do not block the worker for as long as another one holds the lock, and the one that does.
+    let peers =
+        [AsyncFdLock::NAME, Std::NAME, FdLock::NAME, Fslock::NAME, Filelock::NAME, Fs4::NAME];
+    figures.record("uncontended_vs_best_peer", outcome.ratio_to_least(ours, &peers));
     programs(directory)
 }
 
