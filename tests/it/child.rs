@@ -110,6 +110,7 @@ roles! {
     }
     #[cfg(target_os = "linux")] {
         LockWhatIsRefused => refused::lock_what_is_refused,
+        LockWhereStatxIsRefused => refused::lock_where_statx_is_refused,
         InsertADirectory => cache::directories::insert_in_child,
         OpenWhereChmodIsRefused => opening::open_where_chmod_is_refused,
         CreateStepByStep => opening::create_step_by_step,

@@ -178,3 +178,31 @@ fn hold(path: &str, protocol: Protocol) -> Box<dyn Any> {
     fcntl(&file, FcntlArg::F_OFD_SETLK(&first_byte)).unwrap();
     Box::new(file)
 }
+
+/// The role `LockWhereStatxIsRefused`.
+pub(crate) fn lock_where_statx_is_refused(arguments: &[String]) {
+    let [path, protocol_name, errno] = arguments else { panic!("{arguments:?}") };
+    // Without a path, as this crate calls it: the standard library remembers that it works.
+    refuse(libc::SYS_statx, &[0], errno.parse().unwrap());
+    let lock = options(protocol(protocol_name)).blocking_open(path).unwrap();
+    for _ in 0..2 {
+        drop(lock.try_lock().unwrap());
+        std::fs::remove_file(path).unwrap();
+        drop(lock.try_lock().unwrap());
+        assert!(Path::new(path).exists(), "the file that was removed was locked");
+    }
+    say("noticed");
+}
+
+each_protocol!(#[test] fn a_lock_file_that_was_removed_is_noticed_where_statx_is_refused);
+fn a_lock_file_that_was_removed_is_noticed_where_statx_is_refused(protocol: Protocol) {
+    // A system that does not know the call, a filter, and a system that wants a path.
+    for errno in [libc::ENOSYS, libc::EPERM, libc::EFAULT] {
+        let place = Place::new();
+        let path = place.lock_file();
+        let arguments = [path.to_str().unwrap(), &format!("{protocol:?}"), &errno.to_string()];
+        let child = Process::in_role(Role::LockWhereStatxIsRefused, &arguments);
+        child.expect("noticed");
+        child.finish();
+    }
+}
