@@ -123,7 +123,7 @@ mod tests {
     }
 
     /// All tasks that ask give up in time, however many they are, and no more than one thread hangs there.
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_query_that_hangs_takes_one_thread() {
         let directory = tempfile::tempdir().unwrap();
         let registry = Arc::new(Registry::default());
@@ -140,7 +140,8 @@ mod tests {
                 vec![Holder::new(Mode::Exclusive, false, Some(7), Source::LockTable)]
             };
             tokio::spawn(async move {
-                tokio::time::timeout(Duration::from_secs(1), query_together(&member, query)).await
+                tokio::time::timeout(Duration::from_millis(10), query_together(&member, query))
+                    .await
             })
         };
         let mut end = member.driver().queries.shared().last.subscribe();
