@@ -43,7 +43,9 @@ async fn locks(protocol: Protocol) {
     }
 }
 
+#[cfg(unix)]
 each_protocol!(#[tokio::test(start_paused = true)] async fn a_lock_file_that_was_removed);
+#[cfg(unix)]
 async fn a_lock_file_that_was_removed(protocol: Protocol) {
     let place = Place::new();
     let options = FileLock::options().protocol(protocol).verify_path(true);
