@@ -131,6 +131,21 @@ pub(super) fn is_hash(text: &str) -> bool {
     text.len() == HASH && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// Whether a value or a pointer can have this name. Such a name leads nowhere else, on any system.
+pub(super) fn is_of_value(file_name: &str) -> bool {
+    match kind(file_name) {
+        Kind::Pointer { .. } => true,
+        Kind::Value { .. } => {
+            let mut rest = file_name.bytes().skip(HASH + 1);
+            let is_short = file_name.len() <= HASH + 1 + WHOLE;
+            is_short
+                && !file_name.ends_with('.')
+                && rest.all(|byte| is_plain(byte) || b".%#".contains(&byte))
+        }
+        Kind::Beside { .. } | Kind::Foreign => false,
+    }
+}
+
 /// The name of the pointer of a hash.
 pub(super) fn pointer(hash: &str) -> String {
     beside(hash, POINTER)
@@ -196,9 +211,7 @@ fn escape(key: &[u8], name: &mut String, room: usize) -> bool {
     let end = name.len() + room;
     for (at, &byte) in key.iter().enumerate() {
         // Windows drops dots at the end of a name.
-        let is_plain = byte.is_ascii_alphanumeric()
-            || b"-_+=@,~".contains(&byte)
-            || byte == b'.' && at + 1 < key.len();
+        let is_plain = is_plain(byte) || byte == b'.' && at + 1 < key.len();
         let length = if is_plain { 1 } else { 3 };
         if name.len() + length > end {
             return false;
@@ -210,6 +223,10 @@ fn escape(key: &[u8], name: &mut String, room: usize) -> bool {
         }
     }
     true
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_+=@,~".contains(&byte)
 }
 
 fn unescape(text: &str) -> Option<Vec<u8>> {
@@ -272,7 +289,7 @@ mod tests {
         {
             let key = byte.repeat(100);
             let before = format!("{}-{cut}", Key::new(key.as_bytes()).hash());
-            assert!(is_of_format_before(&before), "{before}");
+            assert!(is_of_format_before(&before) && is_of_value(&before), "{before}");
             assert_eq!(kind(&before), Kind::Value { hash: &before[..HASH] });
             // A cut where one or two bytes were left.
             for left in 1..=2 {
@@ -284,8 +301,9 @@ mod tests {
         }
         for length in 0..300 {
             for byte in [b'a', b'/', b'.', b'#', 0xff] {
-                let value = Key::new(&vec![byte; length]).value;
-                assert!(!is_of_format_before(&value), "{value}");
+                let key = Key::new(&vec![byte; length]);
+                assert!(!is_of_format_before(&key.value), "{}", key.value);
+                assert!(is_of_value(&key.value) && is_of_value(&key.pointer()), "{}", key.value);
             }
         }
     }

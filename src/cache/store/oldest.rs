@@ -127,14 +127,15 @@ fn parse(line: &str) -> Option<Value> {
     let (modified, used) = (time()?, time()?);
     let bytes = words.next()?.parse().ok()?;
     let name = words.next()?.to_owned();
+    // Of what another user has written: it may lead nowhere else.
+    if !key::is_of_value(&name) {
+        return None;
+    }
     let of_directory = match key::kind(&name) {
-        Kind::Value { .. } => None,
         Kind::Pointer { hash } => Some(hash.to_owned()),
-        Kind::Beside { .. } | Kind::Foreign => return None,
+        _ => None,
     };
-    // No file in a directory has a `/` in its name.
-    let is_name = !name.contains(['/', '\0']);
-    is_name.then_some(Value { name, of_directory, bytes, modified, used })
+    Some(Value { name, of_directory, bytes, modified, used })
 }
 
 fn time(nanoseconds: &str) -> Option<SystemTime> {
@@ -215,6 +216,12 @@ mod tests {
             format!("99999999999999999999 2 3 {name}\n"),
             format!("1 2 3 {name}/../../../outside\n"),
             "1 2 3 ../outside\n".into(),
+            // Of a key that has a longer path, or another stream of the file, on some system.
+            format!("1 2 3 {name}\\..\\..\\..\\outside\n"),
+            format!("1 2 3 {name}:s\n"),
+            format!("1 2 3 {name}.\n"),
+            format!("1 2 3 {name} \n"),
+            format!("1 2 3 {name}{}\n", "k".repeat(96)),
             format!("1 2 3 {}.key\n", &name[..40]),
         ];
         for text in lines {

@@ -3,7 +3,8 @@
 //! There are no calls relative to a handle that std or `windows-sys` offer here, so a [`Directory`] is a
 //! path. Each step looks at what it has got: reparse points (symbolic links, junctions) are not
 //! followed in the last two names, and a file is known by the handle that was opened. Opening shares
-//! reading, writing and deleting.
+//! reading, writing and deleting. A name that is more than one name, or that of another stream of a file
+//! (`:`), is an error.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions, ReadDir};
@@ -54,6 +55,17 @@ impl Directory {
         }
     }
 
+    /// The path of a name in here.
+    fn at(&self, name: impl AsRef<OsStr>) -> io::Result<PathBuf> {
+        let name = name.as_ref();
+        let bytes = name.as_encoded_bytes();
+        if bytes == b".." || bytes.iter().any(|byte| b"\\/:".contains(byte)) {
+            let text = format!("{name:?} is not the name of a file in a directory");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        Ok(self.0.join(name))
+    }
+
     /// Whether there is a directory at the path.
     pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
         Ok(path.symlink_metadata().is_ok_and(|there| Status::of(&there).is_directory))
@@ -86,7 +98,7 @@ impl Directory {
 
     /// A directory in here; errors as those of [`open`](Directory::open).
     pub(crate) fn subdirectory(&self, name: &str) -> io::Result<Self> {
-        Self::open(&self.0.join(name))
+        Self::open(&self.at(name)?)
     }
 
     /// Makes a directory in here, unless there is one.
@@ -96,7 +108,7 @@ impl Directory {
         _mode: Option<u32>,
         _other_name: &str,
     ) -> io::Result<()> {
-        match fs::create_dir(self.0.join(name.as_ref())) {
+        match fs::create_dir(self.at(name)?) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
         }
@@ -104,7 +116,7 @@ impl Directory {
 
     /// Opens a file in here, if it is one.
     pub(crate) fn open_file(&self, name: &str, purpose: Purpose) -> io::Result<Found> {
-        let path = self.0.join(name);
+        let path = self.at(name)?;
         let mut options = OpenOptions::new();
         options.read(true).write(purpose == Purpose::Write);
         let file = match options.custom_flags(FILE_FLAG_OPEN_REPARSE_POINT).open(&path) {
@@ -153,12 +165,12 @@ impl Directory {
     /// Makes a file in here that was not there, to be written and read. Permission bits have no meaning
     /// here.
     pub(crate) fn create_file(&self, name: &str, _mode: Option<u32>) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).create_new(true).open(self.0.join(name))
+        OpenOptions::new().read(true).write(true).create_new(true).open(self.at(name)?)
     }
 
     /// What stands under a name, without opening it.
     pub(crate) fn status(&self, name: impl AsRef<OsStr>) -> io::Result<Option<Status>> {
-        match self.0.join(name.as_ref()).symlink_metadata() {
+        match self.at(name)?.symlink_metadata() {
             Ok(metadata) => Ok(Some(Status::of(&metadata))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -172,8 +184,8 @@ impl Directory {
         to: &Directory,
         new_name: impl AsRef<OsStr>,
     ) -> io::Result<()> {
-        let target = to.0.join(new_name.as_ref());
-        fs::rename(self.0.join(name), &target).map_err(|error| {
+        let target = to.at(new_name)?;
+        fs::rename(self.at(name)?, &target).map_err(|error| {
             if error.kind() != io::ErrorKind::PermissionDenied || !target.is_file() {
                 return error;
             }
@@ -187,17 +199,17 @@ impl Directory {
 
     /// Removes anything but a directory.
     pub(crate) fn remove_file(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.0.join(name))
+        fs::remove_file(self.at(name)?)
     }
 
     /// Removes an empty directory.
     pub(crate) fn remove_directory(&self, name: &str) -> io::Result<()> {
-        fs::remove_dir(self.0.join(name))
+        fs::remove_dir(self.at(name)?)
     }
 
     /// Makes a directory in here that was not there. Permission bits have no meaning here.
     pub(crate) fn create_directory(&self, name: &str, _for_us_alone: bool) -> io::Result<Self> {
-        fs::create_dir(self.0.join(name))?;
+        fs::create_dir(self.at(name)?)?;
         self.subdirectory(name)
     }
 
@@ -246,7 +258,7 @@ impl Directory {
 
     /// Removes what stands under a name in here, whatever it is. No reparse point is followed.
     pub(crate) fn remove_tree(&self, name: &str) -> io::Result<()> {
-        let path = self.0.join(name);
+        let path = self.at(name)?;
         let removed = match path.symlink_metadata() {
             Ok(found) if Status::of(&found).is_directory => fs::remove_dir_all(&path),
             Ok(_) => fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)),
@@ -359,4 +371,34 @@ pub(crate) fn copy(
 /// Whether to set the times of a file may copy all of it.
 pub(crate) fn copies_to_note(_file: &File) -> bool {
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_name() {
+        let place = tempfile::tempdir().unwrap();
+        let inside = place.path().join("inside");
+        fs::create_dir(&inside).unwrap();
+        fs::write(place.path().join("outside"), "").unwrap();
+        fs::write(inside.join("file"), "").unwrap();
+        let directory = Directory::open(&inside).unwrap();
+        for name in ["..", "../outside", "..\\outside", "x\\..\\..\\outside", "file:s", "c:file"] {
+            let errors = [
+                directory.status(name).unwrap_err(),
+                directory.remove_file(name).unwrap_err(),
+                directory.rename("file", &directory, name).unwrap_err(),
+                directory.create_file(name, None).unwrap_err(),
+            ];
+            for error in errors {
+                assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name}");
+            }
+        }
+        for name in ["file", "..file", "fi..le"] {
+            fs::write(inside.join(name), "").unwrap();
+            assert!(directory.status(name).unwrap().is_some());
+        }
+    }
 }
