@@ -120,16 +120,24 @@ impl Store {
         let mut oldest = Oldest::of(expected);
         for name in key::shards() {
             let mut shard = self.shard(&name);
+            let (of_no_use, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut shard.values)
+                .into_iter()
+                .partition(|value| self.is_of_no_use(value));
+            shard.values = rest;
+            let in_use = shard.values.len();
+            for value in of_no_use {
+                let removed = self.remove_from(&shard, &value, writer);
+                if !self.note_removal(&value, removed, &mut walk) {
+                    // Keeps what stands beside it, and is counted already.
+                    shard.values.push(value);
+                }
+            }
             self.note_unseen(&name, &mut shard, &mut walk);
             see(&shard);
-            for value in std::mem::take(&mut shard.values) {
-                if self.is_of_no_use(&value) {
-                    let removed = self.remove_from(&shard, &value, writer);
-                    self.note_removal(&value, removed, &mut walk);
-                } else {
-                    walk.books.see(value.bytes);
-                    oldest.see(value);
-                }
+            shard.values.truncate(in_use);
+            for value in shard.values {
+                walk.books.see(value.bytes);
+                oldest.see(value);
             }
         }
         let (mut stuck, mut stuck_bytes) = (HashSet::new(), 0_u64);
@@ -385,7 +393,8 @@ impl Shard {
         }
     }
 
-    /// Removes a value, and then what stands beside it, as far as that can be removed.
+    /// Removes a value, and then what stands beside it, as far as that can be removed. Beside one of a format before may be
+    /// what belongs to the value that the key has now: it stays, until a walk finds that no value is there.
     fn remove_value(&self, name: &str) -> io::Result<bool> {
         let Some(directory) = &self.directory else { return Ok(false) };
         let removed = match directory.remove_file(name) {
@@ -397,8 +406,10 @@ impl Shard {
             removed => if_there(removed)?.is_some(),
         };
         let mut is_changed = removed;
-        for beside in key::names_beside(name) {
-            is_changed |= directory.remove_file(&beside).is_ok();
+        if !key::is_of_format_before(name) {
+            for beside in key::names_beside(name) {
+                is_changed |= directory.remove_file(&beside).is_ok();
+            }
         }
         if is_changed {
             directory.show_change();

@@ -122,6 +122,41 @@ async fn values_of_the_format_before_that_have_other_names_go() {
     }
 }
 
+/// Both have one name for the key and one for the checksum.
+#[tokio::test]
+async fn a_value_of_the_format_before_leaves_what_stands_beside_the_next_one() {
+    for limit in [None, Some(100)] {
+        let place = Place::new();
+        let options = limit.map_or(options(), |limit| options().max_size(limit));
+        let cache = options.checksums(true).open(directory(&place)).await.unwrap();
+        let key = "k".repeat(200);
+        let path = cache.insert(&key, "value").await.unwrap().path().to_owned();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let before = path.with_file_name(format!("{}-{}", &name[..40], "k".repeat(96)));
+        fs::rename(&path, &before).unwrap();
+        fs::write(cache.path().join("books"), "of no format that is known").unwrap();
+        cache.insert(&key, "again").await.unwrap();
+        match limit {
+            // It goes before all others.
+            Some(limit) => drop(cache.insert("new", vec![1; limit as usize - 5]).await.unwrap()),
+            None => assert_eq!(cache.prune().await.unwrap().values, 1),
+        }
+        assert!(!before.exists());
+        assert_eq!(cache.read(&key).await.unwrap().unwrap(), b"again");
+        let mut entries = cache.entries();
+        let mut listed = Vec::new();
+        while let Some(entry) = entries.next().await.unwrap() {
+            listed.push(entry.key);
+        }
+        assert!(listed.contains(&key.as_bytes().to_vec()));
+        // Alone it takes with it what stands beside it.
+        fs::rename(&path, &before).unwrap();
+        assert_eq!(cache.prune().await.unwrap().values, 1);
+        let hash = &name[..40];
+        assert!(!files(cache.path()).iter().any(|name| name.contains(hash)));
+    }
+}
+
 #[tokio::test]
 async fn large_values_stream_in_and_out() {
     let place = Place::new();
