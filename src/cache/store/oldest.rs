@@ -85,19 +85,18 @@ impl Truncate for File {
 }
 
 impl Store {
-    /// Keeps what a walk has found, the oldest first, in place of the list before, as far as that is possible.
+    /// Keeps what a walk has found, the oldest first, in place of the list before.
     pub(super) fn remember_oldest(
         &self,
         root: &Directory,
-        values: impl Iterator<Item = Value>,
+        values: &[Value],
         writer: &str,
-    ) {
+    ) -> io::Result<()> {
         if root.is_told_by_times() {
-            return;
+            return Err(io::ErrorKind::Unsupported.into());
         }
-        let mut lines: Vec<_> = values.take(MOST_VALUES).map(|value| line(&value)).collect();
-        lines.reverse();
-        let _ = self.write_oldest(lines.concat().as_bytes(), writer);
+        let lines: Vec<_> = values.iter().take(MOST_VALUES).map(line).rev().collect();
+        self.write_oldest(lines.concat().as_bytes(), writer)
     }
 
     /// Not synced: after a power failure there may be no list.

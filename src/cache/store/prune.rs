@@ -24,7 +24,8 @@ use crate::cache::key::{self, Key, Kind};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::os::shared_directory::{Directory, Status};
 
-/// Who makes room beside others removes no more values than this beyond what it needs: other processes wait for the books.
+/// A process that makes room beside others removes no more values than this beyond what it needs, for other processes wait for
+/// the books; if the list has those that go next. Or else each walk would be made for so few.
 const AT_ONCE: u64 = 64;
 
 /// A walk remembers values of this part of the limit for those who make room next: it is they who find that the books say too much.
@@ -237,19 +238,14 @@ impl Store {
         lock_of: impl Fn(&str) -> Option<G>,
     ) -> Option<Amount> {
         let root = self.root().ok()?;
-        let (mut removed, mut seen_to) = (Amount::default(), 0_u64);
-        let mut remove = |removed: &mut Amount, value: &Value| {
+        let remove = |value: &Value| {
             // A task that has this lock replaces the value, or removes it.
-            if let Some(_lock) = lock_of(value.hash()) {
-                if let Ok(Some(bytes)) = self.remove_unused(&root, value, writer) {
-                    removed.add(Amount::one(bytes));
-                }
-            }
-            // What stays is not made up for by what was used later.
-            seen_to = seen_to.saturating_add(value.bytes);
-            removed.bytes >= least && (seen_to >= most || removed.values >= AT_ONCE)
+            let _lock = lock_of(value.hash())?;
+            self.remove_unused(&root, value, writer).ok().flatten()
         };
-        oldest::take_each(&root, |value| remove(&mut removed, value));
+        let mut progress = Progress::new(least, most);
+        oldest::take_each(&root, |value| progress.see(value, remove(value)));
+        let removed = progress.removed;
         if removed.bytes >= least {
             return Some(removed);
         }
@@ -271,10 +267,15 @@ impl Store {
         if says_too_much(seen) {
             return None;
         }
-        let mut values = oldest.values.into_sorted_vec().into_iter().map(|ByUse(value)| value);
-        let _ = values.by_ref().find(|value| remove(&mut removed, value));
-        self.remember_oldest(&root, values, writer);
-        Some(removed)
+        let values = oldest.values.into_sorted_vec();
+        let values: Vec<_> = values.into_iter().map(|ByUse(value)| value).collect();
+        // The list is there before any value goes: what it keeps need not go at once.
+        let mut if_all_go = progress;
+        let goes = values.iter().position(|value| if_all_go.see(value, Some(value.bytes)));
+        let rest = goes.map_or(values.len(), |last| last + 1);
+        progress.is_remembered = self.remember_oldest(&root, &values[rest..], writer).is_ok();
+        let _ = values.iter().find(|value| progress.see(value, remove(value)));
+        Some(progress.removed)
     }
 
     /// Unless it was used since, or is gone. How many bytes it had.
@@ -415,6 +416,35 @@ impl Shard {
             directory.show_change();
         }
         Ok(removed)
+    }
+}
+
+/// How far a process is that makes room.
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    least: u64,
+    most: u64,
+    removed: Amount,
+    /// Bytes of values that were removed, and of those that stay.
+    seen_to: u64,
+    /// What does not go now is in the list, for the next process.
+    is_remembered: bool,
+}
+
+impl Progress {
+    fn new(least: u64, most: u64) -> Self {
+        Self { least, most, removed: Amount::default(), seen_to: 0, is_remembered: true }
+    }
+
+    /// Whether that is enough, after a value of which so many bytes were removed.
+    fn see(&mut self, value: &Value, removed: Option<u64>) -> bool {
+        if let Some(bytes) = removed {
+            self.removed.add(Amount::one(bytes));
+        }
+        // What stays is not made up for by what was used later.
+        self.seen_to = self.seen_to.saturating_add(value.bytes);
+        let is_many = self.is_remembered && self.removed.values >= AT_ONCE;
+        self.removed.bytes >= self.least && (self.seen_to >= self.most || is_many)
     }
 }
 

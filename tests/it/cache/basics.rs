@@ -399,6 +399,24 @@ async fn what_goes_next_is_remembered_and_not_believed() {
     assert!(!list.exists());
 }
 
+/// Where no list can be kept each walk has to be worth it.
+#[tokio::test]
+async fn a_walk_that_leaves_no_list_removes_more_at_once() {
+    const VALUES: u32 = 1500;
+    let place = Place::new();
+    let cache = options().max_size(VALUES.into()).open(directory(&place)).await.unwrap();
+    for key in 0..VALUES {
+        let entry = cache.insert(key.to_string(), &[0; 1]).await.unwrap();
+        let ago = SystemTime::now() - (2 * VALUES - key) * 120 * SECOND;
+        let times = FileTimes::new().set_accessed(ago).set_modified(ago);
+        File::options().write(true).open(entry.path()).unwrap().set_times(times).unwrap();
+    }
+    fs::create_dir_all(cache.path().join("oldest/x")).unwrap();
+    cache.insert("another", &[0; 1]).await.unwrap();
+    // Room for one, and a tenth more.
+    assert!(first_left(&cache, 0..VALUES).await >= VALUES / 10);
+}
+
 async fn first_left(cache: &CacheDir, keys: Range<u32>) -> u32 {
     for key in keys {
         if cache.peek(key.to_string()).await.unwrap().is_some() {
