@@ -11,7 +11,7 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
 use std::io;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use super::books::Books;
 use super::look::used;
@@ -138,7 +138,7 @@ impl Store {
             shard.values.truncate(in_use);
             for value in shard.values {
                 walk.books.see(value.bytes);
-                oldest.see(value);
+                oldest.see(value, true);
             }
         }
         let (mut stuck, mut stuck_bytes) = (HashSet::new(), 0_u64);
@@ -154,7 +154,7 @@ impl Store {
                     break;
                 }
             }
-            for ByUse(value) in std::mem::take(&mut oldest.values).into_sorted_vec() {
+            for ByUse { value, .. } in std::mem::take(&mut oldest.values).into_sorted_vec() {
                 if excess(&walk) == 0 {
                     break;
                 }
@@ -220,7 +220,9 @@ impl Store {
         let mut oldest = Oldest::of(bytes);
         for name in key::shards() {
             let values = self.shard(&name).values.into_iter();
-            values.filter(|value| !stuck.contains(&value.name)).for_each(|value| oldest.see(value));
+            values
+                .filter(|value| !stuck.contains(&value.name))
+                .for_each(|value| oldest.see(value, true));
         }
         oldest
     }
@@ -256,19 +258,17 @@ impl Store {
             if shard.unseen.is_some() {
                 return None;
             }
-            for mut value in shard.values {
+            for value in shard.values {
                 seen = seen.saturating_add(value.bytes);
-                if self.is_of_no_use(&value) {
-                    value.used = UNIX_EPOCH;
-                }
-                oldest.see(value);
+                let is_of_use = !self.is_of_no_use(&value);
+                oldest.see(value, is_of_use);
             }
         }
         if says_too_much(seen) {
             return None;
         }
         let values = oldest.values.into_sorted_vec();
-        let values: Vec<_> = values.into_iter().map(|ByUse(value)| value).collect();
+        let values: Vec<_> = values.into_iter().map(|ByUse { value, .. }| value).collect();
         // The list is there before any value goes: what it keeps need not go at once.
         let mut if_all_go = progress;
         let goes = values.iter().position(|value| if_all_go.see(value, Some(value.bytes)));
@@ -278,7 +278,8 @@ impl Store {
         Some(progress.removed)
     }
 
-    /// Unless it was used since, or is gone. How many bytes it had.
+    /// Unless it was used since, or is gone. How many bytes it had. One that was too old for the process which has found it may be
+    /// in use for this one.
     fn remove_unused(
         &self,
         root: &Directory,
@@ -292,7 +293,7 @@ impl Store {
         let is_unused = |status: &Status| {
             status.is_file
                 && status.modified == value.modified
-                && (value.used == UNIX_EPOCH || used(status) == value.used)
+                && (self.is_of_no_use(value) || used(status) == value.used)
         };
         let Some(status) = directory.status(&value.name)?.filter(is_unused) else {
             return Ok(None);
@@ -461,18 +462,18 @@ impl Oldest {
         Self { wanted: bytes.into(), bytes: 0, values: BinaryHeap::new() }
     }
 
-    fn see(&mut self, value: Value) {
-        let bytes = u128::from(value.bytes);
-        let is_newest =
-            self.values.peek().is_none_or(|last| last.order() <= ByUse::order_of(&value));
+    /// What is of no use goes before all others.
+    fn see(&mut self, value: Value, is_of_use: bool) {
+        let seen = ByUse { is_of_use, value };
+        let is_newest = self.values.peek().is_none_or(|last| *last <= seen);
         if self.bytes >= self.wanted && is_newest {
             return;
         }
-        self.bytes += bytes;
-        self.values.push(ByUse(value));
+        self.bytes += u128::from(seen.value.bytes);
+        self.values.push(seen);
         // The one that was used last among them may stay if the others are enough.
         while let Some(last) = self.values.peek() {
-            let without = self.bytes - u128::from(last.0.bytes);
+            let without = self.bytes - u128::from(last.value.bytes);
             if without < self.wanted {
                 break;
             }
@@ -483,15 +484,14 @@ impl Oldest {
 }
 
 /// The greatest is the one that was used last.
-struct ByUse(Value);
+struct ByUse {
+    is_of_use: bool,
+    value: Value,
+}
 
 impl ByUse {
-    fn order(&self) -> (SystemTime, &str) {
-        Self::order_of(&self.0)
-    }
-
-    fn order_of(value: &Value) -> (SystemTime, &str) {
-        (value.used, &value.name)
+    fn order(&self) -> (bool, SystemTime, &str) {
+        (self.is_of_use, self.value.used, &self.value.name)
     }
 }
 

@@ -417,6 +417,42 @@ async fn a_walk_that_leaves_no_list_removes_more_at_once() {
     assert!(first_left(&cache, 0..VALUES).await >= VALUES / 10);
 }
 
+/// What is too old for the process that has walked may be in use by another one.
+#[tokio::test]
+async fn what_is_too_old_for_one_and_used_by_another_stays() {
+    const VALUES: u32 = 300;
+    const OLD: u32 = 100;
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let place = Place::new();
+    let limited = || options().max_size(VALUES.into());
+    let with_age = limited().max_age(DAY).open(directory(&place)).await.unwrap();
+    for key in 0..VALUES {
+        let entry = with_age.insert(key.to_string(), &[0; 1]).await.unwrap();
+        if key < OLD {
+            let ago = SystemTime::now() - 10 * DAY;
+            let times = FileTimes::new().set_accessed(ago).set_modified(ago);
+            File::options().write(true).open(entry.path()).unwrap().set_times(times).unwrap();
+        }
+    }
+    // It walks, and leaves the list.
+    with_age.insert("another", &[0; 1]).await.unwrap();
+    let without = limited().open(directory(&place)).await.unwrap();
+    let used = first_left(&without, 0..OLD).await;
+    without.get(used.to_string()).await.unwrap().unwrap();
+    let left = || async {
+        let mut left = 0;
+        for key in (0..OLD).filter(|key| *key != used) {
+            left += u32::from(without.peek(key.to_string()).await.unwrap().is_some());
+        }
+        left
+    };
+    let mut inserted = 0..;
+    while left().await > 0 {
+        without.insert(format!("new {}", inserted.next().unwrap()), &[0; 1]).await.unwrap();
+    }
+    assert!(without.peek(used.to_string()).await.unwrap().is_some());
+}
+
 async fn first_left(cache: &CacheDir, keys: Range<u32>) -> u32 {
     for key in keys {
         if cache.peek(key.to_string()).await.unwrap().is_some() {
