@@ -22,7 +22,7 @@ const NAME: &str = "oldest";
 const PART: u64 = 8192;
 
 /// A longer list is memory and disk for values of which most are going to be used or replaced before their turn.
-const MOST_VALUES: usize = 16_384;
+pub(super) const MOST_VALUES: usize = 16_384;
 
 /// So long is no list: who may write to the directory may make one that takes long to read.
 const LONGEST: u64 = 4 << 20;

@@ -5,7 +5,7 @@
 //! process (`oldest`), and walks only if that is not enough. One walk counts, and removes what is too
 //! old and what stands beside no value. It remembers what was not used for longest, as much as is going to be
 //! too much if the books are right: so an insert that makes room walks once. Another walk is made only if there
-//! is still too much. In memory are no more than the values that must go, and those that cannot.
+//! is still too much. In memory are no more than the values that must go, those that cannot, and what fits into the list.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
@@ -118,7 +118,7 @@ impl Store {
         see: impl Fn(&Shard),
     ) -> Walk {
         let mut walk = Walk::new();
-        let mut oldest = Oldest::of(expected);
+        let mut oldest = Oldest::of(expected, 0);
         for name in key::shards() {
             let mut shard = self.shard(&name);
             let (of_no_use, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut shard.values)
@@ -217,7 +217,7 @@ impl Store {
 
     /// Values that come to so many bytes, those that were not used for longest.
     fn least_recently_used(&self, bytes: u64, stuck: &HashSet<String>) -> Oldest {
-        let mut oldest = Oldest::of(bytes);
+        let mut oldest = Oldest::of(bytes, 0);
         for name in key::shards() {
             let values = self.shard(&name).values.into_iter();
             values
@@ -252,7 +252,7 @@ impl Store {
             return Some(removed);
         }
         let remembered = self.settings.max_size.unwrap_or(0) / REMEMBERED;
-        let (mut oldest, mut seen) = (Oldest::of(most.saturating_add(remembered)), removed.bytes);
+        let (mut oldest, mut seen) = (Oldest::of(most, remembered), removed.bytes);
         for name in key::shards() {
             let shard = Shard::of(&name, subdirectory(&root, &name));
             if shard.unseen.is_some() {
@@ -449,24 +449,34 @@ impl Progress {
     }
 }
 
-/// Of all values that were seen those that were not used for longest, and come to so many bytes.
+/// Of all values that were seen those that were not used for longest, and come to so many bytes; and those for the list, as
+/// many as fit into it.
 struct Oldest {
     wanted: u128,
+    /// So many more, if the list has room for them.
+    remembered: u128,
     /// Of all of these. Another user's pointer may say any number.
     bytes: u128,
     values: BinaryHeap<ByUse>,
 }
 
 impl Oldest {
-    fn of(bytes: u64) -> Self {
-        Self { wanted: bytes.into(), bytes: 0, values: BinaryHeap::new() }
+    fn of(bytes: u64, remembered: u64) -> Self {
+        let (wanted, remembered) = (bytes.into(), remembered.into());
+        Self { wanted, remembered, bytes: 0, values: BinaryHeap::new() }
+    }
+
+    /// Whether so many bytes, of so many values, are enough.
+    fn are_enough(&self, bytes: u128, values: usize) -> bool {
+        let is_full = values >= oldest::MOST_VALUES || bytes >= self.wanted + self.remembered;
+        bytes >= self.wanted && is_full
     }
 
     /// What is of no use goes before all others.
     fn see(&mut self, value: Value, is_of_use: bool) {
         let seen = ByUse { is_of_use, value };
         let is_newest = self.values.peek().is_none_or(|last| *last <= seen);
-        if self.bytes >= self.wanted && is_newest {
+        if self.are_enough(self.bytes, self.values.len()) && is_newest {
             return;
         }
         self.bytes += u128::from(seen.value.bytes);
@@ -474,7 +484,7 @@ impl Oldest {
         // The one that was used last among them may stay if the others are enough.
         while let Some(last) = self.values.peek() {
             let without = self.bytes - u128::from(last.value.bytes);
-            if without < self.wanted {
+            if !self.are_enough(without, self.values.len() - 1) {
                 break;
             }
             self.bytes = without;
@@ -514,3 +524,33 @@ impl PartialEq for ByUse {
 }
 
 impl Eq for ByUse {}
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn no_more_is_in_memory_than_must_go_or_fits_the_list() {
+        const VALUES: u64 = 40_000;
+        for (must_go, kept) in [(10, 16_384), (20_000, 20_000), (VALUES * 2, VALUES)] {
+            let mut oldest = Oldest::of(must_go, VALUES);
+            // The newest first, and the oldest first.
+            for at in
+                (0..VALUES / 2).rev().map(|at| 2 * at).chain((0..VALUES / 2).map(|at| 2 * at + 1))
+            {
+                let used = UNIX_EPOCH + Duration::from_secs(at);
+                let name = at.to_string();
+                oldest
+                    .see(Value { name, of_directory: None, bytes: 1, modified: used, used }, true);
+                assert!(oldest.values.len() as u64 <= kept);
+            }
+            assert_eq!(oldest.values.len() as u64, kept);
+            let values = oldest.values.into_sorted_vec();
+            for (at, ByUse { value, .. }) in values.iter().enumerate() {
+                assert_eq!(value.name, at.to_string());
+            }
+        }
+    }
+}
