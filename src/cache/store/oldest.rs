@@ -1,13 +1,13 @@
 //! What a walk has found that was not used for longest: who makes room next does not have to walk.
 //!
-//! One file with a line for each value, the oldest last. Who makes room, in whatever process, takes lines from its end,
-//! and removes these values, **under the lock of the books**: so no line is taken twice.
+//! One file with a line for each value, the oldest last. A process that makes room takes lines from its end, and removes these
+//! values, **under the lock of the books**: so no two take one line. Only after a process that was killed before it has cut
+//! the lines off are they taken again, and that does no harm: their values are gone, or are not what the lines say.
 //!
 //! It is a hint, and never believed. A value goes only if it is what its line says, neither changed nor used since (`prune`). And what
 //! came or was used after the walk is newer than all that the walk has found; so the last line that is still true is the value that was
-//! not used for longest, however old the list is. A list that is missing, damaged or another user's costs a walk.
+//! not used for longest, however old the list is, but for those that the walk was to remove itself and could not. A list that is missing, damaged or another user's costs a walk.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,14 +21,29 @@ const NAME: &str = "oldest";
 /// So much of the list is read at once; a line is shorter.
 const PART: u64 = 8192;
 
-/// A longer list is memory and disk for values of which most are going to be used or replaced before their turn.
+/// A longer list is memory and disk for values of which most are going to be used or replaced before their turn. Of one that
+/// another program has made no more lines are read.
 pub(super) const MOST_VALUES: usize = 16_384;
 
 /// So long is no list: who may write to the directory may make one that takes long to read.
 const LONGEST: u64 = 4 << 20;
 
-/// Takes values from the list, the oldest first, until that is enough.
-pub(super) fn take_each(root: &Directory, is_enough: impl FnMut(&Value) -> bool) {
+/// So many lines in a row of values that stay are no list that is of use: a try for a lock and a look are made for each.
+const MOST_MISSES: usize = 256;
+
+/// What came of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Line {
+    /// Its value is removed.
+    Removed,
+    /// Its value stays, or was not there.
+    Missed,
+    /// No more lines are needed.
+    Enough,
+}
+
+/// Takes values from the list, the oldest first, until that is enough. What is no list, or is out of date, loses its name.
+pub(super) fn take_each(root: &Directory, take: impl FnMut(&Value) -> Line) {
     // Of two contents of one file another machine may miss the second.
     if root.is_told_by_times() {
         return;
@@ -36,19 +51,25 @@ pub(super) fn take_each(root: &Directory, is_enough: impl FnMut(&Value) -> bool)
     match root.open_file(NAME, Purpose::Write) {
         // With another name it is perhaps not of the cache.
         Ok(Found::File(mut file, status)) if status.links == 1 && status.length <= LONGEST => {
-            let _ = take_each_of(&mut file, status.length, is_enough);
+            // What stays by an error is taken again, and does no harm.
+            let _ = match take_each_of(&mut file, status.length, take) {
+                Ok(Some(left)) => file.set_len(left),
+                Ok(None) | Err(_) => root.remove_file(NAME),
+            };
         }
         _ => {}
     }
 }
 
-/// An error ends the list as well.
+/// How many bytes of the list are left; `None` if it is to go. What does not end in a line may be any file that another user
+/// has given this name, so nothing is cut off from it.
 fn take_each_of(
-    file: &mut (impl Read + Seek + Truncate),
+    file: &mut (impl Read + Seek),
     length: u64,
-    mut is_enough: impl FnMut(&Value) -> bool,
-) -> io::Result<()> {
-    let mut end = length;
+    mut take: impl FnMut(&Value) -> Line,
+) -> io::Result<Option<u64>> {
+    let (mut end, mut is_list) = (length, None);
+    let (mut lines_left, mut misses) = (MOST_VALUES, 0);
     while end > 0 {
         let start = end.saturating_sub(PART);
         let mut part = vec![0; (end - start) as usize];
@@ -61,27 +82,25 @@ fn take_each_of(
                 // It begins in the part before.
                 None => break,
             };
+            if lines_left == 0 || misses == MOST_MISSES {
+                return Ok(None);
+            }
+            lines_left -= 1;
             let value = std::str::from_utf8(&lines[line_at..]).ok().and_then(parse);
             part.truncate(line_at);
-            if value.is_some_and(|value| is_enough(&value)) {
-                return file.truncate(start + line_at as u64);
+            let is_list = *is_list.get_or_insert(value.is_some());
+            match value.map(|value| take(&value)) {
+                Some(Line::Enough) => return Ok(is_list.then_some(start + line_at as u64)),
+                Some(Line::Missed) => misses += 1,
+                Some(Line::Removed) => misses = 0,
+                None => {}
             }
         }
         let left = start + part.len() as u64;
         // What is no list is none.
         end = if left < end { left } else { 0 };
     }
-    file.truncate(0)
-}
-
-trait Truncate {
-    fn truncate(&mut self, length: u64) -> io::Result<()>;
-}
-
-impl Truncate for File {
-    fn truncate(&mut self, length: u64) -> io::Result<()> {
-        self.set_len(length)
-    }
+    Ok((length == 0 || is_list == Some(true)).then_some(0))
 }
 
 impl Store {
@@ -147,13 +166,6 @@ mod tests {
 
     use super::*;
 
-    impl Truncate for Cursor<Vec<u8>> {
-        fn truncate(&mut self, length: u64) -> io::Result<()> {
-            self.get_mut().truncate(length as usize);
-            Ok(())
-        }
-    }
-
     fn value(number: usize) -> Value {
         let key = key::Key::new(&vec![b'k'; number % 200]);
         let of_directory = (number % 3 == 0).then(|| key.hash().to_owned());
@@ -168,15 +180,27 @@ mod tests {
         Cursor::new(lines.concat().into_bytes())
     }
 
-    fn take(list: &mut Cursor<Vec<u8>>, most: usize) -> Vec<Value> {
+    fn take(list: &mut Cursor<Vec<u8>>, most: usize) -> (Vec<Value>, Option<u64>) {
         let mut taken = Vec::new();
         let length = list.get_ref().len() as u64;
-        let is_enough = |value: &Value| {
+        let take = |value: &Value| {
             taken.push(parse(line(value).trim_end()).unwrap());
-            taken.len() == most
+            if taken.len() == most { Line::Enough } else { Line::Removed }
         };
-        take_each_of(list, length, is_enough).unwrap();
-        taken
+        let left = take_each_of(list, length, take).unwrap();
+        list.get_mut().truncate(left.unwrap_or(0) as usize);
+        (taken, left)
+    }
+
+    /// How many lines are looked at.
+    fn looked_at(list: &mut Cursor<Vec<u8>>, mut outcome: impl FnMut(usize) -> Line) -> usize {
+        let (mut lines, length) = (0, list.get_ref().len() as u64);
+        let take = |_: &Value| {
+            lines += 1;
+            outcome(lines)
+        };
+        take_each_of(list, length, take).unwrap();
+        lines
     }
 
     #[test]
@@ -185,7 +209,7 @@ mod tests {
             let mut list = list(500);
             let mut next = 0;
             loop {
-                let taken = take(&mut list, at_once);
+                let (taken, _) = take(&mut list, at_once);
                 for found in &taken {
                     let expected = value(next);
                     assert_eq!((&found.name, found.bytes), (&expected.name, expected.bytes));
@@ -225,11 +249,26 @@ mod tests {
         ];
         for text in lines {
             let mut list = Cursor::new(text.clone().into_bytes());
-            assert!(take(&mut list, 1000).is_empty(), "{text:.100}");
+            let (taken, left) = take(&mut list, 1000);
+            assert!(taken.is_empty() && left.is_none(), "{text:.100}");
             assert!(list.get_ref().is_empty(), "{text:.100}");
         }
-        let mut damaged = list(3);
-        damaged.get_mut().extend([0xff, b'\n', 0, b'\n']);
-        assert_eq!(take(&mut damaged, 1000).len(), 3);
+        for most in [1, 2, 3, 1000] {
+            let mut damaged = list(3);
+            damaged.get_mut().extend([0xff, b'\n', 0, b'\n']);
+            let (taken, left) = take(&mut damaged, most);
+            assert_eq!((taken.len(), left), (most.min(3), None), "nothing is cut off");
+        }
+    }
+
+    #[test]
+    fn a_list_has_so_many_lines_and_so_many_that_are_out_of_date() {
+        let mut long = list(MOST_VALUES + 10);
+        assert_eq!(looked_at(&mut long, |_| Line::Removed), MOST_VALUES);
+        assert_eq!(looked_at(&mut long, |_| Line::Missed), MOST_MISSES);
+        let some = |line| if line % MOST_MISSES == 0 { Line::Removed } else { Line::Missed };
+        assert_eq!(looked_at(&mut long, some), MOST_VALUES);
+        let mut few = list(MOST_MISSES);
+        assert_eq!(looked_at(&mut few, |_| Line::Missed), MOST_MISSES);
     }
 }

@@ -15,6 +15,7 @@ use std::time::SystemTime;
 
 use super::books::Books;
 use super::look::used;
+use super::oldest::Line;
 use super::room::Amount;
 use super::shard::{Shard, Value};
 use super::{
@@ -246,7 +247,14 @@ impl Store {
             self.remove_unused(&root, value, writer).ok().flatten()
         };
         let mut progress = Progress::new(least, most);
-        oldest::take_each(&root, |value| progress.see(value, remove(value)));
+        oldest::take_each(&root, |value| {
+            let removed = remove(value);
+            match (progress.see(value, removed), removed) {
+                (true, _) => Line::Enough,
+                (false, Some(_)) => Line::Removed,
+                (false, None) => Line::Missed,
+            }
+        });
         let removed = progress.removed;
         if removed.bytes >= least {
             return Some(removed);

@@ -286,10 +286,21 @@ async fn what_is_planted_as_the_list_of_what_goes_next_is_no_list() {
     }
 }
 
-/// A list can say which value goes first, and cannot be so long that reading it takes long.
+/// A list can say which value goes first. It cannot be so long that reading it takes long, nor say values without end that are
+/// not there.
 #[tokio::test]
 async fn a_planted_list_of_what_goes_next_has_an_end() {
-    for (lines, is_read) in [(1, true), (100_000, false)] {
+    // Bytes of the longest list, and of a line of a value that is not there.
+    const LONGEST: usize = 4 << 20;
+    const NOT_THERE: usize = 48;
+    let lists = [
+        (1, 0, true),
+        (100_000, 0, false),
+        (1, 200, true),
+        (1, 300, false),
+        (1, LONGEST / NOT_THERE - 10, false),
+    ];
+    for (lines, lines_of_none, is_read) in lists {
         let place = Place::new();
         let cache = options().max_size(100).open(directory(&place)).await.unwrap();
         let mut entries = Vec::new();
@@ -304,10 +315,31 @@ async fn a_planted_list_of_what_goes_next_has_an_end() {
         let [modified, accessed] = [status.modified(), status.accessed()].map(nanoseconds);
         let name = path.file_name().unwrap().to_str().unwrap();
         let line = format!("{modified} {} 10 {name}\n", modified.max(accessed));
-        fs::write(cache.path().join("oldest"), line.repeat(lines)).unwrap();
+        let of_none = format!("1 2 3 {}-\n", "0".repeat(40));
+        assert_eq!(of_none.len(), NOT_THERE);
+        let list = line.repeat(lines) + &of_none.repeat(lines_of_none);
+        assert_eq!(list.len() <= LONGEST, lines == 1);
+        fs::write(cache.path().join("oldest"), list).unwrap();
         in_time(cache.insert("new", &[1; 1])).await.unwrap();
-        assert_eq!(cache.peek("9").await.unwrap().is_none(), is_read, "{lines}");
+        let is_gone = cache.peek("9").await.unwrap().is_none();
+        assert_eq!(is_gone, is_read, "{lines}, {lines_of_none}");
     }
+}
+
+/// Another user may rename a file of ours to the name of the list.
+#[tokio::test]
+async fn a_file_that_becomes_the_list_of_what_goes_next_is_not_emptied() {
+    let place = Place::new();
+    let cache = options().max_size(100).open(directory(&place)).await.unwrap();
+    for key in 0..10 {
+        cache.insert(key.to_string(), &[key; 10]).await.unwrap();
+    }
+    let ours = place.at("ours");
+    fs::write(&ours, "precious\n").unwrap();
+    let open = File::open(&ours).unwrap();
+    fs::rename(&ours, cache.path().join("oldest")).unwrap();
+    in_time(cache.insert("new", &[1; 1])).await.unwrap();
+    assert_eq!(io::read_to_string(open).unwrap(), "precious\n");
 }
 
 /// The lock files lie beside the directory: their own parent must be trusted, or the same holds.
