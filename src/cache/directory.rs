@@ -447,7 +447,7 @@ impl CacheDir {
         fill: FillLock,
     ) -> Result<Dir, Error> {
         let directory = self.lock_directory_to_publish().await?;
-        let turn = self.inner.changes.turn().await;
+        let turn = self.turn(directory.is_alone()).await;
         let (path, key) = (self.inner.store.value(key), key.clone());
         let cache = self.inner.clone();
         let publish = self.change(Operation::StoreValue, path, move |inner| {

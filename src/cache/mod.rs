@@ -55,11 +55,11 @@ use locks::Locks;
 use nested::{Asked, FillLock, Inside};
 use stats::Counts;
 use store::{Freshness, Noted, Store, named};
-use turns::{Opened, Turns};
+use turns::{Opened, Turn, Turns};
 use waits::Waits;
 
-/// So many tasks change values at once, each on a thread. What more there are wait, when they have their locks: so who has
-/// a turn waits for no lock, and no wait for a lock keeps others from their turns.
+/// So many tasks that share the directory change values at once, each on a thread. What more there are wait, when they have their
+/// locks: so a task that has a turn waits for no lock, and no wait for a lock keeps others from their turns.
 const CHANGES_AT_ONCE: usize = 64;
 
 /// A directory of values that tasks and processes share: computed once, read often.
@@ -411,7 +411,7 @@ impl CacheDir {
         let key = Key::new(key.as_ref());
         let (_, fill) = self.lock_fill(&key).await?;
         let directory = self.lock_directory_to_remove().await?;
-        let turn = self.inner.changes.turn().await;
+        let turn = self.turn(directory.is_alone()).await;
         let path = self.inner.store.value(&key);
         let remove = self.change(Operation::RemoveValue, path, move |inner| {
             let _guards = (directory, fill, turn);
@@ -665,6 +665,12 @@ impl CacheDir {
         self.waits.lock_shared(self.locks().await?.directory()).await
     }
 
+    /// A turn to change values. A task that has the directory alone needs none: all processes wait for it, and turns are kept for
+    /// as long as a disk takes to sync, or a tree to be removed.
+    async fn turn(&self, is_alone: bool) -> Option<Turn> {
+        if is_alone { None } else { Some(self.inner.changes.turn().await) }
+    }
+
     /// To write the books beside others.
     async fn lock_books(&self) -> Result<BooksLock, Error> {
         let directory = self.lock_directory_shared().await?;
@@ -779,6 +785,12 @@ enum DirectoryLock {
     WithBooks(BooksLock),
 }
 
+impl DirectoryLock {
+    fn is_alone(&self) -> bool {
+        matches!(self, DirectoryLock::Alone(_))
+    }
+}
+
 /// Says when its caller does not want the answer any more.
 #[derive(Debug, Default)]
 struct Wanted {
@@ -800,5 +812,29 @@ impl Drop for Wanted {
 impl fmt::Debug for CacheDir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CacheDir").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(tokio_filelock_loom)))]
+mod tests {
+    use super::*;
+
+    /// While others keep all turns, whose disks take long.
+    #[tokio::test]
+    async fn a_task_that_has_the_directory_alone_waits_for_no_turn() {
+        let place = tempfile::tempdir().unwrap();
+        let options = CacheDir::options().sync(SyncPolicy::Never).max_size(100);
+        let cache = options.open(place.path().join("cache")).await.unwrap();
+        cache.insert("key", "value").await.unwrap();
+        let mut turns = Vec::new();
+        for _ in 0..CHANGES_AT_ONCE {
+            turns.push(cache.inner.changes.turn().await);
+        }
+        let alone = async {
+            assert!(cache.remove("key").await.unwrap());
+            let fill = |dir: PathBuf| async move { std::fs::write(dir.join("file"), "value") };
+            cache.insert_dir("key", fill).await.unwrap();
+        };
+        tokio::time::timeout(Duration::from_secs(60), alone).await.expect("it has the directory");
     }
 }

@@ -28,7 +28,7 @@ impl CacheDir {
         let mut step = Step::Take;
         loop {
             let way = self.way_in(step, received.length()).await?;
-            let turn = self.inner.changes.turn().await;
+            let turn = self.turn(matches!(way, WayIn::Alone(..))).await;
             let published = self.change_value(key, received, move |inner, key, incoming| {
                 // Not while the locks for the next step are waited for.
                 let _turn = turn;
