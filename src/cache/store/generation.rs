@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::books::Books;
-use super::look::note_use;
+use super::look::{forget_use, note_use};
 use super::{
     Freshness, Noted, Place, ROUNDS, Store, ask_anew, if_there, named, temporary_name, writer_in,
 };
@@ -111,12 +111,16 @@ impl OpenPointer {
         Ok(pointer.map(|pointer| Self { pointer, status, file }))
     }
 
-    /// The pointer of a hash in its directory. What is no such file is none.
+    /// The pointer of a hash in its directory, to look at it: that is no use. What is no such file is none.
     pub(super) fn open(shard: &Directory, hash: &str) -> io::Result<Option<Self>> {
-        match shard.open_file(&key::pointer(hash), Purpose::Read)? {
-            Found::File(file, status) => Self::new(hash, file, status),
-            Found::Nothing | Found::NotAFile => Ok(None),
+        let opened = match shard.open_file(&key::pointer(hash), Purpose::Read)? {
+            Found::File(file, status) => Self::new(hash, file, status)?,
+            Found::Nothing | Found::NotAFile => None,
+        };
+        if let Some(open) = &opened {
+            forget_use(&open.file, &open.status);
         }
+        Ok(opened)
     }
 
     /// The key, if it is not longer than so.

@@ -150,3 +150,12 @@ pub(super) fn note_use(file: &File, status: &Status) {
         let _ = file.set_times(FileTimes::new().set_accessed(now));
     }
 }
+
+/// After a file was read that had this status before: to look at it is no use. As far as that is allowed, and not if it would copy the
+/// file, or if that has a name outside of the cache.
+pub(super) fn forget_use(file: &File, before: &Status) {
+    let is_noted = Status::of_file(file).is_ok_and(|now| now.accessed != before.accessed);
+    if is_noted && before.links == 1 && !directory::copies_to_note(file) {
+        let _ = file.set_times(FileTimes::new().set_accessed(before.accessed));
+    }
+}

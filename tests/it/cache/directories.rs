@@ -1,18 +1,19 @@
 //! Directories as values: filled once, replaced in one step, kept by pins.
 
 use std::convert::Infallible;
-use std::fs;
+use std::fs::{self, File, FileTimes};
 use std::future::pending;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinSet;
 use tokio_filelock::cache::{CacheOptions, Dir, FillError, SyncPolicy};
 use tokio_filelock::{CacheDir, ErrorKind};
 
 use super::user::User;
-use super::{directory, open, options, temporary_files, tree};
+use super::{directory, files, open, options, temporary_files, tree};
 use crate::child::Role;
 use crate::support::in_time;
 use crate::support::place::Place;
@@ -372,6 +373,26 @@ async fn directories_under_each_sync_policy() {
         assert!(cache.remove("key").await.unwrap());
         until_there_are(0, &directory(&place)).await;
     }
+}
+
+/// A walk reads the pointer.
+#[tokio::test]
+async fn to_walk_over_a_directory_is_no_use_of_it() {
+    let place = Place::new();
+    let cache = options().max_size(1 << 20).open(directory(&place)).await.unwrap();
+    drop(insert(&cache, "key", 7).await);
+    let is_pointer = |name: &String| name.ends_with(".dir");
+    let pointer = cache.path().join(files(cache.path()).into_iter().find(is_pointer).unwrap());
+    let ago = SystemTime::now() - Duration::from_secs(10 * 24 * 60 * 60);
+    let times = FileTimes::new().set_accessed(ago).set_modified(ago);
+    File::options().write(true).open(&pointer).unwrap().set_times(times).unwrap();
+    let accessed = || fs::metadata(&pointer).unwrap().accessed().unwrap();
+    let before = accessed();
+    cache.prune().await.unwrap();
+    cache.recount().await.unwrap();
+    assert_eq!(accessed(), before);
+    cache.get_dir("key").await.unwrap().unwrap();
+    assert!(accessed() > before);
 }
 
 #[tokio::test]
