@@ -67,8 +67,8 @@ impl CacheDir {
         Ok(WayIn::Beside(self.lock_directory_shared().await?, taken))
     }
 
-    /// Room that another task fetches for a value, or the locks to fetch some. Who has room has no lock, and no place
-    /// in line for one: others may be in line between.
+    /// Room that another task fetches for a value, or the locks to fetch some. A task that has room has no lock, and no place
+    /// in line for one: other tasks may be in line between.
     async fn room_or_books(&self, length: u64, most: u64) -> Result<Result<Taken, WayIn>, Error> {
         let Inner { store, fetches, .. } = &*self.inner;
         let wanted = store.room.want(length);
@@ -82,7 +82,7 @@ impl CacheDir {
                 Either::Right((locked, _)) => return Ok(Err(WayIn::Fetching(locked?, None))),
             }
         };
-        // Who had the turn before may have fetched for this one.
+        // The task that had the turn before may have fetched for this one.
         match wanted.take(most) {
             Some(taken) => Ok(Ok(taken)),
             None => Ok(Err(WayIn::Fetching(books.await?, Some(turn)))),
@@ -148,12 +148,12 @@ impl Inner {
     }
 }
 
-/// What who puts a value in its place does next.
+/// What a task that puts a value in its place does next.
 #[derive(Debug)]
 enum Step {
-    /// Takes room that was fetched, for this value or by another task. Who has no limit needs none.
+    /// Takes room that was fetched, for this value or by another task. Without a limit it needs none.
     Take,
-    /// Fetches some, for all who wait for that; who has no limit gives the books up.
+    /// Fetches some, for all tasks that wait for that; without a limit it gives the books up.
     Fetch,
     /// The same, where the values have to be counted.
     Alone(Option<Turn>),

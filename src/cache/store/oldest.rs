@@ -1,4 +1,4 @@
-//! What a walk has found that was not used for longest: who makes room next does not have to walk.
+//! What a walk has found that was not used for longest: a process that makes room next does not have to walk.
 //!
 //! One file with a line for each value, the oldest last. A process that makes room takes lines from its end, and removes these
 //! values, **under the lock of the books**: so no two take one line. Only after a process that was killed before it has cut
@@ -25,7 +25,7 @@ const PART: u64 = 8192;
 /// another program has made no more lines are read.
 pub(super) const MOST_VALUES: usize = 16_384;
 
-/// So long is no list: who may write to the directory may make one that takes long to read.
+/// So long is no list: a user who may write to the directory may make one that takes long to read.
 const LONGEST: u64 = 4 << 20;
 
 /// So many lines in a row of values that stay are no list that is of use: a try for a lock and a look are made for each.

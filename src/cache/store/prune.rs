@@ -1,8 +1,8 @@
 //! Making room: by age, and by when a value was used last. And removing all.
 //!
 //! With the directory alone, so nothing is put in place meanwhile; but `make_room` has the books and the key of each value
-//! that it removes, while others change other values; it removes what a walk has found that was made for another one, by whatever
-//! process (`oldest`), and walks only if that is not enough. One walk counts, and removes what is too
+//! that it removes, while other tasks change other values; it removes what an earlier walk of any process has found (`oldest`), and
+//! walks only if that is not enough. One walk counts, and removes what is too
 //! old and what stands beside no value. It remembers what was not used for longest, as much as is going to be
 //! too much if the books are right: so an insert that makes room walks once. Another walk is made only if there
 //! is still too much. In memory are no more than the values that must go, those that cannot, and what fits into the list.
@@ -29,7 +29,7 @@ use crate::os::shared_directory::{Directory, Status};
 /// the books; if the list has those that go next. Or else each walk would be made for so few.
 const AT_ONCE: u64 = 64;
 
-/// A walk remembers values of this part of the limit for those who make room next: it is they who find that the books say too much.
+/// A walk remembers values of this part of the limit, for processes that make room next: they find out that the books say too much.
 const REMEMBERED: u64 = 4;
 
 /// What was removed.
@@ -229,7 +229,7 @@ impl Store {
     }
 
     /// Removes values of so many bytes, those that are too old and those that were not used for longest, while
-    /// others change values, who hold the locks of these. Some more are removed as well, up to so many bytes.
+    /// other tasks change values, and hold the locks of these. Some more are removed as well, up to so many bytes.
     /// `None` if there is more to be done: something cannot be looked at, or what is there says that the books say too
     /// much.
     pub(super) fn make_room<G>(

@@ -1,5 +1,5 @@
-//! Putting a value in its place, with the directory's lock shared: those who do so meet only in the fill of one
-//! key. Who has a limit has room for the value before, or fetches it: under the lock of the books, or, if the
+//! Putting a value in its place, with the directory's lock shared: tasks that do so meet only in the fill of one
+//! key. A task with a limit has room for the value before, or fetches it: under the lock of the books, or, if the
 //! values have to be counted, with the directory alone.
 
 use std::fs::File;
@@ -19,7 +19,7 @@ const TOO_MUCH: u64 = 4;
 
 impl Store {
     /// Makes the value that came in the one of this key, and gives it, while others insert as well. The value
-    /// comes back if its room was lost, because there was a count since it was taken; of those without a
+    /// comes back if its room was lost, because there was a count since it was taken; of a task without a
     /// limit, if the books have to be given up first, and their lock cannot be had at once.
     pub(in crate::cache) fn publish_beside_others<G>(
         &self,
@@ -172,7 +172,7 @@ impl Store {
         ask_anew(&shard);
         let replaced = shard.status(key.value())?.filter(|status| status.is_file);
         if let Some(name) = key.key() {
-            // For those who list keys: the name of the value is the key's own.
+            // For lists of keys: the name of the value is the key's own.
             if !is_key(&shard, &name, key).or_else(if_closed)? {
                 self.write_whole(place, &name, key.bytes(), writer)?;
             }

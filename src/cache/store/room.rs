@@ -1,8 +1,8 @@
 //! Room that this handle has in the books already, for values that it is going to insert.
 //!
-//! To write the books takes their lock. So who does it, who fetches room, puts down more than its own value: for
-//! all tasks of the handle that wait for room, or for some times what the handle has inserted. The others take
-//! from that: they hold the directory shared, as those do who have no limit, and need no lock of the books. These
+//! To write the books takes their lock. So a task that does it, that fetches room, puts down more than its own value: for
+//! all tasks of the handle that wait for room, or for some times what the handle has inserted. The other tasks take
+//! from that: they hold the directory shared, as tasks without a limit do, and need no lock of the books. The books
 //! count too much by that, never too little.
 //!
 //! A count of all values knows nothing of such room. So each count has a number of its own, and room is good
@@ -217,7 +217,7 @@ pub(in crate::cache) struct InLine {
 }
 
 impl InLine {
-    /// Room for it, if that was fetched meanwhile. Who waits longest asks first.
+    /// Room for it, if that was fetched meanwhile. The task that waits longest asks first.
     pub(in crate::cache) fn take(&self, most: u64) -> Option<Taken> {
         let mut state = self.room.0.lock();
         state.take(self.length, most)?;

@@ -31,7 +31,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// A maintenance script that wants everybody out, say.
+/// A maintenance script that wants all processes out, say.
 #[test]
 fn opening_waits_for_a_program_that_has_the_whole_lock_file() {
     if lacks(&[Need::Program("python3")]) {
