@@ -38,9 +38,9 @@ pub use directory::{Dir, Pin};
 pub use entries::{Entries, Listed};
 pub use entry::Entry;
 pub use fill::FillError;
-pub use options::{CacheOptions, SyncPolicy};
+pub use options::CacheOptions;
 pub use stats::Stats;
-pub use store::Removed;
+pub use store::{Removed, SyncPolicy};
 pub use value::IntoValue;
 
 use crate::error::{Error, ErrorKind, Operation};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::CacheDir;
 use super::store::{
-    ROUNDS, Settings, Store, if_there, make_directory, names_to, remove_unfinished,
+    ROUNDS, Settings, Store, SyncPolicy, if_there, make_directory, names_to, remove_unfinished,
 };
 use super::waits::Waits;
 use crate::error::{Error, ErrorKind, Operation};
@@ -17,23 +17,6 @@ use crate::os::shared_directory::Directory;
 use crate::process;
 use crate::space::LockSpace;
 use crate::wait;
-
-/// What must survive a power failure. The death of a process loses nothing in any case.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SyncPolicy {
-    /// Nothing is asked of the disk. After a power failure, values that were inserted shortly before
-    /// may be absent, or have lost their content: for caches that are thrown away then, or that have
-    /// [`checksums`](CacheOptions::checksums).
-    Never,
-    /// A value is on the disk (fdatasync(2); for a directory syncfs(2), or fsync(2) of all that is in it)
-    /// before it is visible: after a power failure it is whole, or absent.
-    #[default]
-    Values,
-    /// As `Values`, and its directory before the insert returns (fsync(2)): it is there after a power
-    /// failure. So are the names of the cache directory and all its parents, which are synced when it is opened.
-    Inserts,
-}
 
 /// Options for opening a [`CacheDir`], in the manner of [`std::fs::OpenOptions`].
 ///

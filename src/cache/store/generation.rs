@@ -22,10 +22,10 @@ use std::time::SystemTime;
 use super::books::Books;
 use super::look::{forget_use, note_use};
 use super::{
-    Freshness, Noted, Place, ROUNDS, Store, ask_anew, if_there, named, temporary_name, writer_in,
+    Freshness, Noted, Place, ROUNDS, Store, SyncPolicy, ask_anew, if_there, named, temporary_name,
+    writer_in,
 };
 use crate::cache::key::{self, Key};
-use crate::cache::options::SyncPolicy;
 use crate::cache::pin::unless_pinned;
 use crate::error::{Error, Operation};
 use crate::lock::ExclusiveGuard;

@@ -58,7 +58,6 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use super::key::{self, Key};
-use super::options::SyncPolicy;
 use super::pin::Pins;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::os::shared_directory::Directory;
@@ -73,6 +72,7 @@ pub use prune::Removed;
 #[cfg(test)]
 pub(super) use room::Amount;
 pub(super) use room::{Room, Taken};
+pub use sync::SyncPolicy;
 pub(super) use sync::names_to;
 
 /// A process that wipes the directory may make a step fail again and again; after so many rounds its

@@ -10,19 +10,18 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
 use std::io;
-use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::books::Books;
 use super::look::used;
 use super::oldest::Line;
 use super::room::Amount;
-use super::shard::{Shard, Value};
+use super::shard::{Kept, Shard, Value};
 use super::{
     DIRECTORIES, Place, Store, ask_anew, if_there, named, oldest, subdirectory, writer_in,
 };
 use crate::cache::key::{self, Key, Kind};
-use crate::error::{Error, ErrorKind, Operation};
+use crate::error::{Error, Operation};
 use crate::os::shared_directory::{Directory, Status};
 
 /// A process that makes room beside others removes no more values than this beyond what it needs, for other processes wait for
@@ -46,27 +45,6 @@ impl Removed {
     fn add(&mut self, bytes: u64) {
         self.values += 1;
         self.bytes = self.bytes.saturating_add(bytes);
-    }
-}
-
-/// What could not be removed or looked at, for who asked for that: the first of it. It stops nothing else.
-#[derive(Debug, Default)]
-pub(super) struct Kept(Option<(PathBuf, io::Error)>);
-
-impl Kept {
-    pub(super) fn add(&mut self, path: PathBuf, error: io::Error) {
-        self.0.get_or_insert((path, error));
-    }
-
-    pub(super) fn is_nothing(&self) -> bool {
-        self.0.is_none()
-    }
-
-    pub(super) fn check(self, operation: Operation) -> Result<(), Error> {
-        match self.0 {
-            None => Ok(()),
-            Some((path, error)) => Err(Error::os(ErrorKind::Io, operation, path, error)),
-        }
     }
 }
 

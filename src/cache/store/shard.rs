@@ -1,21 +1,42 @@
 //! The files of one subdirectory, and of all of them, one after the other.
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::books::Books;
 use super::generation::OpenPointer;
 use super::look::used;
-use super::prune::Kept;
 use super::{Place, Store, named};
 use crate::cache::entries::Listed;
 use crate::cache::key::{self, Key, Kind};
-use crate::error::{Error, Operation};
+use crate::error::{Error, ErrorKind, Operation};
 use crate::os::shared_directory::{Directory, Found, Purpose};
 use crate::shim::Arc;
 
 /// A file with a longer key is not read to list it.
 const LONGEST_KEY: u64 = 1 << 20;
+
+/// What could not be removed or looked at, for the task that asked for that: the first of it. It stops nothing else.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Option<(PathBuf, io::Error)>);
+
+impl Kept {
+    pub(super) fn add(&mut self, path: PathBuf, error: io::Error) {
+        self.0.get_or_insert((path, error));
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(super) fn check(self, operation: Operation) -> Result<(), Error> {
+        match self.0 {
+            None => Ok(()),
+            Some((path, error)) => Err(Error::os(ErrorKind::Io, operation, path, error)),
+        }
+    }
+}
 
 /// The files of one subdirectory.
 #[derive(Debug, Default)]

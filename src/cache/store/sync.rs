@@ -32,8 +32,24 @@ use std::path::Path;
 
 use super::{Place, Settings, Store, if_there};
 use crate::cache::key;
-use crate::cache::options::SyncPolicy;
 use crate::os::shared_directory::{self as directory, Directory};
+
+/// What must survive a power failure. The death of a process loses nothing in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SyncPolicy {
+    /// Nothing is asked of the disk. After a power failure, values that were inserted shortly before
+    /// may be absent, or have lost their content: for caches that are thrown away then, or that have
+    /// [`checksums`](crate::CacheOptions::checksums).
+    Never,
+    /// A value is on the disk (fdatasync(2); for a directory syncfs(2), or fsync(2) of all that is in it)
+    /// before it is visible: after a power failure it is whole, or absent.
+    #[default]
+    Values,
+    /// As `Values`, and its directory before the insert returns (fsync(2)): it is there after a power
+    /// failure. So are the names of the cache directory and all its parents, which are synced when it is opened.
+    Inserts,
+}
 
 impl Store {
     /// The content of a file that is complete.
