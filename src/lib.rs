@@ -1,5 +1,20 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(all(tokio_filelock_loom, not(feature = "loom")))]
+compile_error!(
+    "`--cfg tokio_filelock_loom` needs the feature `loom` of tokio-filelock: \
+     `cargo test --features tokio-filelock/loom`, or `features = [\"loom\"]` in [dev-dependencies]"
+);
+#[cfg(all(tokio_filelock_shuttle, not(feature = "shuttle")))]
+compile_error!(
+    "`--cfg tokio_filelock_shuttle` needs the feature `shuttle` of tokio-filelock: \
+     `cargo test --features tokio-filelock/shuttle`, or `features = [\"shuttle\"]` in [dev-dependencies]"
+);
+#[cfg(all(tokio_filelock_loom, tokio_filelock_shuttle))]
+compile_error!(
+    "`--cfg tokio_filelock_loom` and `--cfg tokio_filelock_shuttle` exclude each other: a model has one explorer"
+);
+
 pub mod cache;
 mod driver;
 mod engine;

@@ -13,6 +13,9 @@
 //! - What runs in a process is given to [`Process::run`]: it stands still while the process is stopped, and ends when it is
 //!   killed.
 //!
+//! A machine can be made in a model, too: with the feature `loom` or `shuttle`, and the cfg of that name, the explorer chooses
+//! which thread makes the next call.
+//!
 //! docs/TESTING.md has a guide, and what is not simulated.
 //!
 //! # Examples
@@ -51,6 +54,7 @@ use std::time::Duration;
 
 use crate::engine::sim;
 use crate::shim::Arc;
+use crate::wait;
 use crate::{Error, FileLock, LockSpace, LockSpaceOptions, Mode, OpenOptions, Protocol};
 
 /// A machine in memory: a disk with lock files, a kernel with their locks, a clock. Cloning gives another handle of the same
@@ -142,6 +146,7 @@ impl Machine {
     /// ```
     #[must_use]
     pub fn foreign(&self, name: &str, protocol: Protocol, path: impl AsRef<Path>) -> Foreign {
+        self.0.step();
         Foreign(sim::Foreign::open(&self.0, name, protocol, &on_disk(path.as_ref())))
     }
 
@@ -170,12 +175,14 @@ impl Machine {
     /// ```
     #[track_caller]
     pub fn fail_next(&self, path: impl AsRef<Path>, errno: i32) {
+        self.0.step();
         let inode = self.0.find(&on_disk(path.as_ref()));
         self.0.fail_next(inode.expect("there is a file at the path"), errno);
     }
 
     /// Removes the name of a file, as rm(1) does. Programs that have it open keep it. `false` if there was none.
     pub fn unlink(&self, path: impl AsRef<Path>) -> bool {
+        self.0.step();
         self.0.unlink(&on_disk(path.as_ref()))
     }
 
@@ -202,12 +209,14 @@ impl Machine {
     /// # }
     /// ```
     pub fn replace(&self, path: impl AsRef<Path>) {
+        self.0.step();
         self.0.replace(&on_disk(path.as_ref()));
     }
 
     /// Whether there is a file at this path.
     #[must_use]
     pub fn exists(&self, path: impl AsRef<Path>) -> bool {
+        self.0.step();
         self.0.find(&on_disk(path.as_ref())).is_ok()
     }
 
@@ -217,11 +226,13 @@ impl Machine {
     ///
     /// [`NotFound`](io::ErrorKind::NotFound) if there is no file at this path.
     pub fn read(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        self.0.step();
         self.0.find(&on_disk(path.as_ref())).map(|inode| self.0.content(inode))
     }
 
     /// Replaces what is in the file at this path, which is created if there is none.
     pub fn write(&self, path: impl AsRef<Path>, content: impl Into<Vec<u8>>) {
+        self.0.step();
         let inode = self.0.find_or_create(&on_disk(path.as_ref()));
         self.0.change(inode, |file| *file = content.into());
     }
@@ -231,6 +242,7 @@ impl Machine {
     /// What takes time there is the chance that a process has which is next in turn and is stopped: 50 ms
     /// (docs/FAIRNESS.md). In a runtime with its timer, paused or not, that passes by itself.
     pub fn advance(&self, time: Duration) {
+        self.0.step();
         sim::Machine::advance(&self.0, time);
     }
 
@@ -283,6 +295,7 @@ impl Process {
         options: OpenOptions,
         path: impl AsRef<Path>,
     ) -> Result<FileLock, Error> {
+        self.0.machine().step();
         options.open_in(&self.0, &on_disk(path.as_ref()))
     }
 
@@ -322,6 +335,7 @@ impl Process {
         options: LockSpaceOptions,
         path: impl AsRef<Path>,
     ) -> Result<LockSpace, Error> {
+        self.0.machine().step();
         options.open_in(&self.0, &on_disk(path.as_ref()))
     }
 
@@ -367,6 +381,7 @@ impl Process {
     ///
     /// A task that was not given to [`run`](Self::run) is not stopped by this.
     pub fn kill(&self) {
+        self.0.machine().step();
         self.0.kill();
     }
 
@@ -394,17 +409,20 @@ impl Process {
     /// # }
     /// ```
     pub fn pause(&self) {
+        self.0.machine().step();
         self.0.stop();
     }
 
     /// Lets a process go on that was [paused](Self::pause).
     pub fn resume(&self) {
+        self.0.machine().step();
         self.0.resume();
     }
 
     /// It was not [killed](Self::kill).
     #[must_use]
     pub fn is_alive(&self) -> bool {
+        self.0.machine().step();
         self.0.status() != sim::Status::Dead
     }
 
@@ -465,6 +483,31 @@ impl Foreign {
     pub fn unlock(&self) {
         self.0.unlock();
     }
+}
+
+/// Blocks the thread of a model on a future: a thread that `loom::thread::spawn` or `shuttle::thread::spawn` has started, or the
+/// body of the model. Outside of models it blocks as [`FileLock::blocking_lock`] does.
+///
+/// `shuttle::future::block_on` is the same. `loom::future::block_on` is not: there a deadlock ends the process, and here it is
+/// a panic, and so a test that fails.
+///
+/// # Panics
+///
+/// In a model under loom or shuttle if all threads wait; outside of models as [`FileLock::blocking_lock`].
+///
+/// # Examples
+///
+/// ```
+/// use tokio_filelock::sim::{Machine, block_on};
+///
+/// let lock = Machine::new().process("service").open("/app.lock").unwrap();
+/// let guard = block_on(lock.lock()).unwrap();
+/// assert!(lock.try_lock().is_err());
+/// # drop(guard);
+/// ```
+#[track_caller]
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    wait::block_on(future)
 }
 
 /// A path as the name of a file on the disk: without `.` and doubled separators.

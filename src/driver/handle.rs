@@ -13,7 +13,7 @@ use crate::engine::{Kept, Protocol, Region, Sameness};
 use crate::error::{Error, Operation};
 use crate::holder::Label;
 use crate::os::fork::Generation;
-use crate::shim::{Arc, Mutex};
+use crate::shim::{Arc, Mutex, explorer};
 
 /// A permit to block for a server. The job itself keeps it, also when no task waits for its answer any
 /// more: one thread waits for a server that does not answer, however many handles there are and tasks give up.
@@ -154,6 +154,14 @@ impl Handle {
         current.get_or_insert_with(|| found.clone()).clone()
     }
 
+    /// See [`Registration::step`].
+    #[inline(always)]
+    pub(crate) fn step(&self) {
+        if explorer::IS_ON {
+            self.registration().step();
+        }
+    }
+
     #[inline]
     pub(crate) fn count_guard(&self) {
         // One of two that come together may be lost, at the price of none.
@@ -216,6 +224,7 @@ impl RawGuard {
     /// An exclusive holder removes what carries its lock, if the path of its handle leads to it, and releases in any case.
     pub(crate) async fn remove(self, handle: Arc<Handle>) -> Result<Option<Kept>, Error> {
         let registration = self.registration().clone();
+        registration.step();
         let job = move || {
             let kept = handle.origin.remove(self.registration())?;
             if kept.is_none() {

@@ -9,7 +9,7 @@ use super::Driver;
 use crate::engine::Engine;
 use crate::holder::{Holder, Label};
 use crate::os::fork::Generation;
-use crate::shim::Arc;
+use crate::shim::{Arc, explorer};
 use crate::wait::{self, WaitOn};
 
 /// What keeps a lock open in its engine. Dropping gives that up.
@@ -67,6 +67,14 @@ impl Registration {
 
     pub(crate) fn seat(&self) -> &dyn Seat {
         &*self.seat
+    }
+
+    /// A call begins. In a model of a user others may come first.
+    #[inline(always)]
+    pub(crate) fn step(&self) {
+        if explorer::IS_ON {
+            self.engine().step();
+        }
     }
 
     #[inline]

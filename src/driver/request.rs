@@ -222,6 +222,7 @@ impl Drop for Request {
 #[inline(never)]
 fn give_up(registration: &Arc<Registration>, state: State) {
     if !registration.is_inherited() {
+        registration.step();
         let mut effects = Effects::default();
         match state {
             State::Queued(Some(ticket)) | State::Registered(ticket) => {
@@ -259,7 +260,12 @@ impl RawGuard {
 
     /// A task or another process waits for the lock, as far as this process can see. Makes a system call.
     pub(crate) fn is_contended(&self) -> bool {
-        !self.registration().is_inherited() && self.registration().driver().is_contended()
+        let registration = self.registration();
+        if registration.is_inherited() {
+            return false;
+        }
+        registration.step();
+        registration.driver().is_contended()
     }
 
     /// The handle does not lead to this lock. The requests in line find out where their handles lead before they hold
@@ -279,6 +285,7 @@ impl RawGuard {
         if registration.is_inherited() {
             return;
         }
+        registration.step();
         let mut effects = Effects::default();
         registration.driver().downgrade(&mut effects);
         let _ = drive(registration, effects, Thread::may_block(MayBlock::No));
@@ -293,6 +300,7 @@ impl RawGuard {
     /// Releases, and tells what the engine said to it.
     pub(crate) async fn unlock(mut self) -> io::Result<()> {
         let registration = self.0.take().expect("held until now");
+        registration.step();
         let mut effects = Effects::default();
         release(&registration, &mut effects);
         if effects.ask.is_none() || registration.answers_at_once() {
@@ -316,6 +324,7 @@ impl Drop for RawGuard {
 #[inline(never)]
 fn give_back(registration: &Arc<Registration>) {
     if !registration.is_inherited() {
+        registration.step();
         let mut effects = Effects::default();
         release(registration, &mut effects);
         let _ = drive(registration, effects, Thread::may_block(MayBlock::No));

@@ -103,6 +103,9 @@ pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
 
     fn id(&self) -> LockId;
 
+    /// A task begins to do something with the lock. In a model of a user others may come first.
+    fn step(&self) {}
+
     fn as_any(&self) -> &dyn Any;
 }
 

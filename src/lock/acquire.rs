@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures::future::FusedFuture;
 use pin_project_lite::pin_project;
 use tokio::task::coop;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::guard::Guard;
 use super::moves::Moves;
@@ -29,6 +29,7 @@ use crate::holder::{Holders, Label};
 use crate::mode::Mode;
 use crate::shim::Arc;
 use crate::trace;
+use crate::wait::timer::{self, Sleep};
 
 pin_project! {
     /// A lock on its way: the future of [`FileLock::lock`] and [`FileLock::lock_shared`].
@@ -235,6 +236,7 @@ impl<G: Guard> Future for Acquire<G> {
             *this.state = State::Done;
             return Poll::Ready(Err(error));
         }
+        lock.handle.step();
         start_timer(this.limit, this.sleep.as_mut());
         if let Some(on_wait) = this.on_wait {
             on_wait.start_timer();
@@ -304,8 +306,8 @@ fn start_timer(limit: &mut Limit, sleep: Pin<&mut Option<Sleep>>) {
 fn set_timer(limit: &mut Limit, mut sleep: Pin<&mut Option<Sleep>>) {
     let timer = match *limit {
         Limit::Never | Limit::Running { .. } => return,
-        Limit::After(after) => tokio::time::sleep(after),
-        Limit::At(at) => tokio::time::sleep_until(at),
+        Limit::After(after) => timer::sleep(after),
+        Limit::At(at) => timer::sleep_until(at),
     };
     sleep.set(Some(timer));
     *limit = Limit::Running { since: Instant::now() };

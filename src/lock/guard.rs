@@ -15,6 +15,7 @@ use crate::holder::Record;
 use crate::mode::Mode;
 use crate::os::{self, Kept};
 use crate::trace;
+use crate::wait::timer;
 
 /// What both guards have, [`ExclusiveGuard`] and [`SharedGuard`], for code that takes either. Sealed; [`AnyGuard`] keeps either.
 ///
@@ -158,10 +159,10 @@ impl<M: GuardMode> FileGuard<M> {
     /// Without a tokio runtime with its timer enabled, contended or not.
     pub async fn until_contended(&self) {
         // Before the first question, so that a missing timer is found in the first test.
-        let mut pause = tokio::time::sleep(ASK_EVERY);
+        let mut pause = timer::pause(ASK_EVERY);
         while !self.raw.is_contended() {
             pause.await;
-            pause = tokio::time::sleep(ASK_EVERY);
+            pause = timer::pause(ASK_EVERY);
         }
     }
 

@@ -15,6 +15,7 @@ use crate::holder::{Fate, Holder, Holders, Process, Record, Source, fate};
 use crate::mode::Mode;
 use crate::os::{self, Effort};
 use crate::shim::Arc;
+use crate::wait::timer;
 
 /// An error, or a message, is not held up for longer than this by the query for the holders:
 /// the lock file may be on a server that does not answer.
@@ -66,6 +67,7 @@ impl FileLock {
     /// ```
     pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
+        self.handle.step();
         let registration = self.registration();
         let asking = registration.clone();
         let all = registration.run_queued(move || all_holders(&asking)).await;
@@ -80,6 +82,7 @@ impl FileLock {
     /// As [`holders`](FileLock::holders).
     pub fn blocking_holders(&self) -> Result<Vec<Holder>, Error> {
         self.check_owner(Operation::FindHolders)?;
+        self.handle.step();
         let registration = self.registration();
         self.told(&registration, all_holders(&registration))
     }
@@ -107,7 +110,7 @@ impl FileLock {
         let registration = self.registration();
         let asking = registration.clone();
         let query = query_together(&registration, move || holders(&asking, Effort::Search));
-        tokio::time::timeout(QUERY_LIMIT, query).await.unwrap_or_default()
+        timer::timeout(QUERY_LIMIT, query).await.unwrap_or_default()
     }
 }
 

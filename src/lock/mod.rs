@@ -353,6 +353,7 @@ impl FileLock {
 
     fn try_guard<G: Guard>(&self) -> Result<G, TryLockError> {
         self.check_owner(operation(G::MODE))?;
+        self.handle.step();
         let registration = self.registration();
         let tried = if registration.answers_at_once() {
             self.try_raw(registration, G::MODE)

@@ -7,11 +7,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::FileLock;
 use crate::driver::Key;
 use crate::holder::{HeldBy, Holder, Holders, Lasting, Shown};
+use crate::wait::timer::{self, Sleep};
 
 /// How often the holders are asked for.
 const QUERY_EVERY: Duration = Duration::from_secs(1);
@@ -93,7 +94,7 @@ impl OnWait {
     pub(super) fn start_timer(&mut self) {
         if let Step::Start = self.step {
             self.since = Some(Instant::now());
-            self.step = Step::Sleeping(Box::pin(tokio::time::sleep(self.after)));
+            self.step = Step::Sleeping(Box::pin(timer::sleep(self.after)));
         }
     }
 
@@ -113,7 +114,7 @@ impl OnWait {
                 Step::Asking(query) => {
                     let Poll::Ready(holders) = query.as_mut().poll(cx) else { return };
                     // The function may panic: the query is not to be polled again.
-                    self.step = Step::Sleeping(Box::pin(tokio::time::sleep(QUERY_EVERY)));
+                    self.step = Step::Sleeping(Box::pin(timer::sleep_again(QUERY_EVERY)));
                     if self.told.as_ref().is_none_or(|told| have_changed(told, &holders)) {
                         let (path, waited) = (lock.path(), since.elapsed());
                         let key = lock.handle.origin().key().map(Key::text);

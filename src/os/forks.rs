@@ -56,13 +56,13 @@ pub(super) struct Forks {
 }
 
 impl Forks {
-    #[cfg(not(tokio_filelock_loom))]
+    #[cfg(not(all(test, tokio_filelock_loom)))]
     pub(super) const fn new() -> Self {
         let [begun, under_way, opening] = [const { AtomicUsize::new(0) }; 3];
         Self { begun, under_way, opening }
     }
 
-    #[cfg(tokio_filelock_loom)]
+    #[cfg(all(test, tokio_filelock_loom))]
     pub(super) fn new() -> Self {
         let [begun, under_way, opening] = [(); 3].map(|()| AtomicUsize::new(0));
         Self { begun, under_way, opening }

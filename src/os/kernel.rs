@@ -55,7 +55,7 @@ impl Locks {
         self.0.entry(slot).or_default()
     }
 
-    #[cfg(any(test, tokio_filelock_loom))]
+    #[cfg(test)]
     pub(crate) fn get(&self, slot: Slot) -> Option<&Lock> {
         self.0.get(&slot)
     }

@@ -11,22 +11,22 @@
 mod contract;
 // The real kernel is compiled under loom as well, so that it stays checked there; it is not used.
 #[cfg(any(unix, windows))]
-#[cfg_attr(tokio_filelock_loom, allow(dead_code))]
+#[cfg_attr(all(test, tokio_filelock_loom), allow(dead_code))]
 mod file_system;
-#[cfg_attr(tokio_filelock_loom, allow(dead_code))]
+#[cfg_attr(all(test, tokio_filelock_loom), allow(dead_code))]
 mod foreign;
 #[cfg_attr(not(unix), allow(dead_code))] // no forks
 mod forks;
 mod found;
-#[cfg(any(test, tokio_filelock_loom, feature = "test-util"))]
-#[cfg_attr(tokio_filelock_loom, allow(dead_code))] // models do without some of it
+#[cfg(any(test, feature = "test-util"))]
+#[cfg_attr(all(test, tokio_filelock_loom), allow(dead_code))] // models do without some of it
 pub(crate) mod kernel;
 mod location;
 #[cfg(any(unix, windows))]
-#[cfg_attr(tokio_filelock_loom, allow(dead_code))]
+#[cfg_attr(all(test, tokio_filelock_loom), allow(dead_code))]
 mod lock_file;
 mod made_once;
-#[cfg(any(test, tokio_filelock_loom))]
+#[cfg(test)]
 #[cfg_attr(not(all(test, tokio_filelock_loom)), allow(dead_code))] // used in models
 pub(crate) mod model;
 mod names;
@@ -43,7 +43,7 @@ pub(crate) mod wire;
 #[cfg(not(any(unix, windows)))]
 mod none;
 #[cfg(unix)]
-#[cfg_attr(tokio_filelock_loom, allow(dead_code))]
+#[cfg_attr(all(test, tokio_filelock_loom), allow(dead_code))]
 mod unix;
 #[cfg(windows)]
 mod windows;
@@ -76,11 +76,11 @@ pub(crate) use turnstile::{
 pub(crate) use unix::fork;
 #[cfg(unix)]
 pub use unix::interrupt::{SetSignalError, set_signal};
-#[cfg(all(any(unix, windows), not(tokio_filelock_loom)))]
+#[cfg(all(any(unix, windows), not(all(test, tokio_filelock_loom))))]
 pub(crate) use {lock_file::LockFile, platform::interrupt::Interrupt};
-#[cfg(tokio_filelock_loom)]
+#[cfg(all(test, tokio_filelock_loom))]
 pub(crate) use {model::Interrupt, model::LockFile};
-#[cfg(not(any(unix, windows, tokio_filelock_loom)))]
+#[cfg(not(any(unix, windows, all(test, tokio_filelock_loom))))]
 pub(crate) use {none::Interrupt, none::LockFile};
 
 /// Directories that other processes change as well, and the files in them.

@@ -128,10 +128,10 @@ pub(crate) struct Pace {
 
 /// As long as a check within a tenure counts ([`Pacing`](crate::queue::Pacing)).
 const HOT: Duration = Duration::from_micros(50);
-#[cfg(not(tokio_filelock_loom))]
+#[cfg(not(all(test, tokio_filelock_loom)))]
 pub(crate) const HOT_TRIES: u32 = 15;
 /// A model counts that many.
-#[cfg(tokio_filelock_loom)]
+#[cfg(all(test, tokio_filelock_loom))]
 pub(crate) const HOT_TRIES: u32 = 1;
 
 impl Pace {

@@ -1,14 +1,22 @@
-//! The primitives that loom replaces.
+//! The primitives that loom replaces, and what an explorer of interleavings sees of the crate.
 //!
-//! `driver`, the file engine, `wait` and the model kernel take their mutexes, condition variables, reference
-//! counts and threads from here and from nowhere else, so that loom sees every one of them. The
-//! cfg is private (`--cfg tokio_filelock_loom`): `--cfg loom` would change tokio itself.
+//! Two kinds of models run on it.
+//!
+//! - **The crate's own**, by `cargo loom`, are about what happens inside of a call. `driver`, the file engine, `wait` and the
+//!   model kernel take their mutexes, condition variables, reference counts and threads from here and from nowhere else, so
+//!   that loom sees every one of them.
+//! - **Those of users**, under loom or shuttle, are about the order of calls. There the primitives are std's, and what the
+//!   explorer sees is one [`step`](explorer::Steps::step) before each call on a simulated machine (`explorer`).
+//!
+//! The cfgs are the crate's own (`--cfg tokio_filelock_loom`): `--cfg loom` would change tokio itself.
 //!
 //! Poisoning is not part of the interface. The crate's critical sections call nothing that
 //! panics on purpose, and a lock that refused to be released after a panic elsewhere would turn
 //! one failure into a deadlock of other processes.
 
-#[cfg(not(tokio_filelock_loom))]
+pub(crate) mod explorer;
+
+#[cfg(not(all(test, tokio_filelock_loom)))]
 mod real {
     use std::sync::{self, PoisonError};
     use std::time::Duration;
@@ -77,7 +85,7 @@ mod real {
     }
 }
 
-#[cfg(tokio_filelock_loom)]
+#[cfg(all(test, tokio_filelock_loom))]
 mod real {
     use std::sync::PoisonError;
     use std::time::Duration;
@@ -146,15 +154,15 @@ mod real {
 
 pub(crate) use real::*;
 
-/// The time. Under loom it stands still: real time would make a model's executions differ.
+/// The time. In a model of the crate's own it stands still: real time would make a model's executions differ.
 pub(crate) fn now() -> std::time::Instant {
-    #[cfg(tokio_filelock_loom)]
+    #[cfg(all(test, tokio_filelock_loom))]
     {
         static START: std::sync::LazyLock<std::time::Instant> =
             std::sync::LazyLock::new(std::time::Instant::now);
         *START
     }
-    #[cfg(not(tokio_filelock_loom))]
+    #[cfg(not(all(test, tokio_filelock_loom)))]
     std::time::Instant::now()
 }
 

@@ -18,17 +18,18 @@
 //!
 //! All of them run exactly once. A parked wait that a runtime drops unrun moves to the wait pool.
 
-#[cfg(not(tokio_filelock_loom))]
+#[cfg(not(all(test, tokio_filelock_loom)))]
 mod clock;
 mod pool;
 #[cfg(any(test, feature = "test-util"))]
 pub(crate) mod simulated;
+pub(crate) mod timer;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
 
-#[cfg(not(tokio_filelock_loom))]
+#[cfg(not(all(test, tokio_filelock_loom)))]
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
@@ -136,7 +137,7 @@ pub(crate) fn leave(pool: &Pool, job: impl FnOnce() + Send + 'static) {
     pool.call(Box::new(|_| job()));
 }
 
-#[cfg(not(tokio_filelock_loom))]
+#[cfg(not(all(test, tokio_filelock_loom)))]
 fn with_clock_held(job: impl FnOnce() + Send + 'static) -> impl FnOnce() + Send + 'static {
     let hold = clock::hold();
     move || {
@@ -146,7 +147,7 @@ fn with_clock_held(job: impl FnOnce() + Send + 'static) -> impl FnOnce() + Send 
     }
 }
 
-#[cfg(tokio_filelock_loom)]
+#[cfg(all(test, tokio_filelock_loom))]
 fn with_clock_held(job: impl FnOnce() + Send + 'static) -> impl FnOnce() + Send + 'static {
     job
 }
@@ -170,7 +171,7 @@ pub(crate) fn with_answer<T: Send + 'static>(
 ///
 /// tokio panics if its pool has no thread and may not have one, which can be seen only by asking; that of a
 /// multi-thread runtime has those of the workers.
-#[cfg(not(tokio_filelock_loom))]
+#[cfg(not(all(test, tokio_filelock_loom)))]
 fn run_on_runtime(pool: &Pool, job: Job) -> Option<Job> {
     let Ok(runtime) = Handle::try_current() else { return Some(job) };
     if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread || !threads_can_be_had() {
@@ -181,7 +182,7 @@ fn run_on_runtime(pool: &Pool, job: Job) -> Option<Job> {
     None
 }
 
-#[cfg(tokio_filelock_loom)]
+#[cfg(all(test, tokio_filelock_loom))]
 fn run_on_runtime(pool: &Pool, job: Job) -> Option<Job> {
     let sent = SentToRuntime { job: Some(job), pool: pool.clone() };
     let mut sent = model_runtime::spawn_blocking(sent)?;
@@ -190,7 +191,7 @@ fn run_on_runtime(pool: &Pool, job: Job) -> Option<Job> {
 
 /// Takes the time of a thread that does nothing. Without threads a job that is given to tokio's pool would stay
 /// in its queue.
-#[cfg(not(tokio_filelock_loom))]
+#[cfg(not(all(test, tokio_filelock_loom)))]
 fn threads_can_be_had() -> bool {
     std::thread::Builder::new().spawn(|| ()).is_ok_and(|thread| thread.join().is_ok())
 }
@@ -202,7 +203,7 @@ struct SentToRuntime {
 }
 
 impl SentToRuntime {
-    #[cfg(not(tokio_filelock_loom))]
+    #[cfg(not(all(test, tokio_filelock_loom)))]
     fn run(mut self) {
         if let Some(job) = self.job.take() {
             job(Ok(()));
@@ -220,27 +221,30 @@ impl Drop for SentToRuntime {
 }
 
 /// Blocks the calling thread on a future: with the runtime's timers if the thread belongs to a
-/// runtime, as `spawn_blocking` threads do, and with nothing if it does not.
+/// runtime, as `spawn_blocking` threads do, and with nothing if it does not. In a model of a user it is a thread of the model.
 ///
 /// # Panics
 ///
 /// On a thread that is driving a runtime or another `block_on`.
-#[cfg(not(tokio_filelock_loom))]
+#[cfg(not(all(test, tokio_filelock_loom)))]
 #[track_caller]
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    #[cfg(all(not(test), any(tokio_filelock_loom, tokio_filelock_shuttle)))]
+    return crate::shim::explorer::block_on(future);
+    #[cfg(not(all(not(test), any(tokio_filelock_loom, tokio_filelock_shuttle))))]
     match Handle::try_current() {
         Ok(runtime) => runtime.block_on(future),
         Err(_) => futures::executor::block_on(future),
     }
 }
 
-#[cfg(tokio_filelock_loom)]
+#[cfg(all(test, tokio_filelock_loom))]
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     loom::future::block_on(future)
 }
 
 /// In models: a runtime whose blocking pool has no thread left, until it shuts down.
-#[cfg(tokio_filelock_loom)]
+#[cfg(all(test, tokio_filelock_loom))]
 #[cfg_attr(not(test), allow(dead_code))] // used in models
 pub(crate) mod model_runtime {
     use super::SentToRuntime;

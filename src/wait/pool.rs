@@ -30,7 +30,7 @@ pub(crate) type Job = Box<dyn FnOnce(io::Result<()>) + Send>;
 const IDLE: Duration = Duration::from_secs(4);
 
 /// Calls run on so many threads at most, as many as tokio's pool has by default; a model has one.
-const CALLS: usize = if cfg!(tokio_filelock_loom) { 1 } else { 512 };
+const CALLS: usize = if cfg!(all(test, tokio_filelock_loom)) { 1 } else { 512 };
 
 /// The name of every thread of the pool; Linux shows 15 characters.
 pub(crate) const THREAD_NAME: &str = "filelock-wait";

@@ -37,6 +37,7 @@ impl Foreign {
     }
 
     pub(crate) fn try_lock(&self, mode: Mode) -> io::Result<bool> {
+        self.machine.step();
         let tried = self.machine.try_lock(self.target(mode));
         Machine::run(&self.machine);
         Ok(tried? == Tried::Acquired)
@@ -51,6 +52,7 @@ impl Foreign {
     }
 
     pub(crate) async fn lock(&self, mode: Mode) -> io::Result<()> {
+        self.machine.step();
         let (answer, answered) = oneshot::channel();
         let number = self.park(mode, move |woken| drop(answer.send(woken)));
         let mut waiting = Waiting { foreign: self, number, answered: Some(answered) };
@@ -67,6 +69,7 @@ impl Foreign {
     }
 
     pub(crate) fn unlock(&self) {
+        self.machine.step();
         self.machine.unlock(self.target(Mode::Shared));
         Machine::run(&self.machine);
     }
@@ -74,6 +77,7 @@ impl Foreign {
 
 impl Drop for Foreign {
     fn drop(&mut self) {
+        self.machine.step();
         Machine::close(&self.machine, self.description);
     }
 }
@@ -88,6 +92,7 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(mut answered) = self.answered.take() else { return };
+        self.foreign.machine.step();
         answered.close();
         // It has the lock as soon as it does not sleep any more, also if that is still to be told.
         let is_over = !self.foreign.machine.interrupt(self.number);

@@ -414,6 +414,10 @@ impl Engine for Lock {
         (Identity::simulated(device, self.inode), self.region)
     }
 
+    fn step(&self) {
+        self.machine().step();
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

@@ -23,6 +23,7 @@ use super::random::Random;
 use crate::mode::Mode;
 use crate::os::Tried;
 use crate::os::kernel::{self, Description, Locks, Slot, excludes};
+use crate::shim::explorer::Steps;
 use crate::shim::{Arc, Mutex};
 use crate::wait::simulated as runtime;
 
@@ -38,6 +39,7 @@ pub(crate) struct Machine {
     number: u64,
     /// By the clock of the runtime, by that of the system, and by that of the day.
     begun: (tokio::time::Instant, Instant, SystemTime),
+    steps: Steps,
     state: Mutex<State>,
 }
 
@@ -329,8 +331,14 @@ impl Machine {
         Arc::new(Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             begun: (runtime::now(), Instant::now(), SystemTime::now()),
+            steps: Steps::new(),
             state: Mutex::new(state),
         })
+    }
+
+    /// A call begins. In a model of a user others may come first.
+    pub(crate) fn step(&self) {
+        self.steps.step();
     }
 
     pub(crate) fn number(&self) -> u64 {

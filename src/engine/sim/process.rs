@@ -287,6 +287,7 @@ impl<F: Future> Future for Run<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        this.process.machine.step();
         let waker = cx.waker().clone();
         // First, so that what happens meanwhile is not missed.
         let before = this.process.tasks.lock().wakers.insert(this.number, waker);

@@ -42,7 +42,7 @@ use crate::os::{Identity, MadeOnce};
 struct Process {
     /// The number of its generation, and 1.
     mark: AtomicUsize,
-    #[cfg(not(tokio_filelock_loom))]
+    #[cfg(not(all(test, tokio_filelock_loom)))]
     forks: Forks,
 }
 
@@ -52,7 +52,7 @@ const WIPED: usize = 0;
 /// The first process, and all others where no page is wiped.
 static FIRST: Process = Process {
     mark: AtomicUsize::new(1),
-    #[cfg(not(tokio_filelock_loom))]
+    #[cfg(not(all(test, tokio_filelock_loom)))]
     forks: Forks::new(),
 };
 
@@ -109,11 +109,11 @@ fn mark() -> &'static AtomicUsize {
     &process().mark
 }
 
-#[cfg(not(tokio_filelock_loom))]
+#[cfg(not(all(test, tokio_filelock_loom)))]
 pub(super) fn forks() -> &'static Forks {
     &process().forks
 }
-#[cfg(tokio_filelock_loom)]
+#[cfg(all(test, tokio_filelock_loom))]
 fn forks() -> &'static Forks {
     loom::lazy_static! {
         static ref FORKS: Forks = Forks::new();
