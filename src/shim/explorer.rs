@@ -20,11 +20,12 @@ pub(crate) const IS_ON: bool =
 
 #[cfg(all(not(test), tokio_filelock_loom))]
 mod real {
-    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::{Arc, PoisonError};
     use std::task::{Context, Poll, Wake, Waker};
 
-    use loom::sync::Notify;
     use loom::sync::atomic::{AtomicUsize, Ordering};
+    use loom::sync::{Condvar, Mutex, MutexGuard};
 
     /// How many steps were taken: what orders them.
     #[derive(Debug)]
@@ -43,27 +44,55 @@ mod real {
         }
     }
 
-    /// Wakes a thread of the model.
-    struct Wakes(Notify);
+    /// Wakes a thread of the model. loom's own `Notify` also wakes for no reason, once a thread, which here would be many executions
+    /// that say nothing new. The explorer sees of a wake-up only that of a thread that waits: whether one comes before the
+    /// thread looks, or after, makes no difference.
+    #[derive(Default)]
+    struct Wakes {
+        is_woken: AtomicBool,
+        is_waiting: AtomicBool,
+        mutex: Mutex<()>,
+        woken: Condvar,
+    }
+
+    impl Wakes {
+        fn wait(&self) {
+            if self.is_woken.swap(false, Ordering::Relaxed) {
+                return;
+            }
+            self.is_waiting.store(true, Ordering::Relaxed);
+            let mut waiting = lock(&self.mutex);
+            while !self.is_woken.swap(false, Ordering::Relaxed) {
+                waiting = self.woken.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            }
+            self.is_waiting.store(false, Ordering::Relaxed);
+        }
+    }
 
     impl Wake for Wakes {
         fn wake(self: Arc<Self>) {
-            if !std::thread::panicking() {
-                self.0.notify();
+            self.is_woken.store(true, Ordering::Relaxed);
+            if self.is_waiting.load(Ordering::Relaxed) && !std::thread::panicking() {
+                let _waiting = lock(&self.mutex);
+                self.woken.notify_one();
             }
         }
+    }
+
+    fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As `loom::future::block_on`, with a waker that can be dropped after a deadlock.
     pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
         let mut future = std::pin::pin!(future);
-        let wakes = Arc::new(Wakes(Notify::new()));
+        let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(wakes.clone());
         loop {
             if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
                 return output;
             }
-            wakes.0.wait();
+            wakes.wait();
         }
     }
 

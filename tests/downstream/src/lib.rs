@@ -59,7 +59,12 @@ impl Bank {
     }
 
     /// Wrong: two tasks that move money in both directions wait for each other.
-    pub async fn transfer_one_by_one(&self, from: &str, to: &str, amount: u64) -> Result<(), Error> {
+    pub async fn transfer_one_by_one(
+        &self,
+        from: &str,
+        to: &str,
+        amount: u64,
+    ) -> Result<(), Error> {
         let _first = self.accounts.key(from).lock().await?;
         let _second = self.accounts.key(to).lock().await?;
         self.book(from, to, amount);

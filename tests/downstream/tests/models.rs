@@ -60,20 +60,14 @@ fn two_tasks_of_a_process() {
 
 #[test]
 fn two_processes() {
-    let outcomes = Outcomes::default();
-    let counted = outcomes.clone();
-    explore("two_processes", move |model| {
+    explore("two_processes", |model| {
         let books = Books::default();
         for name in ["one", "other"] {
-            let (bank, books, counted) = (bank(model, name, &books), books.clone(), counted.clone());
-            model.task(async move {
-                bank.deposit("anna", 1).await.unwrap();
-                counted.count(books.read("anna") == 2);
-            });
+            let bank = bank(model, name, &books);
+            model.task(async move { bank.deposit("anna", 1).await.unwrap() });
         }
         model.at_the_end(move || assert_eq!(books.read("anna"), 2));
     });
-    outcomes.assert_both("two_processes", ["a deposit came first", "last"]);
 }
 
 /// The worker dies before it has the lock, with its work half done, with all of it done, after it has let go, or not at all.
@@ -185,6 +179,7 @@ mod limits {
     use std::time::Duration;
 
     use tokio_filelock::ErrorKind;
+    use tokio_filelock::sim::block_on;
 
     use super::*;
 
@@ -205,7 +200,8 @@ mod limits {
                 assert!(matches!(is_up, None | Some(ErrorKind::TimedOut)), "{is_up:?}");
                 counted.count(locked.is_ok());
             });
-            model.at_the_end(move || assert!(after.try_lock().is_ok(), "a lock was lost"));
+            // Not at once: a lock that arrives in vain is given back by then.
+            model.at_the_end(move || drop(block_on(after.lock()).unwrap()));
         });
         outcomes.assert_both("a_timeout_at_every_step", ["the time was up", "the lock was there"]);
     }
@@ -230,7 +226,8 @@ mod limits {
         let counted = outcomes.clone();
         explore("a_message_at_every_step", move |model| {
             let lock = model.machine.process("one").open("/app.lock").unwrap();
-            let held = model.machine.process("other").open("/app.lock").unwrap().try_lock().unwrap();
+            let held =
+                model.machine.process("other").open("/app.lock").unwrap().try_lock().unwrap();
             let (counted, is_told) = (counted.clone(), Arc::new(AtomicBool::new(false)));
             let tells = is_told.clone();
             model.task(async move { drop(held) });
