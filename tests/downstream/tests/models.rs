@@ -70,6 +70,23 @@ fn two_processes() {
     });
 }
 
+/// More than loom has threads for.
+#[cfg(not(tokio_filelock_loom))]
+#[test]
+fn many_processes() {
+    explore("many_processes", |model| {
+        let books = Books::default();
+        for number in 0..6 {
+            let bank = bank(model, &format!("bank {number}"), &books);
+            model.task(async move {
+                bank.deposit("anna", 1).await.unwrap();
+                bank.transfer("anna", "bert", 1).await.unwrap();
+            });
+        }
+        model.at_the_end(move || assert_eq!((books.read("anna"), books.read("bert")), (0, 6)));
+    });
+}
+
 /// The worker dies before it has the lock, with its work half done, with all of it done, after it has let go, or not at all.
 #[test]
 fn a_process_is_killed_at_every_step() {
