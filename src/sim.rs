@@ -77,7 +77,8 @@ impl Machine {
     /// one that was woken for it, as on a real machine.
     ///
     /// On a current-thread runtime the same seed gives the same order, and the same [`trace`](Self::trace). Outside of a
-    /// runtime all of it happens at once, in an order that is drawn.
+    /// runtime all of it happens at once, in an order that is drawn. In a model under shuttle what is put off happens when shuttle
+    /// chooses to: give it a seed from `shuttle::rand`. In one under loom it happens at once.
     ///
     /// # Examples
     ///
