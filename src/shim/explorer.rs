@@ -133,7 +133,10 @@ mod real {
     }
 }
 
-#[cfg(not(all(not(test), any(tokio_filelock_loom, tokio_filelock_shuttle))))]
+#[cfg(all(
+    any(test, feature = "test-util"),
+    not(all(not(test), any(tokio_filelock_loom, tokio_filelock_shuttle)))
+))]
 mod real {
     /// Real threads need none.
     #[derive(Debug)]
@@ -148,4 +151,5 @@ mod real {
     }
 }
 
+#[cfg(any(test, feature = "test-util"))]
 pub(crate) use real::*;
