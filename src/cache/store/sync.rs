@@ -40,7 +40,7 @@ use crate::os::shared_directory::{self as directory, Directory};
 pub enum SyncPolicy {
     /// Nothing is asked of the disk. After a power failure, values that were inserted shortly before
     /// may be absent, or have lost their content: for caches that are thrown away then, or that have
-    /// [`checksums`](crate::CacheOptions::checksums).
+    /// [`checksums`](crate::cache::CacheOptions::checksums).
     Never,
     /// A value is on the disk (fdatasync(2); for a directory syncfs(2), or fsync(2) of all that is in it)
     /// before it is visible: after a power failure it is whole, or absent.
