@@ -47,6 +47,10 @@ async fn locks(protocol: Protocol) {
 each_protocol!(#[tokio::test(start_paused = true)] async fn a_lock_file_that_was_removed);
 #[cfg(unix)]
 async fn a_lock_file_that_was_removed(protocol: Protocol) {
+    // POSIX record locks leave no way to remove the file of a guard.
+    if cfg!(tokio_filelock_posix) && protocol == Protocol::Fcntl {
+        return;
+    }
     let place = Place::new();
     let options = FileLock::options().protocol(protocol).verify_path(true);
     let lock = at_once(options.open(place.lock_file())).await.unwrap();
