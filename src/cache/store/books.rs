@@ -18,10 +18,10 @@ use std::sync::atomic::Ordering;
 
 use sha2::{Digest, Sha256};
 
-use super::{Place, Store, ask_anew, named};
+use super::{Place, ROUNDS, Store, ask_anew, named};
 use crate::cache::key::hexadecimal;
 use crate::error::{Error, Operation};
-use crate::os::shared_directory::{Found, Purpose};
+use crate::os::shared_directory::{Directory, Found, Purpose};
 
 const NAME: &str = "books";
 
@@ -266,17 +266,14 @@ impl Store {
     /// What is no file, or too long, or cannot be opened now, is damaged.
     fn read_books(&self) -> io::Result<Parsed> {
         let Some(root) = self.directory(Place::Root)? else { return Ok(Parsed::Damaged) };
-        ask_anew(&root);
-        let (file, length) = match root.open_file(NAME, Purpose::Read) {
-            Ok(Found::File(file, status)) if status.length <= LONGEST => (file, status.length),
-            Ok(_) => return Ok(Parsed::Damaged),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Parsed::Damaged),
-            Err(error) => return Err(error),
-        };
-        // One byte more shows the end in the same read.
-        let mut text = Vec::with_capacity(length as usize + 1);
-        file.take(LONGEST).read_to_end(&mut text)?;
-        Ok(String::from_utf8(text).map_or(Parsed::Damaged, |text| Books::parse(&text)))
+        for _ in 0..ROUNDS {
+            match read_books_in(&root) {
+                // Another host has put a new file in its place, and the server has let go of this one.
+                Err(error) if error.kind() == io::ErrorKind::StaleNetworkFileHandle => {}
+                read => return read,
+            }
+        }
+        Ok(Parsed::Damaged)
     }
 
     /// Writes the books before something comes: without them it may not.
@@ -303,6 +300,20 @@ impl Store {
     pub(super) fn write_books_if_possible(&self, books: Books, writer: &str) {
         let _ = self.write_books(books, writer);
     }
+}
+
+fn read_books_in(root: &Directory) -> io::Result<Parsed> {
+    ask_anew(root);
+    let (file, length) = match root.open_file(NAME, Purpose::Read) {
+        Ok(Found::File(file, status)) if status.length <= LONGEST => (file, status.length),
+        Ok(_) => return Ok(Parsed::Damaged),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Parsed::Damaged),
+        Err(error) => return Err(error),
+    };
+    // One byte more shows the end in the same read.
+    let mut text = Vec::with_capacity(length as usize + 1);
+    file.take(LONGEST).read_to_end(&mut text)?;
+    Ok(String::from_utf8(text).map_or(Parsed::Damaged, |text| Books::parse(&text)))
 }
 
 fn foreign(format: u64) -> io::Error {
