@@ -179,6 +179,7 @@ impl Registry {
         check_reach(file.excludes_this_machine_only(wanted.protocol), path, wanted)?;
         let identity = file.identity();
         let mut known = Known::default();
+        // A file that is not needed is closed outside of the mutex.
         let (joined, _outside) = loop {
             let mut files = self.files.lock();
             while LockFile::closing_releases(wanted.protocol) && self.closing.is_marked(identity) {

@@ -14,7 +14,7 @@ use nix::libc;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use tokio_filelock::{
-    Error, ErrorKind, ExclusiveGuard, FileLock, LockSpace, Protocol, TryLockError,
+    Counters, Error, ErrorKind, ExclusiveGuard, FileLock, LockSpace, Protocol, TryLockError,
     blocking_lock_all,
 };
 
@@ -172,7 +172,14 @@ fn ask_inherited_space(path: &str) {
     let space = LockSpace::options().blocking_open(path).unwrap();
     let key = space.key("a");
     let guard = key.blocking_lock().unwrap();
+    // A key registers when it is used first: not in the child, in the parent's registry.
+    let unused = space.key("c");
     in_forked_child(move || {
+        assert_eq!(unused.blocking_lock().unwrap_err().kind(), ErrorKind::Forked);
+        assert_eq!(unused.blocking_holders().unwrap_err().kind(), ErrorKind::Forked);
+        assert_eq!(unused.counters(), Counters::default());
+        assert!(unused.with_label("label").is_err());
+        drop(unused);
         let error = key.blocking_lock().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Forked, "{error}");
         assert!(error.to_string().contains("key `a`"), "{error}");
